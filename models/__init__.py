@@ -1,0 +1,1 @@
+"""OpenCLIP models that come with the project, and the scripts that train them."""

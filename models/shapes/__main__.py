@@ -1,0 +1,42 @@
+"""Command line of the bundled model: train it, evaluate it, draw pictures for it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from models.shapes import MODEL_DIR
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m models.shapes", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    train = commands.add_parser("train", help="train from scratch, seeded, on the CPU")
+    train.add_argument("--folder", type=Path, default=MODEL_DIR, help="where to write the model")
+
+    evaluate = commands.add_parser("evaluate", help="measure recall on scenes never trained on")
+    evaluate.add_argument("--folder", type=Path, default=MODEL_DIR, help="the model to measure")
+    evaluate.add_argument("--scenes", type=int, default=1000, help="how many (default 1000)")
+
+    draw = commands.add_parser("draw", help="write sample pictures of scenes")
+    draw.add_argument("folder", type=Path, help="where to write the pictures")
+    draw.add_argument("--count", type=int, default=300, help="how many (default 300)")
+
+    arguments = parser.parse_args()
+    if arguments.command == "train":
+        from models.shapes.train import TrainingPlan, train as run_training
+
+        run_training(arguments.folder, TrainingPlan())
+    elif arguments.command == "evaluate":
+        from models.shapes.evaluate import evaluate as run_evaluation
+
+        print(run_evaluation(arguments.folder, arguments.scenes))
+    else:
+        from models.shapes.samples import draw_samples
+
+        draw_samples(arguments.folder, arguments.count)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,216 @@
+"""Train the bundled model from scratch, on scenes drawn as it goes along.
+
+One contrastive loss per language over the same pictures, so that both languages land in
+one space. Half of every batch are hard negatives: scenes that differ from their
+neighbour in one respect.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import open_clip
+import torch
+import torch.nn.functional as F
+from open_clip.tokenizer import SimpleTokenizer
+from PIL import Image
+from safetensors.torch import save_file
+from tqdm import tqdm
+
+from models.shapes.captions import LANGUAGES, caption
+from models.shapes.scenes import Scene, caption_code, draw_scene, sample_scene, similar_scene
+
+IMAGE_SIZE: Final = 64
+MODEL_CFG: Final[dict[str, Any]] = {
+    "embed_dim": 128,
+    "vision_cfg": {
+        "image_size": IMAGE_SIZE,
+        "layers": 4,
+        "width": 128,
+        "head_width": 32,
+        "patch_size": 8,
+    },
+    "text_cfg": {
+        "context_length": 128,
+        "vocab_size": 49408,
+        "width": 64,
+        "heads": 2,
+        "layers": 4,
+    },
+}
+PREPROCESS_CFG: Final[dict[str, Any]] = {
+    "mean": [0.5, 0.5, 0.5],
+    "std": [0.25, 0.25, 0.25],
+    "interpolation": "bicubic",
+    "resize_mode": "shortest",
+}
+_MAX_SCALE: Final = 4.6052  # ln 100: CLIP's bound on the temperature (arXiv:2103.00020, 2.5)
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """How long and how fast to learn."""
+
+    steps: int = 3500
+    batch: int = 128
+    scenes: int = 100_000
+    learning_rate: float = 2e-3
+    seed: int = 7
+
+
+def train(folder: Path, plan: TrainingPlan) -> None:
+    """Train the model and write `open_clip_config.json` and the weights (fp16) to `folder`."""
+    torch.manual_seed(plan.seed)
+    model = open_clip.CLIP(**MODEL_CFG)
+    started = time.monotonic()
+    scenes, pictures = _draw_pool(plan)
+    print(f"drew {len(scenes)} scenes in {time.monotonic() - started:.0f} s")
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": 0.1},
+            {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
+        ],
+        lr=plan.learning_rate,
+        betas=(0.9, 0.98),
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, plan.learning_rate, total_steps=plan.steps, pct_start=0.1, cycle_momentum=False
+    )
+    rng = np.random.default_rng(plan.seed)
+    seen = torch.zeros(MODEL_CFG["text_cfg"]["vocab_size"], dtype=torch.bool)
+    started = time.monotonic()
+    for step in (bar := tqdm(range(plan.steps), unit="step", mininterval=10)):
+        # scenes lie in pairs (one and its hard negative): draw pairs
+        pairs = rng.choice(len(scenes) // 2, plan.batch // 2, replace=False)
+        chosen = np.stack([2 * pairs, 2 * pairs + 1], 1).ravel()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss, accuracy = _loss(
+                model, [scenes[i] for i in chosen], pictures[torch.from_numpy(chosen)], rng, seen
+            )
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(0, _MAX_SCALE)
+        if step % 50 == 0:
+            shown = " ".join(f"{name} {value:.2f}" for name, value in accuracy.items())
+            bar.set_postfix_str(f"loss {loss.item():.3f} {shown}")
+    with torch.no_grad():
+        # words that were never seen say nothing, instead of something random
+        model.token_embedding.weight[~seen] = 0.0
+    _save(model, folder)
+    print(f"trained {plan.steps} steps in {time.monotonic() - started:.0f} s")
+
+
+def _loss(
+    model: open_clip.CLIP,
+    scenes: list[Scene],
+    pixels: torch.Tensor,  # uint8 (n, side, side, 3)
+    rng: np.random.Generator,
+    seen: torch.Tensor,
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """Return the mean contrastive loss of both languages, and text-to-image accuracy."""
+    mean = torch.tensor(PREPROCESS_CFG["mean"]).view(1, 3, 1, 1)
+    std = torch.tensor(PREPROCESS_CFG["std"]).view(1, 3, 1, 1)
+    images = (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std
+    image_embeddings = model.encode_image(images, normalize=True)
+    codes = torch.tensor([scene.code() for scene in scenes])
+    targets = torch.arange(len(scenes))
+    total, accuracy = torch.zeros(()), {}
+    for language in LANGUAGES:
+        texts, said = [], []
+        for scene in scenes:
+            # mostly whole descriptions: what is left out is a partial caption
+            sizes, background = (rng.random(2) > (0.25, 0.15)).tolist()
+            texts.append(caption(scene, language, rng, sizes=sizes, background=background))
+            said.append(caption_code(scene, sizes=sizes, background=background))
+        tokens = tokenize(texts)
+        seen[tokens.unique()] = True
+        text_embeddings = encode_tokens(model, tokens)
+        logits = model.logit_scale.exp() * (text_embeddings @ image_embeddings.T).float()
+        # a partial caption that is true of another scene must not be pushed away from it
+        want = torch.tensor(said)[:, None, :]
+        true = ((want < 0) & (want > -2) | (want == codes[None, :, :])).all(-1)
+        logits = logits.masked_fill(true & ~torch.eye(len(scenes), dtype=torch.bool), -1e4)
+        total = total + F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)
+        accuracy[language] = (logits.argmax(1) == targets).float().mean().item()
+    return total / 4, accuracy
+
+
+_tokenizer = SimpleTokenizer(context_length=MODEL_CFG["text_cfg"]["context_length"])
+
+
+@lru_cache(maxsize=4096)
+def _word_tokens(word: str) -> list[int]:
+    return list(_tokenizer.encode(word))
+
+
+def tokenize(texts: Sequence[str]) -> torch.Tensor:
+    """Tokenize word by word from a cache: ints (n, longest), as the tokenizer would give."""
+    rows = [[_tokenizer.sot_token_id] for _ in texts]
+    for row, text in zip(rows, texts, strict=True):
+        for word in text.split():
+            row += _word_tokens(word)
+        row.append(_tokenizer.eot_token_id)
+    tokens = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
+    for i, row in enumerate(rows):
+        tokens[i, : len(row)] = torch.tensor(row)
+    return tokens
+
+
+def encode_tokens(model: open_clip.CLIP, tokens: torch.Tensor) -> torch.Tensor:
+    """Encode tokens cut at the longest text; exact, since attention is causal."""
+    length = tokens.shape[1]
+    x = model.token_embedding(tokens) + model.positional_embedding[:length]
+    x = model.transformer(x, attn_mask=model.attn_mask[:length, :length])
+    x = model.ln_final(x)
+    x = x[torch.arange(len(x)), tokens.argmax(-1)] @ model.text_projection
+    return F.normalize(x, dim=-1)
+
+
+def _draw_pool(plan: TrainingPlan) -> tuple[list[Scene], torch.Tensor]:
+    """Draw the training scenes in worker processes: scenes and uint8 (n, side, side, 3)."""
+    jobs = [(plan.seed, part) for part in range(plan.scenes // _PART)]
+    scenes: list[Scene] = []
+    pictures = np.empty((plan.scenes, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+    with get_context("spawn").Pool() as pool:
+        results = pool.imap(_draw_part, jobs)
+        for part, drawn in tqdm(results, total=len(jobs), unit_scale=_PART, unit="scene"):
+            pictures[len(scenes) : len(scenes) + _PART] = drawn
+            scenes += part
+    return scenes, torch.from_numpy(pictures)
+
+
+_PART: Final = 1000
+
+
+def _draw_part(job: tuple[int, int]) -> tuple[list[Scene], npt.NDArray[np.uint8]]:
+    rng = np.random.default_rng(job)
+    scenes: list[Scene] = []
+    while len(scenes) < _PART:
+        scene = sample_scene(rng)
+        scenes += [scene, similar_scene(scene, rng)]
+    small = [
+        draw_scene(scene, rng).resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC)
+        for scene in scenes
+    ]
+    return scenes, np.stack([np.asarray(image) for image in small])
+
+
+def _save(model: open_clip.CLIP, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: value.half().contiguous() for name, value in model.state_dict().items()}
+    save_file(weights, folder / "open_clip_model.safetensors")
+    config = {"model_cfg": MODEL_CFG, "preprocess_cfg": PREPROCESS_CFG}
+    (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
