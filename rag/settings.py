@@ -1,0 +1,25 @@
+"""Settings of image search, from the environment or a `.env` file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class RagSettings(BaseSettings):
+    """Where pictures are indexed and searched. Every field is a variable of the same name."""
+
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore")
+
+    qdrant_enabled: bool = Field(False, description="Serve search and its routes.")
+    qdrant_host: str | None = Field(
+        None, description="A Qdrant server; without it the embedded store at QDRANT_PATH."
+    )
+    qdrant_port: int = Field(6333, ge=1, le=65535)
+    qdrant_grpc_port: int = Field(6334, ge=1, le=65535)
+    qdrant_api_key: SecretStr | None = None
+    qdrant_path: Path = Field(Path(".data/qdrant"), description="Folder of the embedded store.")
+    image_search_collection: str = Field("daarion_images", pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    image_search_default_top_k: int = Field(5, ge=1, le=1000)
