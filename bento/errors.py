@@ -1,15 +1,15 @@
 """What can go wrong with a request, and with loading a model.
 
-    EncoderError               status, code and a sentence for people
-    ├── InvalidInput           400  unusable input
-    ├── BrokenImage            400  an image that cannot be decoded
-    ├── TooLarge               413  more bytes or pixels than allowed
-    ├── NotAnImage             415  bytes that are no supported picture
-    ├── UnsupportedMediaType   415  a body of a type that the route does not take
-    ├── UrlRefused             422  a URL that may not be fetched
-    ├── UrlFailed              422  a URL that could not be fetched
-    ├── NotReady               503  the model is loading, or its device does not answer
-    └── ModelLoadError              settings that give no working model (at start)
+EncoderError               status, code and a sentence for people
+├── InvalidInput           400  unusable input
+├── BrokenImage            400  an image that cannot be decoded
+├── TooLarge               413  more bytes or pixels than allowed
+├── NotAnImage             415  bytes that are no supported picture
+├── UnsupportedMediaType   415  a body of a type that the route does not take
+├── UrlRefused             422  a URL that may not be fetched
+├── UrlFailed              422  a URL that could not be fetched
+├── NotReady               503  the model is loading, or its device does not answer
+└── ModelLoadError              settings that give no working model (at start)
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ async def resolve(host: str, port: int) -> list[Address]:
     """Return the addresses of a host, as the system resolves them."""
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [ipaddress.ip_address(entry[4][0].partition("%")[0]) for entry in found]
+    return [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
 
 
 class ImageFetcher:

@@ -181,7 +181,7 @@ class _Exchange:
         await self._send({"type": "http.response.body", "body": body})
 
     def log(self) -> None:
-        if self.scope["path"] in ("/livez", "/readyz", "/metrics") and self._status < 400:
+        if self.scope["path"] in ("/livez", "/readyz", "/metrics"):
             return
         logger.info(
             "request",
@@ -228,6 +228,7 @@ def configure_logs() -> None:
     for name in ("", "bentoml"):
         for handler in logging.getLogger(name).handlers:
             handler.setFormatter(formatter)
+            handler.filters.clear()  # BentoML's would put its own request_id over ours
     # a request that fails validation is the client's mistake: no traceback in our log
     logging.getLogger("bentoml._internal.server.http_app").addFilter(_is_our_fault)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import struct
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
-from PIL import Image, ImageOps
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from bento.errors import BrokenImage, InvalidInput, NotAnImage, TooLarge
 
@@ -34,7 +35,7 @@ def decode_image(data: bytes, *, max_bytes: int, max_pixels: int) -> Image.Image
         raise TooLarge(f"the image has {len(data):,} bytes; at most {max_bytes:,} are allowed")
     try:
         image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise NotAnImage(
             f"these bytes are not a picture in a supported format ({', '.join(FORMATS)})"
         ) from None
@@ -70,10 +71,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _to_8_bit(values: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+def _to_8_bit(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     """Scale greyscale deeper than 8 bits: 16-bit integers, or floats from 0 to 1."""
     if np.issubdtype(values.dtype, np.floating):
         scaled = np.nan_to_num(values) * 255
     else:
         scaled = values.astype(np.float64) / 257  # 65,535 / 255
-    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.rint(scaled), 0, 255), np.uint8)

@@ -252,4 +252,3 @@ def _describe(preprocess: Any) -> str:
     """Return the preprocessing steps in one line, for people and for comparing models."""
     steps = [str(step) for step in getattr(preprocess, "transforms", [preprocess])]
     return " > ".join(s for s in steps if not s.startswith("<function"))
-

@@ -95,17 +95,17 @@ class Runners:
         else:
             await self.embed_image(Image.new("RGB", (32, 32)), normalize=False)
 
-    def _run_texts(self, tokens: list[torch.Tensor]) -> Embeddings:
+    def _run_texts(self, tokens: list[torch.Tensor]) -> list[Embeddings]:
         return self._run("text", self._encoder.text_embeddings, tokens)
 
-    def _run_images(self, pixels: list[torch.Tensor]) -> Embeddings:
+    def _run_images(self, pixels: list[torch.Tensor]) -> list[Embeddings]:
         return self._run("image", self._encoder.image_embeddings, pixels)
 
     def _run(
         self, name: str, tower: Callable[[torch.Tensor], Embeddings], items: list[torch.Tensor]
-    ) -> Embeddings:
+    ) -> list[Embeddings]:
         import torch
 
         embeddings = tower(torch.stack(items))
         self._answered[name] = monotonic()
-        return embeddings
+        return list(embeddings)

@@ -1,12 +1,13 @@
 """What can go wrong in image search.
 
-    RagError                   status, code and a sentence for people
-    ├── InvalidSearch          400  a value that cannot be used
-    ├── ImageNotFound          404  no such image
-    ├── CollectionMismatch     409  the collection holds another model's vectors
-    ├── SearchDisabled         503  this service runs without search
-    ├── StoreLocked            503  another process owns the embedded store
-    └── StoreUnavailable       503  Qdrant does not answer
+RagError                   status, code and a sentence for people
+├── InvalidSearch          400  a value that cannot be used
+├── ImageNotFound          404  no such image
+├── CollectionNotFound     404  no such collection
+├── CollectionMismatch     409  the collection holds another model's vectors
+├── SearchDisabled         503  this service runs without search
+├── StoreLocked            503  another process owns the embedded store
+└── StoreUnavailable       503  Qdrant does not answer
 """
 
 from __future__ import annotations
@@ -27,6 +28,11 @@ class InvalidSearch(RagError):
 class ImageNotFound(RagError):
     status = 404
     code = "image_not_found"
+
+
+class CollectionNotFound(RagError):
+    status = 404
+    code = "collection_not_found"
 
 
 class CollectionMismatch(RagError):

@@ -25,7 +25,8 @@ def main() -> None:
 
     arguments = parser.parse_args()
     if arguments.command == "train":
-        from models.shapes.train import TrainingPlan, train as run_training
+        from models.shapes.train import TrainingPlan
+        from models.shapes.train import train as run_training
 
         run_training(arguments.folder, TrainingPlan())
     elif arguments.command == "evaluate":

@@ -106,7 +106,9 @@ def sample_scene(rng: np.random.Generator, *, held_out: bool = False) -> Scene:
         scene = Scene(kind, background, things, relation, count)
         if relation == "inside":
             inner, outer = things
-            scene = replace(scene, things=(replace(inner, size="small"), replace(outer, size="large")))
+            scene = replace(
+                scene, things=(replace(inner, size="small"), replace(outer, size="large"))
+            )
         if _is_visible(scene) and scene.held_out == held_out:
             return scene
 
@@ -176,8 +178,8 @@ def _places(scene: Scene, rng: np.random.Generator) -> list[tuple[float, float, 
     if scene.relation == "inside":
         x, y = rng.uniform(0.32, 0.68, 2)
         return [(x, y, rng.uniform(0.25, 0.29)), (x, y, rng.uniform(0.09, 0.11))]
-    large = (0.135, 0.15) if len(things) >= 3 else (0.17, 0.20)
-    radii = [rng.uniform(*(large if t.size == "large" else (0.08, 0.10))) for t in things]
+    large = (0.14, 0.155) if len(things) >= 3 else (0.17, 0.20)
+    radii = [rng.uniform(*(large if t.size == "large" else (0.09, 0.105))) for t in things]
     if scene.kind in RELATIONS:
         along = _spread(radii, rng)
         across = [rng.uniform(0.30, 0.70) for _ in things]
@@ -259,4 +261,6 @@ def _draw_thing(
     elif thing.shape == "ring":
         draw.ellipse(box, outline=fill, width=max(1, round(radius * 0.42)))
     else:
-        draw.polygon([(x + a * radius, y + b * radius) for a, b in _OUTLINES[thing.shape]], fill=fill)
+        draw.polygon(
+            [(x + a * radius, y + b * radius) for a, b in _OUTLINES[thing.shape]], fill=fill
+        )

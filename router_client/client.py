@@ -1,0 +1,166 @@
+"""A typed client of the service's HTTP API."""
+
+from __future__ import annotations
+
+import base64
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+import httpx
+
+from router_client.errors import (
+    InvalidInput,
+    VisionEncoderBusy,
+    VisionEncoderConnectionError,
+    VisionEncoderError,
+    VisionEncoderTimeout,
+)
+from router_client.settings import ClientSettings
+
+
+class VisionEncoderClient:
+    """Embeds, indexes and searches through a running service. Thread-safe; close it after use.
+
+    `base_url` and `timeout` (seconds) are VISION_ENCODER_URL and VISION_ENCODER_TIMEOUT
+    unless given. Every call raises a `VisionEncoderError` that carries the status, the code
+    and the server's sentence.
+    """
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        *,
+        timeout: float | None = None,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        settings = ClientSettings()
+        self.base_url = base_url or settings.vision_encoder_url
+        self._timeout = timeout or settings.vision_encoder_timeout
+        self._http = httpx.Client(
+            base_url=self.base_url,
+            timeout=self._timeout,
+            transport=transport or httpx.HTTPTransport(retries=2),
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def health(self) -> dict[str, Any]:
+        """Return `{status, device, model, …}`; raises `VisionEncoderBusy` when unhealthy."""
+        return self._call("GET", "/health")
+
+    def info(self) -> dict[str, Any]:
+        """Return the model, its dimension and the service's limits."""
+        return self._call("GET", "/info")
+
+    def embed_text(self, text: str, *, normalize: bool = True) -> list[float]:
+        """Return the embedding of a text."""
+        body = {"text": text, "normalize": normalize}
+        embedding: list[float] = self._call("POST", "/embed/text", json=body)["embedding"]
+        return embedding
+
+    def embed_image_bytes(self, data: bytes, *, normalize: bool = True) -> list[float]:
+        """Return the embedding of a picture file's bytes."""
+        answer = self._call(
+            "POST",
+            "/embed/image/upload",
+            files={"file": ("image", data)},
+            data={"normalize": str(normalize).lower()},
+        )
+        embedding: list[float] = answer["embedding"]
+        return embedding
+
+    def search(
+        self,
+        query: str | bytes,
+        *,
+        top_k: int | None = None,
+        dao_id: str | None = None,
+        collection: str | None = None,
+    ) -> list[dict[str, Any]]:
+        """Return hits `{id, score, path, payload}`, best first, for a text or an image's bytes."""
+        body: dict[str, Any] = {"top_k": top_k, "dao_id": dao_id, "collection": collection}
+        if isinstance(query, str):
+            body["text"] = query
+        else:
+            body["image"] = {"image_base64": base64.b64encode(query).decode()}
+        hits: list[dict[str, Any]] = self._call("POST", "/search", json=body)["hits"]
+        return hits
+
+    def index_image(
+        self,
+        image_id: str,
+        data: bytes,
+        *,
+        dao_id: str = "default",
+        image_path: str = "",
+        metadata: dict[str, Any] | None = None,
+        collection: str | None = None,
+    ) -> bool:
+        """Index a picture; False when this very picture was there already."""
+        body = {
+            "id": image_id,
+            "image_base64": base64.b64encode(data).decode(),
+            "dao_id": dao_id,
+            "image_path": image_path,
+            "metadata": metadata or {},
+            "collection": collection,
+        }
+        return bool(self._call("POST", "/images", json=body)["indexed"])
+
+    def delete_image(
+        self, image_id: str, *, dao_id: str = "default", collection: str | None = None
+    ) -> bool:
+        """Forget a picture and say whether it was there."""
+        params = {"dao_id": dao_id} | ({"collection": collection} if collection else {})
+        path = f"/images/{quote(image_id, safe='')}"
+        return bool(self._call("DELETE", path, params=params)["deleted"])
+
+    def stats(self, collection: str) -> dict[str, Any]:
+        """Return `{collection, points, model, dimension}` of a collection."""
+        return self._call("GET", f"/collections/{quote(collection, safe='')}")
+
+    def _call(self, method: str, path: str, **request: Any) -> dict[str, Any]:
+        try:
+            response = self._http.request(method, path, **request)
+        except httpx.TimeoutException:
+            raise VisionEncoderTimeout(
+                f"the vision encoder at {self.base_url} did not answer within "
+                f"{self._timeout:g} s (VISION_ENCODER_TIMEOUT)"
+            ) from None
+        except httpx.TransportError as error:
+            raise VisionEncoderConnectionError(
+                f"no vision encoder answers at {self.base_url}: {error}. Start one "
+                "(make serve), or set VISION_ENCODER_URL to where it runs"
+            ) from None
+        if response.is_success:
+            answer: dict[str, Any] = response.json()
+            return answer
+        raise _error(response)
+
+
+def _error(response: httpx.Response) -> VisionEncoderError:
+    try:
+        body = response.json()
+        message, code = str(body["error"]), str(body["code"])
+    except (ValueError, KeyError, TypeError):
+        message, code = f"HTTP {response.status_code} from {response.url}", "http_error"
+    status = response.status_code
+    if status in (429, 503):
+        return VisionEncoderBusy(message, status=status, code=code)
+    if 400 <= status < 500:
+        return InvalidInput(message, status=status, code=code)
+    return VisionEncoderError(message, status=status, code=code)
