@@ -53,6 +53,7 @@ from rag.store import (
     check_vector,
     identity_from_json,
     identity_to_json,
+    missing,
 )
 
 # Without a flush the log grows with every write (172 MB and 3.7 s to reopen after 200 000
@@ -179,7 +180,7 @@ class EdgeStore:
         self._collections: dict[str, EdgeCollection] = {}
         self._lock_file: int | None = _lock(path)
 
-    def open(self, name: str, identity: ModelIdentity) -> EdgeCollection:
+    def open(self, name: str, identity: ModelIdentity, *, create: bool = True) -> EdgeCollection:
         """Open a collection, creating it when missing; opened twice it is the same object."""
         check_name(name)
         _refuse_fork(self._pid)
@@ -187,6 +188,8 @@ class EdgeStore:
             self._check_open()
             collection = self._load(name)
             if collection is None:
+                if not create:
+                    raise missing(name)
                 _create(self._path, name, identity)
                 collection = self._load(name)
                 assert collection is not None

@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any, Final
 
-from rag.errors import CollectionNotFound, InvalidSearch
-from rag.store import Collection, ModelIdentity, Payload, Point, Store, Vector
+from rag.errors import InvalidSearch
+from rag.store import Collection, ModelIdentity, Payload, Point, Store, Vector, missing
 
 DEFAULT_DAO_ID: Final = "default"
 _NAMESPACE: Final = uuid.UUID("6f0c5f0e-3d0b-5f7c-9a52-1c3f6f1f3b6d")
@@ -99,7 +99,8 @@ class PictureIndex:
 
     def delete(self, image_id: str, dao_id: str, collection: str) -> bool:
         """Forget a picture and say whether it was there."""
-        return self._existing(collection).delete([point_id(dao_id, image_id)]) > 0
+        held = self._store.open(collection, self._identity, create=False)
+        return held.delete([point_id(dao_id, image_id)]) > 0
 
     def search(
         self,
@@ -111,9 +112,8 @@ class PictureIndex:
         score_threshold: float | None = None,
     ) -> list[Hit]:
         """Return the `top_k` pictures most similar to an embedding, best first."""
-        matches = self._existing(collection).query(
-            vector, top_k, dao_id=dao_id, score_threshold=score_threshold
-        )
+        held = self._store.open(collection, self._identity, create=False)
+        matches = held.query(vector, top_k, dao_id=dao_id, score_threshold=score_threshold)
         return [
             Hit(
                 id=str(match.payload.get("image_id", match.id)),
@@ -128,18 +128,6 @@ class PictureIndex:
         """Return what a collection holds, whichever model filled it."""
         info = self._store.info(collection)
         if info is None:
-            raise _missing(collection)
+            raise missing(collection)
         model = f"{info.identity.model_name}/{info.identity.pretrained}"
         return Stats(collection, info.points, model, info.identity.dimension)
-
-    def _existing(self, collection: str) -> Collection:
-        if self._store.info(collection) is None:
-            raise _missing(collection)
-        return self.open(collection)
-
-
-def _missing(collection: str) -> CollectionNotFound:
-    return CollectionNotFound(
-        f"there is no collection {collection!r}: nothing was indexed in it yet "
-        "(vision-rag index FOLDER does)"
-    )

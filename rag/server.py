@@ -30,6 +30,7 @@ from rag.store import (
     check_vector,
     identity_from_json,
     identity_to_json,
+    missing,
 )
 
 TIMEOUT_S = 10
@@ -170,11 +171,13 @@ class ServerStore:
             )
         )
 
-    def open(self, name: str, identity: ModelIdentity) -> ServerCollection:
+    def open(self, name: str, identity: ModelIdentity, *, create: bool = True) -> ServerCollection:
         """Open a collection, creating it when missing."""
         check_name(name)
         with self.answering() as client:
             if not client.collection_exists(name):
+                if not create:
+                    raise missing(name)
                 self._create(name, identity)
             collection = client.get_collection(name)
         held = identity_from_json(name, (collection.config.metadata or {}).get(METADATA_KEY))

@@ -13,7 +13,7 @@ from uuid import UUID
 import numpy as np
 import numpy.typing as npt
 
-from rag.errors import CollectionMismatch, InvalidSearch
+from rag.errors import CollectionMismatch, CollectionNotFound, InvalidSearch
 from rag.settings import RagSettings
 
 MAX_TOP_K = 10_000
@@ -102,10 +102,11 @@ class Collection(Protocol):
 class Store(Protocol):
     """A place that holds collections."""
 
-    def open(self, name: str, identity: ModelIdentity) -> Collection:
-        """Open a collection, creating it when missing.
+    def open(self, name: str, identity: ModelIdentity, *, create: bool = True) -> Collection:
+        """Open a collection, creating it when missing unless `create` is false.
 
-        Raises `CollectionMismatch` when it holds vectors of another model.
+        Raises `CollectionMismatch` when it holds vectors of another model, and
+        `CollectionNotFound`.
         """
 
     def info(self, name: str) -> CollectionInfo | None:
@@ -129,6 +130,14 @@ def open_store(settings: RagSettings) -> Store:
     from rag.edge import EdgeStore
 
     return EdgeStore(settings.qdrant_path)
+
+
+def missing(name: str) -> CollectionNotFound:
+    """Return the error for a collection that is not there."""
+    return CollectionNotFound(
+        f"there is no collection {name!r}: nothing was indexed in it yet "
+        "(vision-rag index FOLDER does)"
+    )
 
 
 def check_identity(name: str, held: ModelIdentity, wanted: ModelIdentity) -> None:

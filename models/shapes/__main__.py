@@ -23,6 +23,10 @@ def main() -> None:
     draw.add_argument("folder", type=Path, help="where to write the pictures")
     draw.add_argument("--count", type=int, default=300, help="how many (default 300)")
 
+    demo = commands.add_parser("demo", help="serve, index sample pictures, search them")
+    demo.add_argument("--pictures", type=int, default=300, help="how many (default 300)")
+    demo.add_argument("--once", action="store_true", help="stop after printing what was found")
+
     arguments = parser.parse_args()
     if arguments.command == "train":
         from models.shapes.train import TrainingPlan
@@ -33,6 +37,10 @@ def main() -> None:
         from models.shapes.evaluate import evaluate as run_evaluation
 
         print(run_evaluation(arguments.folder, arguments.scenes))
+    elif arguments.command == "demo":
+        from models.shapes.demo import run_demo
+
+        raise SystemExit(run_demo(pictures=arguments.pictures, once=arguments.once))
     else:
         from models.shapes.samples import draw_samples
 
