@@ -1,0 +1,57 @@
+# make help lists what can be done.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+PORT ?= 8001
+VENV := .venv
+BIN := $(VENV)/bin
+
+export BENTOML_DO_NOT_TRACK := True
+export PORT
+
+# Without MODEL_NAME the bundled model is served: it needs no download.
+ifndef MODEL_NAME
+  demo serve: export MODEL_NAME := local-dir:models/shapes
+  demo serve: BUNDLED := echo "Using the bundled demonstration model, which knows no photographs;" \
+    "for a real one: MODEL_NAME=ViT-L-14 MODEL_PRETRAINED=openai"
+endif
+BUNDLED ?= true
+QDRANT_ENABLED ?= true
+demo serve: export QDRANT_ENABLED := $(QDRANT_ENABLED)
+
+.PHONY: help install demo serve test lint bento check-port
+
+help: ## list the commands
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+
+install: $(VENV)/.installed ## set up .venv, nothing else (about 6 GB, most of it torch)
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; choose one with PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: install check-port ## index 300 sample pictures, search them, keep serving (ONCE=1: stop)
+	@$(BUNDLED)
+	@$(BIN)/python -m models.shapes demo $(if $(ONCE),--once)
+
+serve: install check-port ## serve on PORT (8001)
+	@$(BUNDLED)
+	@exec $(BIN)/bentoml serve service:VisionEncoder
+
+test: install ## run the tests
+	$(BIN)/python -m pytest
+
+lint: install ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bento: install ## build the Bento
+	$(BIN)/bentoml build
+
+check-port:
+	@if (exec 3<>/dev/tcp/127.0.0.1/$(PORT)) 2>/dev/null; then \
+	  echo "port $(PORT) is taken: stop what runs there, or choose another one with PORT=8002"; exit 1; fi
