@@ -1,0 +1,121 @@
+"""What several test modules share: the bundled model, pictures, a served service."""
+
+from __future__ import annotations
+
+import io
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from bento import Encoder, Settings
+from models.shapes.scenes import draw_scene, sample_scene
+
+ROOT = Path(__file__).parent.parent
+BUNDLED = f"local-dir:{ROOT / 'models' / 'shapes'}"
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no variable of the machine decide what a test sees."""
+    for name in ("MODEL_NAME", "QDRANT_ENABLED", "QDRANT_HOST", "QDRANT_PATH", "PORT"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def encoder() -> Encoder:
+    return Encoder.load(Settings(model_name=BUNDLED, device="cpu"))
+
+
+def scene_image(seed: int, side: int = 200) -> Image.Image:
+    rng = np.random.default_rng(seed)
+    return draw_scene(sample_scene(rng), rng, side)
+
+
+def file_bytes(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+@dataclass(frozen=True)
+class Server:
+    """A served service."""
+
+    url: str
+    pid: int
+    log: Path
+
+    def client(self) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=60)
+
+
+Serve = Callable[..., Any]
+
+
+@contextmanager
+def serving(folder: Path, **environment: str) -> Iterator[Server]:
+    """Run `bentoml serve` as users do, in a process of its own, until the block ends."""
+    port = free_port()
+    log = folder / "service.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "bentoml", "serve", "service:VisionEncoder"],
+            cwd=ROOT,
+            env={
+                **os.environ,
+                "BENTOML_DO_NOT_TRACK": "True",
+                "MODEL_NAME": BUNDLED,
+                "DEVICE": "cpu",
+                "PORT": str(port),
+                "QDRANT_ENABLED": "true",
+                "QDRANT_PATH": str(folder / "qdrant"),
+                **environment,
+            },
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        wait_until_ready(url, process, log)
+        yield Server(url, process.pid, log)
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        assert process.poll() is None, log.read_text()
+        try:
+            if httpx.get(f"{url}/readyz", timeout=5).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.1)
+    raise AssertionError(f"not ready within 120 s: {log.read_text()}")
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(tmp_path_factory.mktemp("service")) as served:
+        yield served

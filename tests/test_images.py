@@ -1,0 +1,175 @@
+"""Decoding: every format and mode comes out as the same upright RGB picture."""
+
+from __future__ import annotations
+
+import io
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bento.errors import BrokenImage, EncoderError, InvalidInput, NotAnImage, TooLarge
+from bento.images import decode_image
+
+from .conftest import file_bytes, scene_image
+
+
+pillow_warns = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+
+
+def decode(data: bytes, max_bytes: int = 20_000_000, max_pixels: int = 1_000_000) -> Image.Image:
+    return decode_image(data, max_bytes=max_bytes, max_pixels=max_pixels)
+
+
+def difference(a: Image.Image, b: Image.Image) -> float:
+    """Return the mean difference of two pictures, in steps of 255."""
+    assert a.size == b.size
+    return float(np.abs(np.asarray(a, float) - np.asarray(b, float)).mean())
+
+
+@pytest.mark.parametrize(
+    ("format", "options", "tolerance"),
+    [
+        ("PNG", {}, 0.0),
+        ("BMP", {}, 0.0),
+        ("TIFF", {}, 0.0),
+        ("WEBP", {"lossless": True}, 0.0),
+        ("JPEG", {"quality": 95}, 2.0),
+        ("GIF", {}, 4.0),
+    ],
+)
+def test_every_format_gives_the_picture(
+    format: str, options: dict[str, object], tolerance: float
+) -> None:
+    image = scene_image(1)
+    decoded = decode(file_bytes(image, format, **options))
+    assert decoded.mode == "RGB"
+    assert difference(decoded, image) <= tolerance
+
+
+def test_transparency_is_laid_over_white() -> None:
+    image = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
+    image.putpixel((0, 0), (255, 0, 0, 255))
+    image.putpixel((1, 0), (0, 0, 0, 128))
+    decoded = decode(file_bytes(image))
+    assert decoded.getpixel((5, 5)) == (255, 255, 255)
+    assert decoded.getpixel((0, 0)) == (255, 0, 0)
+    assert decoded.getpixel((1, 0)) == (127, 127, 127)
+
+
+def test_a_palette_with_a_transparent_colour_is_laid_over_white() -> None:
+    image = Image.new("P", (4, 4), 0)
+    image.putpalette([10, 20, 30, 200, 0, 0])
+    image.putpixel((0, 0), 1)
+    decoded = decode(file_bytes(image, transparency=0))
+    assert decoded.getpixel((3, 3)) == (255, 255, 255)
+    assert decoded.getpixel((0, 0)) == (200, 0, 0)
+
+
+def test_16_bit_greyscale_is_scaled_not_clipped() -> None:
+    values = np.array([[0, 257 * 100], [257 * 200, 65535]], np.uint16)
+    decoded = decode(file_bytes(Image.fromarray(values)))
+    assert [decoded.getpixel(xy) for xy in ((0, 0), (1, 0), (0, 1), (1, 1))] == [
+        (0, 0, 0),
+        (100, 100, 100),
+        (200, 200, 200),
+        (255, 255, 255),
+    ]
+
+
+def test_float_tiff_is_read_from_0_to_1() -> None:
+    values = np.array([[0.0, 0.5], [1.0, 2.0]], np.float32)
+    decoded = decode(file_bytes(Image.fromarray(values), "TIFF"))
+    assert [decoded.getpixel(xy)[0] for xy in ((0, 0), (1, 0), (0, 1), (1, 1))] == [  # type: ignore[index]
+        0,
+        128,
+        255,
+        255,
+    ]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P"])
+def test_other_modes_become_rgb(mode: str) -> None:
+    image = Image.new("L", (6, 6), 255).convert(mode)
+    assert decode(file_bytes(image)).getpixel((3, 3)) == (255, 255, 255)
+
+
+def test_cmyk_becomes_rgb() -> None:
+    red = Image.new("RGB", (16, 16), (250, 5, 5)).convert("CMYK")
+    r, g, b = decode(file_bytes(red, "JPEG", quality=95)).getpixel((8, 8))  # type: ignore[misc]
+    assert r > 230 and g < 30 and b < 30
+
+
+def test_exif_orientation_is_applied() -> None:
+    image = scene_image(2).resize((60, 30))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: rotate by 270 degrees to see it upright
+    decoded = decode(file_bytes(image, exif=exif.tobytes()))
+    assert difference(decoded, image.transpose(Image.Transpose.ROTATE_270)) == 0
+
+
+@pillow_warns
+def test_unreadable_exif_costs_nothing_but_the_orientation() -> None:
+    image = scene_image(2)
+    decoded = decode(file_bytes(image, exif=b"Exif\0\0II*\0\xff\xff\xff\xff garbage"))
+    assert difference(decoded, image) == 0
+
+
+def test_the_first_frame_of_an_animation_counts() -> None:
+    first, second = scene_image(3), scene_image(4)
+    data = file_bytes(first, "WEBP", lossless=True, save_all=True, append_images=[second])
+    assert difference(decode(data), first) == 0
+
+
+def test_no_bytes_are_an_empty_image() -> None:
+    with pytest.raises(InvalidInput, match="empty"):
+        decode(b"")
+
+
+@pytest.mark.parametrize("data", [b"hello", b"%PDF-1.7 ...", b"\0" * 100, b"<svg/>"])
+def test_other_bytes_are_not_an_image(data: bytes) -> None:
+    with pytest.raises(NotAnImage, match="JPEG, PNG, WEBP"):
+        decode(data)
+
+
+@pillow_warns
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF"])
+def test_a_file_cut_anywhere_is_refused_or_read_never_a_crash(format: str) -> None:
+    data = file_bytes(scene_image(5, side=24), format)
+    refused = 0
+    for length in range(1, len(data)):
+        try:
+            decode(data[:length])
+        except (BrokenImage, NotAnImage):
+            refused += 1
+    assert refused > len(data) * 0.8
+
+
+def test_too_many_bytes_are_refused_before_decoding() -> None:
+    with pytest.raises(TooLarge, match=r"at most 10 are allowed"):
+        decode(b"not even a picture", max_bytes=10)
+
+
+def test_too_many_pixels_are_refused_before_decoding() -> None:
+    # the header says 60,000 x 60,000; the pixels are not there to decode
+    header = file_bytes(Image.new("1", (8, 8)), "PNG")
+    ihdr = header.index(b"IHDR") + 4
+    size = (60_000).to_bytes(4, "big") * 2
+    chunk = b"IHDR" + size + header[ihdr + 8 : ihdr + 13]
+    data = header[: ihdr - 4] + chunk + zlib.crc32(chunk).to_bytes(4, "big") + header[ihdr + 17 :]
+    with pytest.raises(TooLarge, match=r"3,600,000,000 pixels"):
+        decode(data)
+
+
+def test_every_refusal_is_an_error_of_ours_with_a_4xx_status() -> None:
+    for error in (InvalidInput, BrokenImage, NotAnImage, TooLarge):
+        assert issubclass(error, EncoderError)
+        assert 400 <= error.status < 500
+
+
+def test_the_given_bytes_are_not_kept_open() -> None:
+    decoded = decode(file_bytes(scene_image(6)))
+    buffer = io.BytesIO()
+    decoded.save(buffer, "PNG")  # all pixels are in memory
+    assert buffer.tell() > 0

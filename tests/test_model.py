@@ -1,0 +1,213 @@
+"""The encoder gives what OpenCLIP's own preprocess and encode give, and says what it cannot load."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from bento import Encoder, Settings
+from bento.errors import ModelLoadError
+from models.shapes import MODEL_DIR
+
+from .conftest import BUNDLED, ROOT, file_bytes, scene_image
+
+TEXTS = ["a large red circle on a yellow background", "маленька синя зірка", "x " * 500]
+GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text())
+
+
+class Reference:
+    """OpenCLIP used by hand, in float32, one item at a time."""
+
+    def __init__(self) -> None:
+        self.model, self.preprocess = open_clip.create_model_from_pretrained(BUNDLED)
+        self.model.eval()
+        self.tokenizer = open_clip.get_tokenizer(BUNDLED)
+
+    def image(self, image: Image.Image, normalize: bool) -> Any:
+        with torch.inference_mode():
+            return self.model.encode_image(self.preprocess(image)[None], normalize=normalize)[0]
+
+    def text(self, text: str, normalize: bool) -> Any:
+        with torch.inference_mode():
+            return self.model.encode_text(self.tokenizer([text]), normalize=normalize)[0]
+
+
+@pytest.fixture(scope="module")
+def reference() -> Reference:
+    return Reference()
+
+
+def assert_same(got: Any, wanted: Any) -> None:
+    np.testing.assert_allclose(got, np.asarray(wanted), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("format", ["PNG", "JPEG"])
+def test_an_image_is_embedded_as_open_clip_does(
+    encoder: Encoder, reference: Reference, tmp_path: Path, format: str, normalize: bool
+) -> None:
+    path = tmp_path / "picture"
+    path.write_bytes(file_bytes(scene_image(1), format))
+    wanted = reference.image(Image.open(path), normalize)
+    for given in (path, path.read_bytes(), Image.open(path).convert("RGB")):
+        assert_same(encoder.encode_images([given], normalize=normalize)[0], wanted)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_text_is_embedded_as_open_clip_does(
+    encoder: Encoder, reference: Reference, text: str, normalize: bool
+) -> None:
+    assert_same(
+        encoder.encode_texts([text], normalize=normalize)[0], reference.text(text, normalize)
+    )
+
+
+def test_an_item_beside_15_others_has_the_embedding_that_it_has_alone(
+    encoder: Encoder, reference: Reference
+) -> None:
+    images = [scene_image(seed, side=100 + 10 * seed) for seed in range(16)]
+    texts = [f"{seed} red circles " * (seed + 1) for seed in range(16)]
+    got_images, got_texts = encoder.encode_images(images), encoder.encode_texts(texts)
+    for i in range(16):
+        assert_same(got_images[i], reference.image(images[i], True))
+        assert_same(got_texts[i], reference.text(texts[i], True))
+
+
+def test_more_than_a_batch_comes_back_in_order(encoder: Encoder) -> None:
+    texts = [f"{i} stars" for i in range(70)]
+    together = encoder.encode_texts(texts)
+    assert together.shape == (70, encoder.embedding_dim)
+    assert_same(together[69], encoder.encode_texts([texts[69]])[0])
+
+
+def test_embeddings_are_float32_rows_of_length_one(encoder: Encoder) -> None:
+    embeddings = encoder.encode_texts(TEXTS)
+    assert embeddings.dtype == np.float32
+    assert embeddings.shape == (3, encoder.embedding_dim)
+    assert_same(np.linalg.norm(embeddings, axis=1), np.ones(3))
+    assert encoder.encode_images([]).shape == (0, encoder.embedding_dim)
+
+
+def test_one_string_is_not_a_list_of_texts(encoder: Encoder) -> None:
+    with pytest.raises(TypeError, match="list of strings"):
+        encoder.encode_texts("red")
+
+
+def test_golden_vectors_have_not_moved(encoder: Encoder) -> None:
+    # written once with `python -m tests.golden`; they change only with the bundled weights
+    assert encoder.weights_digest == GOLDEN["weights_digest"]
+    assert_same(encoder.encode_texts(list(GOLDEN["texts"])), list(GOLDEN["texts"].values()))
+    assert_same(encoder.encode_images([scene_image(7)])[0], GOLDEN["scene_7"])
+
+
+def test_bfloat16_stays_close_to_float32(encoder: Encoder) -> None:
+    half = Encoder.load(Settings(model_name=BUNDLED, device="cpu", dtype="bfloat16"))
+    assert half.dtype == "bfloat16"
+    assert half.weights_digest == encoder.weights_digest
+    cosines = (half.encode_texts(TEXTS) * encoder.encode_texts(TEXTS)).sum(1)
+    assert cosines.min() > 0.99
+
+
+def test_other_weights_have_another_digest(encoder: Encoder, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    config = json.loads((MODEL_DIR / "open_clip_config.json").read_text())
+    model = open_clip.CLIP(**config["model_cfg"])
+    save_file(model.state_dict(), tmp_path / "open_clip_model.safetensors")
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    other = Encoder.load(Settings(model_name=f"local-dir:{tmp_path}", device="cpu"))
+    assert other.weights_digest != encoder.weights_digest
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"model_name": "ViT-L-99"}, "open_clip.list_pretrained"),
+        ({"model_name": "ViT-B-32", "model_pretrained": "nobody"}, "MODEL_PRETRAINED=nobody"),
+        ({"model_name": "local-dir:/nowhere"}, "open_clip_config.json"),
+    ],
+)
+def test_a_model_that_is_not_there_is_named_with_what_is_allowed(
+    settings: dict[str, str], sentence: str
+) -> None:
+    with pytest.raises(ModelLoadError, match=sentence):
+        Encoder.load(Settings(device="cpu", **settings))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the device")
+def test_a_device_that_is_not_there_is_named() -> None:
+    with pytest.raises(ModelLoadError, match="DEVICE=cuda:7, but torch sees 0 CUDA devices"):
+        Encoder.load(Settings(model_name=BUNDLED, device="cuda:7"))
+
+
+def test_a_broken_checkpoint_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "open_clip_config.json").write_bytes(
+        (MODEL_DIR / "open_clip_config.json").read_bytes()
+    )
+    (tmp_path / "open_clip_model.safetensors").write_bytes(b"not weights")
+    with pytest.raises(ModelLoadError, match="cannot load"):
+        Encoder.load(Settings(model_name=f"local-dir:{tmp_path}", device="cpu"))
+
+
+def run_offline(code: str, cache: Path) -> str:
+    """Run code in a fresh interpreter that can reach no model hub; return what it prints."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(cache), "DEVICE": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_default_model_without_a_network_loads_up_to_its_weights(tmp_path: Path) -> None:
+    out = run_offline(
+        """
+import open_clip
+from bento import Encoder, EncoderError, Settings
+settings = Settings()
+model = open_clip.create_model(settings.model_name, load_weights=False)
+tokens = open_clip.get_tokenizer(settings.model_name)(["a cat"])
+print(settings.model_name, settings.model_pretrained, model.visual.output_dim, tokens.shape[1])
+try:
+    Encoder.load(settings)
+except EncoderError as error:
+    print(error)
+""",
+        tmp_path,
+    )
+    first, error = out.strip().split("\n", 1)
+    assert first == "ViT-L-14 openai 768 77"
+    for advice in ("HF_HOME", "MODEL_PRETRAINED to a checkpoint file", "local-dir:models/shapes"):
+        assert advice in error
+
+
+def test_openai_weights_from_a_copied_cache_run_with_quick_gelu(tmp_path: Path) -> None:
+    # without it open_clip 3.3 loads them into a GELU model and only warns: wrong vectors
+    torch.manual_seed(0)
+    model = open_clip.create_model("ViT-B-32", load_weights=False, precision="fp16")
+    hub = tmp_path / "hub" / "models--timm--vit_base_patch32_clip_224.openai"
+    (hub / "refs").mkdir(parents=True)
+    (hub / "refs" / "main").write_text("0" * 40)
+    snapshot = hub / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    save_file(model.state_dict(), snapshot / "open_clip_model.safetensors")
+    out = run_offline(
+        """
+from bento import Encoder, Settings
+encoder = Encoder.load(Settings(model_name="ViT-B-32"))
+print(encoder.embedding_dim, type(encoder._model.visual.transformer.resblocks[0].mlp.gelu).__name__)
+""",
+        tmp_path,
+    )
+    assert out.split() == ["512", "QuickGELU"]
