@@ -42,6 +42,7 @@ from bento.schemas import (
     InfoResponse,
     SearchRequest,
     SearchResponse,
+    StatsResponse,
     TextRequest,
     base64_bytes,
 )
@@ -123,7 +124,8 @@ async def delete_image(request: Request) -> Response:
 @answers_errors
 async def collection_stats(request: Request) -> Response:
     pictures, name = _service(request).pictures, request.path_params["name"]
-    return JSONResponse(asdict(await asyncio.to_thread(pictures.stats, name)))
+    answer = StatsResponse(**asdict(await asyncio.to_thread(pictures.stats, name)))
+    return JSONResponse(answer.model_dump())
 
 
 def _flag(value: object) -> bool | None:

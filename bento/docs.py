@@ -12,6 +12,7 @@ from bento.schemas import (
     ErrorResponse,
     HealthResponse,
     InfoResponse,
+    StatsResponse,
 )
 
 # The assets are part of BentoML and served by it: nothing comes from another host.
@@ -46,6 +47,7 @@ _UPLOAD: Final = {
         }
     },
 }
+_NAME: Final = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
 _DELETE_PARAMETERS: Final = [
     {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}},
     {
@@ -83,6 +85,9 @@ def complete(document: dict[str, Any]) -> dict[str, Any]:
     }
     paths["/images/{id}"] = {
         "delete": operation("Forget a picture", DeleteResponse, parameters=_DELETE_PARAMETERS)
+    }
+    paths["/collections/{name}"] = {
+        "get": operation("What a collection holds", StatsResponse, parameters=[_NAME])
     }
     return {
         **document,

@@ -126,6 +126,13 @@ class SearchResponse(BaseModel):
     model: str
 
 
+class StatsResponse(BaseModel):
+    collection: str
+    points: int
+    model: str = Field(description="NAME/PRETRAINED")
+    dimension: int
+
+
 class HealthResponse(BaseModel):
     status: str
     device: str

@@ -14,7 +14,6 @@ from bento.images import decode_image
 
 from .conftest import file_bytes, scene_image
 
-
 pillow_warns = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 
 

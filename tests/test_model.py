@@ -1,4 +1,4 @@
-"""The encoder gives what OpenCLIP's own preprocess and encode give, and says what it cannot load."""
+"""The encoder gives what OpenCLIP itself gives, and says what it cannot load."""
 
 from __future__ import annotations
 

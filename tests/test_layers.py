@@ -1,0 +1,32 @@
+"""Who may import what: kept by fresh interpreters, so that nothing hides it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from .conftest import ROOT
+
+
+def loaded_after(statement: str) -> set[str]:
+    """Return the top-level modules that a fresh interpreter has loaded after a statement."""
+    code = f"{statement}; import sys; print(*{{name.partition('.')[0] for name in sys.modules}})"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("statement", "never"),
+    [
+        ("import rag, rag.cli", {"torch", "open_clip", "bentoml", "bento", "PIL"}),
+        ("import rag.edge, rag.server", {"torch", "open_clip", "bentoml", "bento"}),
+        ("import router_client", {"torch", "open_clip", "bentoml", "bento", "rag", "numpy"}),
+        ("import bento", {"torch", "open_clip", "bentoml", "rag", "router_client"}),
+        ("import service", {"torch", "open_clip", "qdrant_client", "qdrant_edge"}),
+    ],
+)
+def test_importing_brings_nothing_that_is_not_needed(statement: str, never: set[str]) -> None:
+    assert not loaded_after(statement) & never

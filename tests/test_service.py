@@ -1,0 +1,485 @@
+"""The served service: every route, what it answers and what it refuses."""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+
+from bento import Encoder
+from bento.version import VERSION
+
+from .conftest import BUNDLED, ROOT, Server, file_bytes, free_port, scene_image, serving
+
+
+@pytest.fixture(scope="module")
+def http(server: Server) -> Iterator[httpx.Client]:
+    with server.client() as client:
+        yield client
+
+
+def encoded(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def embedding(response: httpx.Response) -> Any:
+    assert response.status_code == 200, response.text
+    return np.array(response.json()["embedding"])
+
+
+def assert_same(got: Any, wanted: Any) -> None:
+    np.testing.assert_allclose(got, wanted, atol=1e-5)
+
+
+def test_health_names_the_device_and_the_model(http: httpx.Client) -> None:
+    answer = http.get("/health").json()
+    assert answer["status"] == "healthy"
+    assert answer["device"] == "cpu"
+    assert answer["model"] == f"{BUNDLED}/local"
+    assert answer.keys() == {"status", "device", "model", "cuda_available", "gpu_name"}
+
+
+def test_info_tells_the_model_and_the_limits(http: httpx.Client, encoder: Encoder) -> None:
+    info = http.get("/info").json()
+    assert info["model_name"] == BUNDLED
+    assert info["embedding_dim"] == encoder.embedding_dim
+    assert info["context_length"] == 128
+    assert info["weights_digest"] == encoder.weights_digest
+    assert info["normalize_default"] is True
+    assert info["qdrant_enabled"] is True
+    assert info["collection"] == "daarion_images"
+    assert info["version"] == VERSION
+
+
+@pytest.mark.parametrize("normalize", [None, True, False])
+def test_a_text_gives_the_encoders_embedding(
+    http: httpx.Client, encoder: Encoder, normalize: bool | None
+) -> None:
+    body = {"text": "a small red circle"} | ({} if normalize is None else {"normalize": normalize})
+    response = http.post("/embed/text", json=body)
+    wanted = encoder.encode_texts(["a small red circle"], normalize=normalize is not False)[0]
+    assert_same(embedding(response), wanted)
+    answer = response.json()
+    assert answer["dimension"] == encoder.embedding_dim
+    assert answer["normalized"] is (normalize is not False)
+    assert answer["model"] == f"{BUNDLED}/local"
+
+
+@pytest.mark.parametrize("normalize", [None, False])
+def test_an_image_gives_the_encoders_embedding_by_every_route(
+    http: httpx.Client, encoder: Encoder, normalize: bool | None
+) -> None:
+    data = file_bytes(scene_image(1), "JPEG")
+    wanted = encoder.encode_images([data], normalize=normalize is not False)[0]
+    choice = {} if normalize is None else {"normalize": normalize}
+    bare = http.post("/embed/image", json={"image_base64": encoded(data), **choice})
+    assert_same(embedding(bare), wanted)
+    uri = f"data:image/jpeg;base64,{encoded(data)}"
+    assert_same(embedding(http.post("/embed/image", json={"image_base64": uri, **choice})), wanted)
+    form = {} if normalize is None else {"normalize": "false"}
+    upload = http.post("/embed/image/upload", files={"file": ("a.jpg", data)}, data=form)
+    assert_same(embedding(upload), wanted)
+
+
+def test_many_at_once_get_the_embeddings_that_they_get_alone(
+    http: httpx.Client, encoder: Encoder
+) -> None:
+    images = [file_bytes(scene_image(seed)) for seed in range(16)]
+    texts = [f"{seed} blue stars" for seed in range(16)]
+
+    def ask(i: int) -> tuple[Any, Any]:
+        text = http.post("/embed/text", json={"text": texts[i]})
+        image = http.post("/embed/image/upload", files={"file": images[i]})
+        return embedding(text), embedding(image)
+
+    with ThreadPoolExecutor(16) as threads:
+        answers = list(threads.map(ask, range(16)))
+    wanted_texts, wanted_images = encoder.encode_texts(texts), encoder.encode_images(images)
+    for i, (text, image) in enumerate(answers):
+        assert_same(text, wanted_texts[i])
+        assert_same(image, wanted_images[i])
+
+
+def test_bad_images_cost_their_neighbours_nothing(http: httpx.Client, encoder: Encoder) -> None:
+    good = file_bytes(scene_image(2))
+    bodies = [good, b"broken", good[:300], good, b"", good]
+
+    def ask(data: bytes) -> httpx.Response:
+        return http.post("/embed/image/upload", files={"file": data})
+
+    with ThreadPoolExecutor(6) as threads:
+        answers = list(threads.map(ask, bodies))
+    assert [a.status_code for a in answers] == [200, 415, 400, 200, 400, 200]
+    wanted = encoder.encode_images([good])[0]
+    for answer in (answers[0], answers[3], answers[5]):
+        assert_same(embedding(answer), wanted)
+
+
+PNG = encoded(file_bytes(scene_image(3)))
+
+REFUSED: list[tuple[str, Any, int, str, str]] = [
+    ("/embed/text", {}, 400, "invalid_request", "text"),
+    ("/embed/text", {"text": ""}, 400, "invalid_request", "at least 1 character"),
+    ("/embed/text", {"text": "  "}, 400, "invalid_request", "at least 1 character"),
+    ("/embed/text", {"text": 7}, 400, "invalid_request", "string"),
+    ("/embed/text", {"text": ["a"]}, 400, "invalid_request", "string"),
+    ("/embed/text", {"text": "x" * 10_001}, 400, "invalid_request", "10000"),
+    ("/embed/text", {"text": "a", "normalise": True}, 400, "invalid_request", "normalise"),
+    ("/embed/text", {"text": "a", "normalize": "yes"}, 400, "invalid_request", "normalize"),
+    ("/embed/text", [], 400, "invalid_request", ""),
+    ("/embed/image", {}, 400, "invalid_request", "exactly one"),
+    ("/embed/image", {"image_base64": PNG, "image_url": "http://a/b"}, 400, "invalid_request", ""),
+    ("/embed/image", {"image_base64": "@@"}, 400, "invalid_request", "base64"),
+    ("/embed/image", {"image_base64": ""}, 400, "invalid_request", "empty"),
+    ("/embed/image", {"image_base64": "data:image/png,abc"}, 400, "invalid_request", "data:"),
+    ("/embed/image", {"image_base64": PNG[:200]}, 400, "broken_image", "truncated"),
+    ("/embed/image", {"image_base64": encoded(b"hello")}, 415, "not_an_image", "JPEG"),
+    ("/embed/image", {"image_url": "http://127.0.0.1/a"}, 422, "url_refused", "ALLOW_IMAGE_URLS"),
+    ("/search", {}, 400, "invalid_request", "exactly one"),
+    ("/search", {"text": "a", "top_k": 0}, 400, "invalid_request", "top_k"),
+    ("/search", {"text": "a", "collection": "../x"}, 400, "invalid_request", "collection"),
+    ("/search", {"text": "a", "collection": "none"}, 404, "collection_not_found", "none"),
+    ("/images", {"image_base64": PNG}, 400, "invalid_request", "id"),
+    (
+        "/images",
+        {"id": "1", "image_base64": PNG, "metadata": {"dao_id": "x"}},
+        400,
+        "invalid_request",
+        "dao_id",
+    ),
+]
+
+
+@pytest.mark.parametrize(("route", "body", "status", "code", "says"), REFUSED)
+def test_unusable_input_is_refused_with_a_sentence(
+    http: httpx.Client, route: str, body: Any, status: int, code: str, says: str
+) -> None:
+    response = http.post(route, json=body)
+    assert (response.status_code, response.json()["code"]) == (status, code), response.text
+    assert says in response.json()["error"]
+    assert response.json().keys() == {"error", "code"}
+
+
+@pytest.mark.parametrize("content", [b"{", b"", b"\xff\xfe", b"null", b'{"text": "\\ud800"}'])
+def test_json_that_is_none_is_refused(http: httpx.Client, content: bytes) -> None:
+    response = http.post(
+        "/embed/text", content=content, headers={"Content-Type": "application/json"}
+    )
+    assert response.status_code == 400, response.text
+    assert response.json()["code"] == "invalid_request"
+
+
+@pytest.mark.parametrize(
+    "media_type",
+    ["text/plain", "application/x-www-form-urlencoded", "application/vnd.bentoml+pickle", ""],
+)
+def test_another_content_type_is_refused(http: httpx.Client, media_type: str) -> None:
+    headers = {"Content-Type": media_type} if media_type else {}
+    response = http.post("/embed/text", content=b'{"text": "a"}', headers=headers)
+    assert response.status_code == 415
+    assert response.json()["code"] == "unsupported_media_type"
+    assert "application/json" in response.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "code"),
+    [
+        ({"files": {"picture": b"x"}}, 400, "invalid_request"),
+        ({"data": {"file": "text"}}, 400, "invalid_request"),
+        ({"json": {}}, 400, "invalid_request"),
+        ({"files": {"file": b""}}, 400, "invalid_request"),
+        ({"files": {"file": b"text"}}, 415, "not_an_image"),
+        ({"files": {"file": b"x"}, "data": {"normalize": "maybe"}}, 400, "invalid_request"),
+        ({"files": {"file": b"x"}, "data": {"other": "1"}}, 400, "invalid_request"),
+        ({"content": b"--x", "headers": {"Content-Type": "multipart/form-data"}}, 400, None),
+    ],
+)
+def test_an_unusable_upload_is_refused(
+    http: httpx.Client, request_: dict[str, Any], status: int, code: str | None
+) -> None:
+    response = http.post("/embed/image/upload", **request_)
+    assert response.status_code == status, response.text
+    assert response.json().keys() == {"error", "code"}
+    assert response.json()["code"] == (code or "invalid_request")
+
+
+def test_a_body_over_the_limit_is_refused_with_and_without_its_length(http: httpx.Client) -> None:
+    size = 28_000_000
+    with_length = http.post("/embed/text", content=b"x" * size, headers=JSON)
+    assert (with_length.status_code, with_length.json()["code"]) == (413, "too_large")
+
+    def chunks() -> Iterator[bytes]:
+        for _ in range(28):
+            yield b" " * 1_000_000
+
+    without = http.post("/embed/text", content=chunks(), headers=JSON)
+    assert (without.status_code, without.json()["code"]) == (413, "too_large")
+
+
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/nowhere", 404, "not_found"),
+        ("GET", "/embed/text", 405, "method_not_allowed"),
+        ("PUT", "/health", 405, "method_not_allowed"),
+    ],
+)
+def test_other_routes_and_methods_have_the_same_errors(
+    http: httpx.Client, method: str, path: str, status: int, code: str
+) -> None:
+    response = http.request(method, path)
+    assert response.status_code == status
+    assert response.json()["code"] == code
+
+
+def test_a_picture_is_indexed_found_and_forgotten(http: httpx.Client) -> None:
+    data = file_bytes(scene_image(10))
+    body = {
+        "id": "folder/ten.png",
+        "image_base64": encoded(data),
+        "dao_id": "lifecycle",
+        "image_path": "folder/ten.png",
+        "metadata": {"title": "Ten", "tags": ["a", "b"]},
+    }
+    first = http.post("/images", json=body)
+    assert first.status_code == 200, first.text
+    assert first.json() == {
+        "id": "folder/ten.png",
+        "dao_id": "lifecycle",
+        "collection": "daarion_images",
+        "indexed": True,
+    }
+    assert http.post("/images", json=body).json()["indexed"] is False
+    changed = {**body, "metadata": {"title": "Another"}}
+    assert http.post("/images", json=changed).json()["indexed"] is True
+
+    search = {"image": {"image_base64": encoded(data)}, "dao_id": "lifecycle"}
+    answer = http.post("/search", json=search).json()
+    assert answer["count"] == 1
+    hit = answer["hits"][0]
+    assert (hit["id"], hit["path"]) == ("folder/ten.png", "folder/ten.png")
+    assert hit["score"] == pytest.approx(1, abs=1e-4)
+    assert hit["payload"]["title"] == "Another"
+    assert hit["payload"]["dao_id"] == "lifecycle"
+    assert http.post("/search", json={**search, "dao_id": "other"}).json()["hits"] == []
+
+    wrong_tenant = http.delete("/images/folder/ten.png")
+    assert wrong_tenant.json()["deleted"] is False
+    gone = http.delete("/images/folder%2Ften.png", params={"dao_id": "lifecycle"})
+    assert gone.json() == {"id": "folder/ten.png", "dao_id": "lifecycle", "deleted": True}
+    assert http.post("/search", json=search).json()["count"] == 0
+
+
+def test_an_image_that_is_none_is_not_indexed(http: httpx.Client) -> None:
+    body = {"id": "bad", "image_base64": encoded(b"text"), "dao_id": "bad"}
+    assert http.post("/images", json=body).status_code == 415
+    assert http.post("/search", json={"text": "x", "dao_id": "bad"}).json()["hits"] == []
+
+
+def test_a_search_ranks_by_cosine(http: httpx.Client, encoder: Encoder) -> None:
+    images = [file_bytes(scene_image(seed)) for seed in range(20, 28)]
+    for i, data in enumerate(images):
+        body = {"id": str(i), "image_base64": encoded(data), "dao_id": "rank"}
+        assert http.post("/images", json=body).json()["indexed"]
+    query = "a large green star"
+    cosines = encoder.encode_images(images) @ encoder.encode_texts([query])[0]
+    body = {"text": query, "dao_id": "rank", "top_k": 3}
+    hits = http.post("/search", json=body).json()["hits"]
+    order = np.argsort(-cosines)[:3]
+    assert [hit["id"] for hit in hits] == [str(i) for i in order]
+    assert_same([hit["score"] for hit in hits], cosines[order])
+    threshold = float(cosines[order[1]]) - 1e-4
+    few = http.post("/search", json={**body, "score_threshold": threshold}).json()
+    assert few["count"] == 2
+
+
+def test_stats_say_what_a_collection_holds(http: httpx.Client, encoder: Encoder) -> None:
+    body = {"id": "1", "image_base64": PNG, "collection": "counted"}
+    assert http.post("/images", json=body).json()["collection"] == "counted"
+    assert http.get("/collections/counted").json() == {
+        "collection": "counted",
+        "points": 1,
+        "model": f"{BUNDLED}/local",
+        "dimension": encoder.embedding_dim,
+    }
+    assert http.get("/collections/none").json()["code"] == "collection_not_found"
+
+
+def test_a_request_id_is_kept_or_made_and_logged(http: httpx.Client, server: Server) -> None:
+    given = http.get("/health", headers={"X-Request-ID": "mine-123"})
+    assert given.headers["X-Request-ID"] == "mine-123"
+    bad = http.post("/embed/text", json={"text": ""}, headers={"X-Request-ID": "bad\tid"})
+    made = bad.headers["X-Request-ID"]
+    assert len(made) == 32
+    lines = [json.loads(line) for line in server.log.read_text().splitlines() if line[0] == "{"]
+    requests = {line.get("request_id"): line for line in lines if line["message"] == "request"}
+    assert requests["mine-123"]["path"] == "/health"
+    assert requests[made]["status"] == 400
+    assert requests[made]["method"] == "POST"
+
+
+def test_the_start_is_logged_in_one_line(server: Server) -> None:
+    lines = [json.loads(line) for line in server.log.read_text().splitlines() if line[0] == "{"]
+    (start,) = [line for line in lines if line["message"] == "serving"]
+    assert start["model"] == f"{BUNDLED}/local"
+    assert (start["device"], start["dtype"]) == ("cpu", "float32")
+    assert start["dimension"] > 0
+    assert start["store"].startswith("embedded at")
+    assert start["url"] == server.url
+
+
+def test_a_clients_mistake_leaves_no_traceback_in_the_log(
+    http: httpx.Client, server: Server
+) -> None:
+    http.post("/embed/text", json={"text": ""})
+    http.post("/embed/image", json={"image_base64": "@@"})
+    assert "Traceback" not in server.log.read_text()
+
+
+def test_the_docs_are_complete_and_load_nothing_from_elsewhere(http: httpx.Client) -> None:
+    page = http.get("/", follow_redirects=True)
+    assert page.url.path == "/docs"
+    assert "//" not in page.text.replace("<!DOCTYPE", "")
+    for asset in ("/static_content/swagger-ui.css", "/static_content/swagger-ui-bundle.js"):
+        assert asset in page.text
+        assert http.get(asset).status_code == 200
+    paths = http.get("/openapi.json").json()["paths"]
+    documented = {(m.upper(), path) for path, item in paths.items() for m in item}
+    assert {
+        ("GET", "/health"),
+        ("GET", "/info"),
+        ("GET", "/livez"),
+        ("GET", "/readyz"),
+        ("GET", "/metrics"),
+        ("POST", "/embed/text"),
+        ("POST", "/embed/image"),
+        ("POST", "/embed/image/upload"),
+        ("POST", "/images"),
+        ("DELETE", "/images/{id}"),
+        ("POST", "/search"),
+        ("GET", "/collections/{name}"),
+    } <= documented
+
+
+def test_metrics_are_served(http: httpx.Client) -> None:
+    http.post("/embed/text", json={"text": "a"})
+    assert 'endpoint="/embed/text",http_response_code="200"' in http.get("/metrics").text
+
+
+def test_livez_answers_while_the_model_loads_and_readyz_waits(tmp_path: Path) -> None:
+    port = free_port()
+    log = tmp_path / "log"
+    environment = {**os.environ, "MODEL_NAME": BUNDLED, "PORT": str(port), "DEVICE": "cpu"}
+    environment["BENTOML_DO_NOT_TRACK"] = "True"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "bentoml", "serve", "service:VisionEncoder"],
+            cwd=ROOT,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        seen = set()
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and (200, 200, 200) not in seen:
+            try:
+                seen.add(
+                    tuple(
+                        httpx.get(f"http://127.0.0.1:{port}{path}", timeout=10).status_code
+                        for path in ("/livez", "/health", "/readyz")
+                    )
+                )
+            except httpx.TransportError:
+                time.sleep(0.02)
+        assert (200, 503, 503) in seen
+        assert (200, 200, 200) in seen
+        # without QDRANT_ENABLED a pure encoder opens no store
+        refused = httpx.post(f"http://127.0.0.1:{port}/search", json={"text": "a"})
+        assert (refused.status_code, refused.json()["code"]) == (503, "search_disabled")
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def test_a_model_that_cannot_be_had_stops_the_service_with_a_sentence(tmp_path: Path) -> None:
+    environment = {**os.environ, "MODEL_NAME": "ViT-L-99", "PORT": str(free_port())}
+    environment["BENTOML_DO_NOT_TRACK"] = "True"
+    done = subprocess.run(
+        [sys.executable, "-m", "bentoml", "serve", "service:VisionEncoder"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    (line,) = [line for line in done.stdout.splitlines() if "not serving" in line]
+    assert "MODEL_NAME=ViT-L-99" in json.loads(line)["message"]
+
+
+def test_a_mistake_in_the_settings_of_several_workers_is_a_sentence() -> None:
+    environment = {**os.environ, "WORKERS": "2", "QDRANT_ENABLED": "true"}
+    done = subprocess.run(
+        [sys.executable, "-c", "import service"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "QDRANT_HOST" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_stopped_service_leaves_no_process_and_keeps_what_it_indexed(tmp_path: Path) -> None:
+    body = {"id": "kept", "image_base64": PNG}
+    with serving(tmp_path) as first:
+        with first.client() as http:
+            assert http.post("/images", json=body).json()["indexed"] is True
+        children = psutil.Process(first.pid).children(recursive=True)
+        # what an impatient person presses
+        os.kill(first.pid, signal.SIGINT)
+        gone, alive = psutil.wait_procs(children, timeout=30)
+        assert gone and not alive
+    with serving(tmp_path) as second, second.client() as http:
+        assert http.post("/images", json=body).json()["indexed"] is False
+        assert http.get("/collections/daarion_images").json()["points"] == 1
+
+
+def test_a_collection_of_another_model_is_refused_and_embedding_goes_on(tmp_path: Path) -> None:
+    from rag.edge import EdgeStore
+    from rag.store import ModelIdentity
+
+    store = EdgeStore(tmp_path / "qdrant")
+    store.open("daarion_images", ModelIdentity("ViT-B-32", "openai", "abc", "resize", 512))
+    store.close()
+    with serving(tmp_path) as served, served.client() as http:
+        refused = http.post("/search", json={"text": "a circle"})
+        assert (refused.status_code, refused.json()["code"]) == (409, "collection_mismatch")
+        assert "ViT-B-32/openai" in refused.json()["error"]
+        assert http.post("/embed/text", json={"text": "a circle"}).status_code == 200
+        assert http.get("/readyz").status_code == 200
+        assert "search is degraded" in served.log.read_text()
+
+
+def test_the_idle_service_stays_below_its_memory_bound(server: Server) -> None:
+    processes = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
+    resident = sum(process.memory_info().rss for process in processes)
+    logging.getLogger(__name__).info("resident: %.0f MB", resident / 1e6)
+    assert resident < 1.2e9
