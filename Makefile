@@ -2,22 +2,28 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
+# the environment goes before .env, as in the settings
+dotenv = $(shell sed -n 's/^$(1)=//p' .env 2>/dev/null)
+
 PYTHON ?= python3
-PORT ?= 8001
+PORT ?= $(or $(call dotenv,PORT),8001)
+MODEL_NAME ?= $(call dotenv,MODEL_NAME)
+QDRANT_ENABLED ?= $(or $(call dotenv,QDRANT_ENABLED),true)
 VENV := .venv
 BIN := $(VENV)/bin
 
-export BENTOML_DO_NOT_TRACK := True
-export PORT
-
 # Without MODEL_NAME the bundled model is served: it needs no download.
-ifndef MODEL_NAME
-  demo serve: export MODEL_NAME := local-dir:models/shapes
-  demo serve: BUNDLED := echo "Using the bundled demonstration model, which knows no photographs;" \
+ifeq ($(MODEL_NAME),)
+  MODEL_NAME := local-dir:models/shapes
+  SAY_MODEL := echo "Serving the bundled demonstration model, which knows no photographs;" \
     "for a real one: MODEL_NAME=ViT-L-14 MODEL_PRETRAINED=openai"
+else
+  SAY_MODEL := true
 endif
-BUNDLED ?= true
-QDRANT_ENABLED ?= true
+
+export BENTOML_DO_NOT_TRACK := True
+demo serve: export PORT := $(PORT)
+demo serve: export MODEL_NAME := $(MODEL_NAME)
 demo serve: export QDRANT_ENABLED := $(QDRANT_ENABLED)
 
 .PHONY: help install demo serve test lint bento check-port
@@ -34,11 +40,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 demo: install check-port ## index 300 sample pictures, search them, keep serving (ONCE=1: stop)
-	@$(BUNDLED)
+	@$(SAY_MODEL)
 	@$(BIN)/python -m models.shapes demo $(if $(ONCE),--once)
 
 serve: install check-port ## serve on PORT (8001)
-	@$(BUNDLED)
+	@$(SAY_MODEL)
 	@exec $(BIN)/bentoml serve service:VisionEncoder
 
 test: install ## run the tests

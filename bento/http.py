@@ -212,8 +212,8 @@ def _shaped(status: int, body: bytes) -> dict[str, str]:
         return {"error": describe_validation(content["detail"]), "code": code}
     if isinstance(content, list) and content:
         content = content[0]
-    said = content.get("error") if isinstance(content, dict) else None
-    return {"error": _SENTENCES.get(status) or str(said or f"HTTP {status}"), "code": code}
+    said = content.get("error") if isinstance(content, dict) else body.decode(errors="replace")
+    return {"error": _SENTENCES.get(status) or str(said)[:500] or f"HTTP {status}", "code": code}
 
 
 def configure_logs() -> None:

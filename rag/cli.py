@@ -24,13 +24,14 @@ from rich.progress import (
 from rich.table import Table
 
 from rag.backends import Backend, LocalBackend, RemoteBackend
-from rag.errors import InvalidSearch, RagError
+from rag.errors import InvalidSearch
 from rag.pictures import DEFAULT_DAO_ID, Hit, Picture
 from rag.settings import RagSettings
 from rag.store import open_store
-from router_client import InvalidInput, VisionEncoderClient, VisionEncoderError
+from router_client import VisionEncoderClient
 
 SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+_PICTURES_FAULT: Final = frozenset({400, 413, 415, 422})  # an error's status, local or remote
 _AT_ONCE: Final = 8  # pictures under way: enough to keep a batching service busy
 
 _out = Console()
@@ -55,7 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _err.print(f"[red]error:[/] a variable is not valid: {escape(wrong)}")
         return 1
     except Exception as error:
-        # errors of ours and of the model's are sentences; anything else is a bug
+        # errors of rag, the client and the encoder have a code and are sentences;
+        # anything else is a bug
         if not hasattr(error, "code"):
             raise
         _err.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
@@ -131,7 +133,7 @@ def _index(backend: Backend, options: argparse.Namespace) -> int:
         TextColumn("indexing"),
         BarColumn(),
         MofNCompleteColumn(),
-        TaskProgressColumn(show_speed=True, text_format="{task.percentage:>3.0f}%"),
+        TaskProgressColumn(),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
         console=_err,
@@ -144,13 +146,9 @@ def _index(backend: Backend, options: argparse.Namespace) -> int:
                     indexed += 1
                 else:
                     unchanged += 1
-            except (RagError, InvalidInput) as error:  # this picture's fault
-                skipped.append((path, str(error)))
-            except VisionEncoderError:
-                raise  # the service's: the next ones would fail alike
             except Exception as error:
-                if getattr(error, "status", 500) >= 500:
-                    raise
+                if getattr(error, "status", None) not in _PICTURES_FAULT:
+                    raise  # the next ones would fail alike
                 skipped.append((path, str(error)))
             speed = progress.tasks[0].speed
             progress.update(task, advance=1, rate=f"{speed:.0f} pictures/s" if speed else "")

@@ -25,6 +25,7 @@ from rich.table import Table
 from models.shapes.samples import draw_samples
 from models.shapes.scenes import Scene, Thing, draw_scene
 
+_ROOT: Final = Path(__file__).resolve().parents[2]
 _DATA: Final = Path(".data/demo")
 _SHEET: Final = Path("demo.png")
 _START_SECONDS: Final = 180
@@ -55,7 +56,15 @@ def run_demo(*, pictures: int, once: bool) -> int:
     log = _DATA / "service.log"
     with log.open("wb") as output:
         service = subprocess.Popen(
-            [sys.executable, "-m", "bentoml", "serve", "service:VisionEncoder"],
+            [
+                sys.executable,
+                "-m",
+                "bentoml",
+                "serve",
+                "service:VisionEncoder",
+                "--working-dir",
+                str(_ROOT),
+            ],
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C reaches this process, which stops the service

@@ -221,7 +221,9 @@ def encode_tokens(model: open_clip.CLIP, tokens: torch.Tensor) -> torch.Tensor:
     x = model.token_embedding(tokens) + model.positional_embedding[:length]
     x = model.transformer(x, attn_mask=model.attn_mask[:length, :length])
     x = model.ln_final(x)
-    return x[torch.arange(len(x)), tokens.argmax(-1)] @ model.text_projection
+    ends = x[torch.arange(len(x)), tokens.argmax(-1)]
+    embeddings: torch.Tensor = ends @ model.text_projection
+    return embeddings
 
 
 def _draw_pool(plan: TrainingPlan) -> tuple[list[Scene], torch.Tensor]:

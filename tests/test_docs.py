@@ -1,0 +1,81 @@
+"""What the README names exists, and what exists it names."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import httpx
+import pytest
+from pydantic_settings import BaseSettings
+
+from bento import Settings
+from rag import RagSettings
+from rag.cli import main
+from router_client import ClientSettings
+
+from .conftest import ROOT, Server
+
+README = (ROOT / "README.md").read_text()
+ALL: list[type[BaseSettings]] = [Settings, RagSettings, ClientSettings]
+FIELDS = {name.upper(): field for cls in ALL for name, field in cls.model_fields.items()}
+
+
+def settings_table() -> dict[str, str]:
+    """Return the README's variables with their defaults as written."""
+    section = README.split("## Settings")[1].split("## ")[0]
+    found = {}
+    for names, defaults in re.findall(r"^\| (`[A-Z_`, ]+`) \| ([^|]*) \|", section, re.M):
+        values = re.findall(r"`([^`]+)`", defaults)
+        for i, name in enumerate(re.findall(r"`([A-Z_]+)`", names)):
+            found[name] = values[i] if values else ""
+    return found
+
+
+def written(value: object) -> str:
+    if value is None:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else str(value).removesuffix(".0")
+
+
+def test_every_variable_is_documented_with_its_default() -> None:
+    assert settings_table() == {name: written(field.default) for name, field in FIELDS.items()}
+
+
+def test_the_example_environment_has_every_variable_with_its_default() -> None:
+    lines = re.findall(r"^(?:# )?([A-Z_]+)=(.*)$", (ROOT / ".env.example").read_text(), re.M)
+    assert {name for name, _ in lines} == set(FIELDS)
+    for name, value in lines:
+        if FIELDS[name].default is not None:
+            assert value == written(FIELDS[name].default), name
+
+
+def test_every_route_is_documented_and_no_other(server: Server) -> None:
+    paths = httpx.get(f"{server.url}/openapi.json").json()["paths"]
+    served = {f"{m.upper()} {path}" for path, item in paths.items() for m in item}
+    served -= {"GET /healthz"}  # BentoML's other name of /livez
+    named = set(re.findall(r"`((?:GET|POST|DELETE) /[^`]*)`", README))
+    assert named == served | {"GET /docs"}
+
+
+def test_every_make_target_is_documented_and_no_other() -> None:
+    targets = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.M))
+    assert set(re.findall(r"^\| `make ([a-z]+)`", README, re.M)) == targets - {"help"}
+    listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert all(target in listed.stdout for target in targets)
+
+
+def test_the_commands_of_the_readme_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in set(re.findall(r"vision-rag (\w+) ", README)):
+        with pytest.raises(SystemExit) as done:
+            main([command, "--help"])
+        assert done.value.code == 0, command
+        capsys.readouterr()
+
+
+def test_the_files_that_documents_link_to_exist() -> None:
+    for document in (ROOT / "README.md", ROOT / "models" / "shapes" / "README.md"):
+        for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+            if "://" not in target:
+                assert (document.parent / Path(target)).exists(), f"{document}: {target}"
