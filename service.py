@@ -17,16 +17,15 @@ from typing import Any
 
 import bentoml
 from starlette.applications import Starlette
-from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from bento import Encoder, EncoderError, Settings
 from bento.docs import DOCS_PAGE, complete
-from bento.errors import InvalidInput, NotReady
+from bento.errors import NotReady
 from bento.fetch import ImageFetcher
-from bento.http import RequestMiddleware, answering, configure_logs
+from bento.http import RequestMiddleware, answering, configure_logs, read_upload
 from bento.images import FORMATS
 from bento.model import Embeddings
 from bento.runners import Runners
@@ -98,14 +97,7 @@ async def info(request: Request) -> Response:
 
 @answers_errors
 async def embed_image_upload(request: Request) -> Response:
-    async with request.form(max_files=1, max_fields=2) as form:
-        file = form.get("file")
-        if not isinstance(file, UploadFile):
-            raise InvalidInput("send the picture as multipart/form-data, in a field named file")
-        normalize = _flag(form.get("normalize"))
-        if unknown := form.keys() - {"file", "normalize"}:
-            raise InvalidInput(f"{', '.join(sorted(unknown))}: not a field of this request")
-        data = await file.read()
+    data, normalize = await read_upload(request)
     answer = await _service(request).embedded_image(data, normalize)
     return JSONResponse(answer.model_dump())
 
@@ -126,17 +118,6 @@ async def collection_stats(request: Request) -> Response:
     pictures, name = _service(request).pictures, request.path_params["name"]
     answer = StatsResponse(**asdict(await asyncio.to_thread(pictures.stats, name)))
     return JSONResponse(answer.model_dump())
-
-
-def _flag(value: object) -> bool | None:
-    """Read a form's yes or no; None when it was not given."""
-    if value is None:
-        return None
-    if value in ("true", "1"):
-        return True
-    if value in ("false", "0"):
-        return False
-    raise InvalidInput(f"normalize must be true or false, not {value!r}")
 
 
 app = Starlette(

@@ -13,11 +13,12 @@ from uuid import uuid4
 
 from pydantic import ValidationError
 from pythonjsonlogger.json import JsonFormatter
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders, UploadFile
+from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from bento.errors import EncoderError, TooLarge, UnsupportedMediaType
+from bento.errors import EncoderError, InvalidInput, TooLarge, UnsupportedMediaType
 
 logger = logging.getLogger("vision_encoder")
 
@@ -73,6 +74,22 @@ def answering(
 def error_response(error: _Answerable) -> JSONResponse:
     """Return an error as `{"error": sentence, "code": stable_code}` with its status."""
     return JSONResponse({"error": str(error), "code": error.code}, error.status)
+
+
+async def read_upload(request: Request) -> tuple[bytes, bool | None]:
+    """Return the `file` of a multipart form, and its `normalize` if it has one.
+
+    Raises `InvalidInput` when there is no such file, or anything else besides.
+    """
+    async with request.form(max_files=1, max_fields=2) as form:
+        file, normalize = form.get("file"), form.get("normalize")
+        if not isinstance(file, UploadFile):
+            raise InvalidInput("send the picture as multipart/form-data, in a field named file")
+        if unknown := form.keys() - {"file", "normalize"}:
+            raise InvalidInput(f"{', '.join(sorted(unknown))}: not a field of this request")
+        if normalize not in (None, "true", "false"):
+            raise InvalidInput(f"normalize must be true or false, not {normalize!r}")
+        return await file.read(), None if normalize is None else normalize == "true"
 
 
 def describe_validation(details: Sequence[Any]) -> str:

@@ -91,12 +91,14 @@ _RAG: Final = (sys.executable, "-m", "rag")
 
 
 def _wait_until_ready(url: str, service: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + _START_SECONDS
+    started = time.monotonic()
+    deadline = started + _START_SECONDS
     with _console.status("starting the service"):
         while time.monotonic() < deadline:
             if service.poll() is not None:
                 raise SystemExit(f"the service did not start:\n{log.read_text()[-2000:]}")
             with suppress(URLError, OSError), urlopen(f"{url}/readyz", timeout=5):
+                _console.print(f"the service is ready after {time.monotonic() - started:.1f} s")
                 return
             time.sleep(0.2)
     raise SystemExit(f"the service was not ready after {_START_SECONDS} s; see {log}")
