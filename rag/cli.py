@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -117,6 +118,11 @@ def _backend(local: bool) -> Backend:
     if not local:
         return RemoteBackend(VisionEncoderClient())
     # the one place where rag meets the encoder's package: it is handed in from here on
+    if find_spec("torch") is None:
+        raise InvalidSearch(
+            "--local runs the model in this process, and torch is not installed: "
+            "pip install 'vision-encoder[service]', or leave --local out and ask a service"
+        )
     from bento import Encoder, Settings
 
     store = open_store(RagSettings())  # first: it refuses at once when another process owns it

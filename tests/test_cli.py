@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -172,3 +173,10 @@ def test_help_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
             main([*command, "--help"])
         assert done.value.code == 0
         assert len(capsys.readouterr().out) > 200
+
+
+def test_local_without_torch_is_said_so(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)  # as where it is not installed
+    status, _, err = run("stats", "--local")
+    assert status == 1
+    assert "torch is not installed" in err and "vision-encoder[service]" in err
