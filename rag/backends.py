@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -122,9 +123,14 @@ class LocalBackend:
 
 
 def identity_of(encoder: Encoder) -> ModelIdentity:
-    """Return what a collection remembers of the encoder that filled it."""
+    """Return what a collection remembers of the encoder that filled it.
+
+    Of a local folder its name counts, not where it lies: the digest tells its weights.
+    """
+    schema, _, rest = encoder.model_name.partition(":")
+    local = schema == "local-dir"
     return ModelIdentity(
-        model_name=encoder.model_name,
+        model_name=f"local-dir:{Path(rest).resolve().name}" if local else encoder.model_name,
         pretrained=encoder.pretrained,
         weights_digest=encoder.weights_digest,
         preprocess=encoder.preprocess_description,

@@ -144,11 +144,15 @@ def check_identity(name: str, held: ModelIdentity, wanted: ModelIdentity) -> Non
     """Raise `CollectionMismatch` unless the collection holds vectors of the wanted model."""
     if held == wanted:
         return
-    differ = [f.name for f in fields(held) if getattr(held, f.name) != getattr(wanted, f.name)]
+    differ = "; ".join(
+        f"{f.name}: {getattr(held, f.name)} against {getattr(wanted, f.name)}"
+        for f in fields(held)
+        if getattr(held, f.name) != getattr(wanted, f.name)
+    )
     raise CollectionMismatch(
         f"the collection {name!r} holds vectors of {_describe(held)}, but this encoder is "
-        f"{_describe(wanted)} (they differ in {', '.join(differ)}), and vectors made "
-        f"differently cannot be compared: {reindex_advice(name)}"
+        f"{_describe(wanted)}, and vectors made differently cannot be compared ({differ}): "
+        f"{reindex_advice(name)}"
     )
 
 
@@ -270,7 +274,6 @@ def _int64(digits: str) -> int:
 
 def _describe(identity: ModelIdentity) -> str:
     return (
-        f"{identity.model_name}/{identity.pretrained} (weights {identity.weights_digest}, "
-        f"preprocess {identity.preprocess}, {identity.dimension} dimensions, "
-        f"{'normalized' if identity.normalized else 'not normalized'})"
+        f"{identity.model_name}/{identity.pretrained} "
+        f"(weights {identity.weights_digest}, {identity.dimension} dimensions)"
     )

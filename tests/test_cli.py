@@ -62,7 +62,7 @@ def test_a_folder_is_indexed_once_and_what_is_no_picture_is_told(run: Run, folde
     assert stats == {
         "collection": "folder",
         "points": 6,
-        "model": f"{BUNDLED}/local",
+        "model": "local-dir:shapes/local",
         "dimension": 128,
     }
 

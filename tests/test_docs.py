@@ -26,7 +26,7 @@ def settings_table() -> dict[str, str]:
     """Return the README's variables with their defaults as written."""
     section = README.split("## Settings")[1].split("## ")[0]
     found = {}
-    for names, defaults in re.findall(r"^\| (`[A-Z_`, ]+`) \| ([^|]*) \|", section, re.M):
+    for names, defaults in re.findall(r"^\| (`[A-Z_`, ]+`) \|([^|]*)\|", section, re.M):
         values = re.findall(r"`([^`]+)`", defaults)
         for i, name in enumerate(re.findall(r"`([A-Z_]+)`", names)):
             found[name] = values[i] if values else ""

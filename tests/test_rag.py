@@ -134,6 +134,14 @@ def test_another_models_collection_is_refused(
         store.close()
 
 
+def test_a_models_folder_may_move(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = identity_of(encoder)
+    monkeypatch.setattr(encoder, "model_name", "local-dir:elsewhere/shapes")
+    assert identity_of(encoder) == here
+    monkeypatch.setattr(encoder, "model_name", "local-dir:elsewhere/other")
+    assert identity_of(encoder) != here
+
+
 def hits(count: int) -> list[Hit]:
     return [Hit(f"id{i}", 0.9 - i / 100, f"/pictures/cat_{i}.jpg", {}) for i in range(count)]
 

@@ -316,7 +316,7 @@ def test_stats_say_what_a_collection_holds(http: httpx.Client, encoder: Encoder)
     assert http.get("/collections/counted").json() == {
         "collection": "counted",
         "points": 1,
-        "model": f"{BUNDLED}/local",
+        "model": "local-dir:shapes/local",
         "dimension": encoder.embedding_dim,
     }
     assert http.get("/collections/none").json()["code"] == "collection_not_found"

@@ -48,6 +48,7 @@ def run_demo(*, pictures: int, once: bool) -> int:
     The service's settings come from the environment, as for `make serve`. It is stopped at
     the end: at once if `once`, else when Ctrl-C is pressed.
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stopped alike, nothing left behind
     url = f"http://127.0.0.1:{os.environ.get('PORT', '8001')}"
     folder = _DATA / "pictures"
     draw_samples(folder, pictures)
@@ -76,7 +77,7 @@ def run_demo(*, pictures: int, once: bool) -> int:
         right = _search_all(environment, query)
         _console.print(f"contact sheet: {_SHEET}    log: {log}")
         if not once:
-            _console.print(f"serving at {url}, its API at {url}/docs; Ctrl-C stops it")
+            _console.print(f"serving at {url} (API: {url}/docs); Ctrl-C stops it", soft_wrap=True)
             service.wait()
         return 0 if right else 1
     except KeyboardInterrupt:
@@ -152,10 +153,10 @@ def _draw_sheet(rows: list[tuple[str, list[dict[str, Any]]]], query: Path) -> No
 
 
 def _wrapped(text: str) -> str:
-    """Break a text into lines of about 18 letters."""
+    """Break a text into lines of about 16 letters."""
     lines = [""]
     for word in text.split():
-        if lines[-1] and len(lines[-1]) + len(word) > 18:
+        if lines[-1] and len(lines[-1]) + len(word) > 15:
             lines.append("")
         lines[-1] = f"{lines[-1]} {word}".strip()
     return "\n".join(lines)
