@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 from pydantic import BaseModel
@@ -14,6 +15,7 @@ from bento.schemas import (
     InfoResponse,
     StatsResponse,
 )
+from bento.version import VERSION
 
 # The assets are part of BentoML and served by it: nothing comes from another host.
 DOCS_PAGE: Final = """<!DOCTYPE html>
@@ -32,6 +34,10 @@ DOCS_PAGE: Final = """<!DOCTYPE html>
 </html>
 """
 
+_ABOUT: Final = (
+    "CLIP embeddings of texts and images, and image search. Every error is "
+    "`{error, code}`: a sentence that says what was wrong and what is allowed, and a stable code."
+)
 _UPLOAD: Final = {
     "required": True,
     "content": {
@@ -61,9 +67,12 @@ _DELETE_PARAMETERS: Final = [
 
 
 def complete(document: dict[str, Any]) -> dict[str, Any]:
-    """Return BentoML's OpenAPI document with the routes that it does not know."""
-    paths = dict(document["paths"])
-    schemas = dict(document.get("components", {}).get("schemas", {}))
+    """Return BentoML's OpenAPI document with our own words, errors and mounted routes.
+
+    Its introduction is dropped: it loads pictures from other hosts.
+    """
+    paths = {path: _with_our_errors(item) for path, item in document["paths"].items()}
+    schemas = dict(document["components"]["schemas"])
 
     def operation(summary: str, answer: type[BaseModel], **more: Any) -> dict[str, Any]:
         for model in (answer, ErrorResponse):
@@ -90,10 +99,29 @@ def complete(document: dict[str, Any]) -> dict[str, Any]:
         "get": operation("What a collection holds", StatsResponse, parameters=[_NAME])
     }
     return {
-        **document,
+        "openapi": "3.1.0",  # whose schemas are JSON Schema, as pydantic's are
+        "info": {"title": "Vision encoder", "version": VERSION, "description": _ABOUT},
+        "tags": [
+            {"name": "Service APIs", "description": "Embed texts and images, find pictures."},
+            {"name": "Infrastructure", "description": "For supervisors and Prometheus."},
+        ],
         "paths": paths,
-        "components": {**document.get("components", {}), "schemas": schemas},
+        "components": {"schemas": schemas},
     }
+
+
+def _with_our_errors(item: dict[str, Any]) -> dict[str, Any]:
+    """Return one of BentoML's routes, its errors replaced by what is really answered."""
+    operations = {}
+    for method, operation in item.items():
+        by_status = {str(status): answer for status, answer in operation["responses"].items()}
+        responses = {"200": by_status["200"]}
+        if "requestBody" in operation:
+            responses["default"] = _json("What was wrong and what is allowed", ErrorResponse)
+        words = re.sub(r"<[^>]+>", "", operation.get("description", ""))
+        summary = words.partition(".")[0]
+        operations[method] = {**operation, "summary": summary, "responses": responses}
+    return operations
 
 
 def _json(description: str, model: type[BaseModel]) -> dict[str, Any]:

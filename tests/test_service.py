@@ -360,7 +360,14 @@ def test_the_docs_are_complete_and_load_nothing_from_elsewhere(http: httpx.Clien
     for asset in ("/static_content/swagger-ui.css", "/static_content/swagger-ui-bundle.js"):
         assert asset in page.text
         assert http.get(asset).status_code == 200
-    paths = http.get("/openapi.json").json()["paths"]
+    document = http.get("/openapi.json")
+    assert "://" not in document.text.replace("http(s)://", "")
+    paths = document.json()["paths"]
+    for item in paths.values():
+        for operation in item.values():
+            assert operation["summary"]
+            if "requestBody" in operation:  # BentoML's own error shapes are not ours
+                assert operation["responses"].keys() == {"200", "default"}
     documented = {(m.upper(), path) for path, item in paths.items() for m in item}
     assert {
         ("GET", "/health"),
@@ -457,6 +464,8 @@ def test_a_stopped_service_leaves_no_process_and_keeps_what_it_indexed(tmp_path:
         os.kill(first.pid, signal.SIGINT)
         gone, alive = psutil.wait_procs(children, timeout=30)
         assert gone and not alive
+    # the store was closed in order: its lock names no owner any more
+    assert (tmp_path / "qdrant" / ".lock").read_text() == ""
     with serving(tmp_path) as second, second.client() as http:
         assert http.post("/images", json=body).json()["indexed"] is False
         assert http.get("/collections/daarion_images").json()["points"] == 1
