@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import bentoml
 import httpx
 import numpy as np
 import psutil
@@ -462,6 +463,36 @@ def test_a_mistake_in_the_settings_of_several_workers_is_a_sentence() -> None:
     )
     assert done.returncode == 1
     assert "QDRANT_HOST" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("device", "gpu"), [("cpu", None), ("auto", None), ("cuda", 1), ("cuda:1", 1)]
+)
+def test_a_gpu_and_the_workers_are_reserved_as_set(device: str, gpu: int | None) -> None:
+    code = (
+        "import json, os, service; config = service.served.config; "
+        "print(json.dumps([config['resources'].get('gpu'), config['workers'], config['http'], "
+        "os.environ.get('BENTOML_DISABLE_GPU_ALLOCATION')]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "DEVICE": device, "WORKERS": "3", "PORT": "8123"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    # cuda:1 must not be hidden from the worker, as BentoML's own allocation would
+    kept = "1" if device == "cuda:1" else None
+    assert json.loads(done.stdout) == [gpu, 3, {"host": "127.0.0.1", "port": 8123}, kept]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # BentoML's, on being imported
+def test_bentomls_own_client_knows_the_json_routes(server: Server, encoder: Encoder) -> None:
+    with bentoml.SyncHTTPClient(server.url) as client:
+        assert set(client.endpoints) == {"embed_text", "embed_image", "index_image", "search"}
+        answer = client.embed_text({"text": "a red circle"})
+    assert_same(answer["embedding"], encoder.encode_texts(["a red circle"])[0])
 
 
 def test_a_stopped_service_leaves_no_process_and_keeps_what_it_indexed(tmp_path: Path) -> None:
