@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import bentoml
 import httpx
 import numpy as np
 import psutil
@@ -487,12 +486,18 @@ def test_a_gpu_and_the_workers_are_reserved_as_set(device: str, gpu: int | None)
     assert json.loads(done.stdout) == [gpu, 3, {"host": "127.0.0.1", "port": 8123}, kept]
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # BentoML's, on being imported
 def test_bentomls_own_client_knows_the_json_routes(server: Server, encoder: Encoder) -> None:
-    with bentoml.SyncHTTPClient(server.url) as client:
-        assert set(client.endpoints) == {"embed_text", "embed_image", "index_image", "search"}
-        answer = client.embed_text({"text": "a red circle"})
-    assert_same(answer["embedding"], encoder.encode_texts(["a red circle"])[0])
+    code = (
+        "import bentoml, json, sys\n"
+        "with bentoml.SyncHTTPClient(sys.argv[1]) as client:\n"
+        "    answer = client.embed_text({'text': 'a red circle'})\n"
+        "    print(json.dumps([sorted(client.endpoints), answer['embedding']]))\n"
+    )
+    command = [sys.executable, "-c", code, server.url]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    endpoints, got = json.loads(done.stdout)
+    assert endpoints == ["embed_image", "embed_text", "index_image", "search"]
+    assert_same(got, encoder.encode_texts(["a red circle"])[0])
 
 
 def test_a_stopped_service_leaves_no_process_and_keeps_what_it_indexed(tmp_path: Path) -> None:
