@@ -74,7 +74,8 @@ def measure(target: str, route: str, body: dict[str, Any]) -> list[tuple[float, 
 
 
 def _wait_until_ready(service: subprocess.Popen[bytes]) -> None:
-    while service.poll() is None:
+    deadline = time.monotonic() + 120
+    while service.poll() is None and time.monotonic() < deadline:
         try:
             if httpx.get(f"http://127.0.0.1:{_PORT}/readyz", timeout=5).status_code == 200:
                 return

@@ -64,7 +64,7 @@ def answering(
             try:
                 return await handler(*args, **kwargs)
             except errors as error:
-                return error_response(error)  # type: ignore[arg-type]
+                return error_response(error)  # type: ignore[arg-type]  # each has status and code
 
         return answer
 

@@ -37,6 +37,8 @@ class Runners:
         self._image = BatchQueue("image", self._run_images, max_batch_size=max_batch_size)
         self._answered = {"text": monotonic(), "image": monotonic()}
         self._probing = asyncio.Lock()
+        self._checked = float("-inf")  # when the towers were last looked at
+        self._trouble: NotReady | None = None  # and what was found
 
     async def embed_text(self, text: str, *, normalize: bool) -> Embeddings:
         """Return the embedding of a text, float32 (dim,)."""
@@ -56,20 +58,15 @@ class Runners:
     async def check(self) -> None:
         """Raise `NotReady` unless both towers have answered within the last seconds.
 
-        A tower that served nothing lately is asked for an embedding.
+        A tower that served nothing lately is asked for an embedding. What was found, good
+        or bad, holds for `HEALTH_SECONDS`, so that many who ask cost one forward.
         """
         async with self._probing:
-            for name in ("text", "image"):
-                if monotonic() - self._answered[name] < HEALTH_SECONDS:
-                    continue
-                try:
-                    await asyncio.wait_for(self._probe(name), HEALTH_TIMEOUT)
-                except TimeoutError:
-                    raise NotReady(
-                        f"the {name} tower has not answered for {HEALTH_TIMEOUT:.0f} s"
-                    ) from None
-                except Exception as error:
-                    raise NotReady(f"the {name} tower fails: {error}") from error
+            if monotonic() - self._checked >= HEALTH_SECONDS:
+                self._trouble = await self._look()
+                self._checked = monotonic()
+            if self._trouble:
+                raise self._trouble
 
     def close(self) -> None:
         """Finish what was accepted, then stop."""
@@ -88,6 +85,18 @@ class Runners:
         item = await loop.run_in_executor(self._threads, prepare)
         embedding = await asyncio.wrap_future(queue.submit(item))
         return normalized(embedding) if normalize else embedding
+
+    async def _look(self) -> NotReady | None:
+        for name in ("text", "image"):
+            if monotonic() - self._answered[name] < HEALTH_SECONDS:
+                continue
+            try:
+                await asyncio.wait_for(self._probe(name), HEALTH_TIMEOUT)
+            except TimeoutError:
+                return NotReady(f"the {name} tower has not answered for {HEALTH_TIMEOUT:.0f} s")
+            except Exception as error:
+                return NotReady(f"the {name} tower fails: {error}")
+        return None
 
     async def _probe(self, name: str) -> None:
         if name == "text":

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from hashlib import sha256
 from typing import Any, Final
 
@@ -50,6 +51,11 @@ class Picture:
     dao_id: str
     metadata: Mapping[str, Any]
 
+    @cached_property
+    def content_hash(self) -> str:
+        """SHA-256 of the file's bytes, in hex; asked for before and after embedding."""
+        return sha256(self.data).hexdigest()
+
     def payload(self) -> Payload:
         """Return what is stored with the vector, but for the time of indexing.
 
@@ -64,7 +70,7 @@ class Picture:
             "dao_id": self.dao_id,
             "image_id": self.image_id,
             "image_path": self.image_path,
-            "content_hash": sha256(self.data).hexdigest(),
+            "content_hash": self.content_hash,
         }
 
 

@@ -16,7 +16,9 @@ from typing import Any
 
 import httpx
 import numpy as np
+import open_clip
 import pytest
+import torch
 from PIL import Image
 
 from bento import Encoder, Settings
@@ -36,6 +38,28 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def encoder() -> Encoder:
     return Encoder.load(Settings(model_name=BUNDLED, device="cpu"))
+
+
+class Reference:
+    """OpenCLIP used by hand, in float32, one item at a time."""
+
+    def __init__(self) -> None:
+        self.model, self.preprocess = open_clip.create_model_from_pretrained(BUNDLED)
+        self.model.eval()
+        self.tokenizer = open_clip.get_tokenizer(BUNDLED)
+
+    def image(self, image: Image.Image, normalize: bool) -> Any:
+        with torch.inference_mode():
+            return self.model.encode_image(self.preprocess(image)[None], normalize=normalize)[0]
+
+    def text(self, text: str, normalize: bool) -> Any:
+        with torch.inference_mode():
+            return self.model.encode_text(self.tokenizer([text]), normalize=normalize)[0]
+
+
+@pytest.fixture(scope="session")
+def reference() -> Reference:
+    return Reference()
 
 
 def scene_image(seed: int, side: int = 200) -> Image.Image:

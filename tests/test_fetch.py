@@ -17,13 +17,24 @@ from bento.fetch import Address, ImageFetcher, is_public
 LOOPBACK: Address = ipaddress.ip_address("127.0.0.1")
 
 
+class Server(ThreadingHTTPServer):
+    """Remembers which hosts it was asked for, and holds /slow until released."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Site)
+        self.hosts: list[str | None] = []
+        self.release = threading.Event()
+
+
 class Site(BaseHTTPRequestHandler):
     """A site of our own on the loopback."""
 
+    server: Server
+
     def do_GET(self) -> None:
-        self.server.hosts.append(self.headers["Host"])  # type: ignore[attr-defined]
+        self.server.hosts.append(self.headers["Host"])
         if self.path == "/slow":
-            self.server.release.wait(10)  # type: ignore[attr-defined]
+            self.server.release.wait(10)
         if self.path.startswith("/to/"):
             self.send_response(302)
             self.send_header("Location", self.path.removeprefix("/to/"))
@@ -38,20 +49,18 @@ class Site(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def site() -> Iterator[ThreadingHTTPServer]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Site)
-    server.hosts = []  # type: ignore[attr-defined]
-    server.release = threading.Event()  # type: ignore[attr-defined]
+def site() -> Iterator[Server]:
+    server = Server()
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield server
-    server.release.set()  # type: ignore[attr-defined]
+    server.release.set()
     server.shutdown()
     server.server_close()
     thread.join()
 
 
-def fetcher(site: ThreadingHTTPServer, **options: Any) -> ImageFetcher:
+def fetcher(site: Server, **options: Any) -> ImageFetcher:
     """Return a fetcher to which the site's address is public, and `private.test` is not."""
 
     async def resolver(host: str, port: int) -> list[Address]:
@@ -74,19 +83,19 @@ def get(fetcher: ImageFetcher, url: str) -> bytes:
     return asyncio.run(fetcher.fetch(url))
 
 
-def url(site: ThreadingHTTPServer, path: str) -> str:
+def url(site: Server, path: str) -> str:
     return f"http://picture.test:{site.server_port}{path}"
 
 
-def test_an_image_is_fetched_under_its_host_name(site: ThreadingHTTPServer) -> None:
+def test_an_image_is_fetched_under_its_host_name(site: Server) -> None:
     assert get(fetcher(site), url(site, "/a.png")) == b"p" * 10
-    assert site.hosts == [f"picture.test:{site.server_port}"]  # type: ignore[attr-defined]
+    assert site.hosts == [f"picture.test:{site.server_port}"]
 
 
-def test_fetching_is_off_unless_turned_on(site: ThreadingHTTPServer) -> None:
+def test_fetching_is_off_unless_turned_on(site: Server) -> None:
     with pytest.raises(UrlRefused, match="ALLOW_IMAGE_URLS=true"):
         get(fetcher(site, enabled=False), url(site, "/a.png"))
-    assert site.hosts == []  # type: ignore[attr-defined]
+    assert site.hosts == []
 
 
 @pytest.mark.parametrize(
@@ -102,38 +111,38 @@ def test_fetching_is_off_unless_turned_on(site: ThreadingHTTPServer) -> None:
         "http://[::1",
     ],
 )
-def test_other_urls_are_refused(site: ThreadingHTTPServer, bad: str) -> None:
+def test_other_urls_are_refused(site: Server, bad: str) -> None:
     with pytest.raises(UrlRefused):
         get(fetcher(site), bad)
 
 
-def test_a_redirect_to_a_private_address_is_refused(site: ThreadingHTTPServer) -> None:
+def test_a_redirect_to_a_private_address_is_refused(site: Server) -> None:
     with pytest.raises(UrlRefused, match=r"private\.test is not a public address"):
         get(fetcher(site), url(site, "/to/http://private.test/a.png"))
 
 
-def test_redirects_are_followed_three_times(site: ThreadingHTTPServer) -> None:
+def test_redirects_are_followed_three_times(site: Server) -> None:
     assert get(fetcher(site), url(site, "/to//to//to//a.png")) == b"p" * 10
     with pytest.raises(UrlFailed, match="redirects more than 3 times"):
         get(fetcher(site), url(site, "/to//to//to//to//a.png"))
 
 
-def test_too_many_bytes_are_not_read(site: ThreadingHTTPServer) -> None:
+def test_too_many_bytes_are_not_read(site: Server) -> None:
     with pytest.raises(TooLarge, match="1,000 bytes"):
         get(fetcher(site), url(site, "/big"))
 
 
-def test_an_error_of_the_site_is_told(site: ThreadingHTTPServer) -> None:
+def test_an_error_of_the_site_is_told(site: Server) -> None:
     with pytest.raises(UrlFailed, match="answered 404"):
         get(fetcher(site), url(site, "/gone"))
 
 
-def test_a_slow_site_is_given_up(site: ThreadingHTTPServer) -> None:
+def test_a_slow_site_is_given_up(site: Server) -> None:
     with pytest.raises(UrlFailed, match="took longer"):
         get(fetcher(site, timeout=0.3), url(site, "/slow"))
 
 
-def test_a_name_that_does_not_resolve_is_told(site: ThreadingHTTPServer) -> None:
+def test_a_name_that_does_not_resolve_is_told(site: Server) -> None:
     async def resolver(host: str, port: int) -> list[Address]:
         raise OSError("unknown")
 
@@ -141,7 +150,7 @@ def test_a_name_that_does_not_resolve_is_told(site: ThreadingHTTPServer) -> None
         get(fetcher(site, resolver=resolver), url(site, "/a.png"))
 
 
-def test_a_host_with_one_private_address_is_refused(site: ThreadingHTTPServer) -> None:
+def test_a_host_with_one_private_address_is_refused(site: Server) -> None:
     async def resolver(host: str, port: int) -> list[Address]:
         return [LOOPBACK, ipaddress.ip_address("192.168.0.1")]
 

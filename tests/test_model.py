@@ -20,32 +20,10 @@ from bento import Encoder, Settings
 from bento.errors import ModelLoadError
 from models.shapes import MODEL_DIR
 
-from .conftest import BUNDLED, ROOT, file_bytes, scene_image
+from .conftest import BUNDLED, ROOT, Reference, file_bytes, scene_image
 
 TEXTS = ["a large red circle on a yellow background", "маленька синя зірка", "x " * 500]
 GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text())
-
-
-class Reference:
-    """OpenCLIP used by hand, in float32, one item at a time."""
-
-    def __init__(self) -> None:
-        self.model, self.preprocess = open_clip.create_model_from_pretrained(BUNDLED)
-        self.model.eval()
-        self.tokenizer = open_clip.get_tokenizer(BUNDLED)
-
-    def image(self, image: Image.Image, normalize: bool) -> Any:
-        with torch.inference_mode():
-            return self.model.encode_image(self.preprocess(image)[None], normalize=normalize)[0]
-
-    def text(self, text: str, normalize: bool) -> Any:
-        with torch.inference_mode():
-            return self.model.encode_text(self.tokenizer([text]), normalize=normalize)[0]
-
-
-@pytest.fixture(scope="module")
-def reference() -> Reference:
-    return Reference()
 
 
 def assert_same(got: Any, wanted: Any) -> None:

@@ -100,6 +100,20 @@ def test_a_tower_that_hangs_is_not_healthy_until_it_answers_again(
     asyncio.run(runners.check())
 
 
+def test_many_who_ask_about_a_hanging_tower_wait_for_one_probe(
+    towers: Towers, runners: Runners, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "HEALTH_SECONDS", 60.0)
+    runners._answered["text"] = float("-inf")  # quiet for ever
+    towers.free.clear()
+
+    async def ask() -> list[Any]:
+        return await asyncio.gather(*(runners.check() for _ in range(20)), return_exceptions=True)
+
+    assert [type(answer) for answer in asyncio.run(ask())] == [NotReady] * 20
+    assert towers.calls == 1
+
+
 def test_a_request_that_was_given_up_does_not_reach_the_tower(
     towers: Towers, runners: Runners
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import logging
 import os
@@ -19,11 +20,12 @@ import httpx
 import numpy as np
 import psutil
 import pytest
+from PIL import Image
 
 from bento import Encoder
 from bento.version import VERSION
 
-from .conftest import BUNDLED, ROOT, Server, file_bytes, free_port, scene_image, serving
+from .conftest import BUNDLED, ROOT, Reference, Server, file_bytes, free_port, scene_image, serving
 
 
 @pytest.fixture(scope="module")
@@ -66,12 +68,12 @@ def test_info_tells_the_model_and_the_limits(http: httpx.Client, encoder: Encode
 
 
 @pytest.mark.parametrize("normalize", [None, True, False])
-def test_a_text_gives_the_encoders_embedding(
-    http: httpx.Client, encoder: Encoder, normalize: bool | None
+def test_a_text_gives_the_embedding_of_open_clip(
+    http: httpx.Client, encoder: Encoder, reference: Reference, normalize: bool | None
 ) -> None:
     body = {"text": "a small red circle"} | ({} if normalize is None else {"normalize": normalize})
     response = http.post("/embed/text", json=body)
-    wanted = encoder.encode_texts(["a small red circle"], normalize=normalize is not False)[0]
+    wanted = reference.text("a small red circle", normalize is not False)
     assert_same(embedding(response), wanted)
     answer = response.json()
     assert answer["dimension"] == encoder.embedding_dim
@@ -80,11 +82,11 @@ def test_a_text_gives_the_encoders_embedding(
 
 
 @pytest.mark.parametrize("normalize", [None, False])
-def test_an_image_gives_the_encoders_embedding_by_every_route(
-    http: httpx.Client, encoder: Encoder, normalize: bool | None
+def test_an_image_gives_the_embedding_of_open_clip_by_every_route(
+    http: httpx.Client, reference: Reference, normalize: bool | None
 ) -> None:
     data = file_bytes(scene_image(1), "JPEG")
-    wanted = encoder.encode_images([data], normalize=normalize is not False)[0]
+    wanted = reference.image(Image.open(io.BytesIO(data)), normalize is not False)
     choice = {} if normalize is None else {"normalize": normalize}
     bare = http.post("/embed/image", json={"image_base64": encoded(data), **choice})
     assert_same(embedding(bare), wanted)
@@ -96,7 +98,7 @@ def test_an_image_gives_the_encoders_embedding_by_every_route(
 
 
 def test_many_at_once_get_the_embeddings_that_they_get_alone(
-    http: httpx.Client, encoder: Encoder
+    http: httpx.Client, reference: Reference
 ) -> None:
     images = [file_bytes(scene_image(seed)) for seed in range(16)]
     texts = [f"{seed} blue stars" for seed in range(16)]
@@ -108,10 +110,9 @@ def test_many_at_once_get_the_embeddings_that_they_get_alone(
 
     with ThreadPoolExecutor(16) as threads:
         answers = list(threads.map(ask, range(16)))
-    wanted_texts, wanted_images = encoder.encode_texts(texts), encoder.encode_images(images)
     for i, (text, image) in enumerate(answers):
-        assert_same(text, wanted_texts[i])
-        assert_same(image, wanted_images[i])
+        assert_same(text, reference.text(texts[i], True))
+        assert_same(image, reference.image(Image.open(io.BytesIO(images[i])), True))
 
 
 def test_bad_images_cost_their_neighbours_nothing(http: httpx.Client, encoder: Encoder) -> None:
