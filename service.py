@@ -22,28 +22,34 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Route
 
 from bento import Encoder, EncoderError, Settings
+from bento.admission import ByteBudget
+from bento.answering import Answering
+from bento.bodies import read_upload, read_uploads
 from bento.docs import DOCS_PAGE, complete
 from bento.errors import NotReady
-from bento.fetch import ImageFetcher
-from bento.http import RequestMiddleware, answering, configure_logs, read_upload
+from bento.http import RequestMiddleware, answering, configure_logs
 from bento.images import FORMATS
-from bento.model import Embeddings
+from bento.metrics import Metrics
 from bento.runners import Runners
 from bento.schemas import (
     DeleteResponse,
     EmbeddingResponse,
+    EmbeddingsResponse,
     HealthResponse,
     Hit,
     ImageRequest,
-    ImageSource,
     IndexRequest,
     IndexResponse,
     InfoResponse,
+    OpenAIEmbeddingsRequest,
+    OpenAIEmbeddingsResponse,
+    RankRequest,
+    RankResponse,
     SearchRequest,
     SearchResponse,
     StatsResponse,
     TextRequest,
-    base64_bytes,
+    TextsRequest,
 )
 from bento.version import VERSION
 from rag import Picture, PictureIndex, RagError, RagSettings, identity_of
@@ -65,7 +71,14 @@ if settings.device.startswith("cuda:"):
     # BentoML would hide all GPUs but the first; DEVICE says which one
     os.environ.setdefault("BENTOML_DISABLE_GPU_ALLOCATION", "1")
 
+metrics = Metrics(workers=settings.workers)
+budget = ByteBudget(settings.max_queue_bytes, metrics.rejected.labels("bytes").inc)
+
 answers_errors = answering(EncoderError, RagError)
+
+
+def _exports_spans() -> bool:
+    return bool({"BENTOML_CONFIG", "BENTOML_CONFIG_OPTIONS"} & os.environ.keys())
 
 
 def _service(request: Request) -> VisionEncoder:
@@ -95,11 +108,20 @@ async def info(request: Request) -> Response:
     return JSONResponse(_service(request).info().model_dump())
 
 
+async def exposition(_: Request) -> Response:
+    return Response(metrics.exposition(), media_type=metrics.content_type)
+
+
 @answers_errors
 async def embed_image_upload(request: Request) -> Response:
     data, normalize = await read_upload(request)
-    answer = await _service(request).embedded_image(data, normalize)
-    return JSONResponse(answer.model_dump())
+    return await _service(request).answering.image(data, normalize)
+
+
+@answers_errors
+async def embed_images(request: Request) -> Response:
+    images, normalize = await read_uploads(request, settings.max_request_items)
+    return await _service(request).answering.images(images, normalize)
 
 
 @answers_errors
@@ -127,7 +149,9 @@ app = Starlette(
         Route("/openapi.json", openapi),
         Route("/health", health),
         Route("/info", info),
+        Route("/metrics", exposition),
         Route("/embed/image/upload", embed_image_upload, methods=["POST"]),
+        Route("/embed/images", embed_images, methods=["POST"]),
         Route("/images/{id:path}", delete_image, methods=["DELETE"]),
         Route("/collections/{name}", collection_stats),
     ]
@@ -139,7 +163,12 @@ app = Starlette(
     workers=settings.workers,
     resources={"gpu": 1} if settings.device.startswith("cuda") else {"cpu": "2"},
     http={"host": settings.host, "port": settings.port},
-    logging={"access": {"enabled": False}},  # RequestMiddleware logs each request once
+    # RequestMiddleware logs and counts each request once: BentoML's counters are by path, of
+    # which a client can ask for any number. Spans cost half of a request's CPU time in the
+    # framework, and go nowhere unless BentoML is configured to export them.
+    logging={"access": {"enabled": False}},
+    metrics={"enabled": False},
+    tracing={} if _exports_spans() else {"excluded_urls": ".*"},
 )
 @bentoml.asgi_app(app)
 class VisionEncoder:
@@ -147,13 +176,9 @@ class VisionEncoder:
 
     def __init__(self) -> None:
         configure_logs()
-        self._encoder: Encoder | None = None
-        self._runners: Runners | None = None
+        self._answering: Answering | None = None
         self._pictures: PictureIndex | None = None
         self._store: Store | None = None
-        self._fetcher = ImageFetcher(
-            enabled=settings.allow_image_urls, max_bytes=settings.max_image_bytes
-        )
         app.state.service = self
         # /livez answers while the model loads; /readyz waits for it
         threading.Thread(target=self._load, name="load", daemon=True).start()
@@ -161,6 +186,9 @@ class VisionEncoder:
     def _load(self) -> None:
         try:
             encoder = Encoder.load(settings)
+            runners = Runners(
+                encoder, settings, budget=budget, metrics=metrics, on_death=_end_worker
+            )
             if rag_settings.qdrant_enabled:
                 self._store = open_store(rag_settings)
                 self._pictures = PictureIndex(self._store, identity_of(encoder))
@@ -171,8 +199,7 @@ class VisionEncoder:
             logger.exception("the model could not be loaded")
             _give_up("see the traceback above")
         else:
-            self._encoder = encoder
-            self._runners = Runners(encoder, max_batch_size=settings.max_batch_size)
+            self._answering = Answering(encoder, runners, settings)
             logger.info("serving", extra=self._start_line(encoder))
 
     def _open_default_collection(self, pictures: PictureIndex) -> None:
@@ -188,7 +215,7 @@ class VisionEncoder:
         return {
             "model": encoder.model,
             "device": encoder.device,
-            "dtype": encoder.dtype,
+            **encoder.dtypes,
             "dimension": encoder.embedding_dim,
             "store": store,
             "url": f"http://{settings.host}:{settings.port}",
@@ -196,25 +223,19 @@ class VisionEncoder:
 
     @bentoml.on_shutdown
     def close(self) -> None:
-        if self._runners:
-            self._runners.close()
+        if self._answering:
+            self._answering.runners.close()
         if self._store:
             self._store.close()
 
     def __is_ready__(self) -> bool:
-        return self._runners is not None
+        return self._answering is not None and self._answering.runners.alive
 
     @property
-    def encoder(self) -> Encoder:
-        if self._encoder is None:
+    def answering(self) -> Answering:
+        if self._answering is None:
             raise _loading()
-        return self._encoder
-
-    @property
-    def runners(self) -> Runners:
-        if self._runners is None:
-            raise _loading()
-        return self._runners
+        return self._answering
 
     @property
     def pictures(self) -> PictureIndex:
@@ -226,19 +247,40 @@ class VisionEncoder:
             raise _loading()
         return self._pictures
 
+    # Where a method returns a ready response, its annotation is what /schema.json says of it.
+
     @bentoml.api(route="/embed/text")
     @answers_errors
     async def embed_text(self, request: TextRequest, /) -> EmbeddingResponse:
         """Embed a text."""
-        normalize = _normalize(request.normalize)
-        embedding = await self.runners.embed_text(request.text, normalize=normalize)
-        return self._embedded(embedding, normalize)
+        return await self.answering.text(request)  # type: ignore[return-value]
+
+    @bentoml.api(route="/embed/texts")
+    @answers_errors
+    async def embed_texts(self, request: TextsRequest, /) -> EmbeddingsResponse:
+        """Embed many texts."""
+        return await self.answering.texts(request)  # type: ignore[return-value]
 
     @bentoml.api(route="/embed/image")
     @answers_errors
     async def embed_image(self, request: ImageRequest, /) -> EmbeddingResponse:
         """Embed an image, given as base64 or by its URL."""
-        return await self.embedded_image(await self._bytes(request), request.normalize)
+        data = await self.answering.image_bytes(request)
+        return await self.answering.image(data, request.normalize)  # type: ignore[return-value]
+
+    @bentoml.api(route="/v1/embeddings")
+    @answers_errors
+    async def openai_embeddings(
+        self, request: OpenAIEmbeddingsRequest, /
+    ) -> OpenAIEmbeddingsResponse:
+        """Embed texts and images as OpenAI's API does."""
+        return await self.answering.openai(request)  # type: ignore[return-value]
+
+    @bentoml.api(route="/rank")
+    @answers_errors
+    async def rank(self, request: RankRequest, /) -> RankResponse:
+        """Say which of several texts describes an image best."""
+        return await self.answering.rank(request)
 
     @bentoml.api(route="/images")
     @answers_errors
@@ -248,14 +290,14 @@ class VisionEncoder:
         pictures = self.pictures
         picture = Picture(
             request.id,
-            await self._bytes(request),
+            await self.answering.image_bytes(request),
             request.image_path,
             request.dao_id,
             request.metadata,
         )
         indexed = not await asyncio.to_thread(pictures.holds, picture, collection)
         if indexed:
-            vector = await self.runners.embed_image(picture.data, normalize=True)
+            vector = await self.answering.runners.embed_image(picture.data, normalize=True)
             await asyncio.to_thread(pictures.add, picture, vector, collection)
         return IndexResponse(
             id=request.id, dao_id=request.dao_id, collection=collection, indexed=indexed
@@ -267,11 +309,11 @@ class VisionEncoder:
         """Find pictures by a text or by an image, best first."""
         pictures = self.pictures
         if request.text is not None:
-            vector = await self.runners.embed_text(request.text, normalize=True)
+            vector = await self.answering.runners.embed_text(request.text, normalize=True)
         else:
             assert request.image is not None  # the schema asks for exactly one
-            data = await self._bytes(request.image)
-            vector = await self.runners.embed_image(data, normalize=True)
+            data = await self.answering.image_bytes(request.image)
+            vector = await self.answering.runners.embed_image(data, normalize=True)
         hits = await asyncio.to_thread(
             partial(
                 pictures.search,
@@ -283,24 +325,22 @@ class VisionEncoder:
             )
         )
         return SearchResponse(
-            hits=[Hit(**asdict(hit)) for hit in hits], count=len(hits), model=self.encoder.model
+            hits=[Hit(**asdict(hit)) for hit in hits],
+            count=len(hits),
+            model=self.answering.encoder.model,
         )
 
-    async def embedded_image(self, data: bytes, normalize: bool | None) -> EmbeddingResponse:
-        wanted = _normalize(normalize)
-        return self._embedded(await self.runners.embed_image(data, normalize=wanted), wanted)
-
     async def health(self) -> HealthResponse:
-        await self.runners.check()
-        return HealthResponse(status="healthy", **_hardware(self.encoder))
+        await self.answering.runners.check()
+        return HealthResponse(status="healthy", **_hardware(self.answering.encoder))
 
     def info(self) -> InfoResponse:
-        encoder = self.encoder
+        encoder = self.answering.encoder
         return InfoResponse(
             model_name=encoder.model_name,
             pretrained=encoder.pretrained,
             device=encoder.device,
-            dtype=encoder.dtype,
+            dtypes=encoder.dtypes,
             embedding_dim=encoder.embedding_dim,
             context_length=encoder.context_length,
             preprocess=encoder.preprocess_description,
@@ -309,6 +349,8 @@ class VisionEncoder:
             image_formats=list(FORMATS),
             max_image_bytes=settings.max_image_bytes,
             max_image_pixels=settings.max_image_pixels,
+            max_request_bytes=settings.max_request_bytes,
+            max_request_items=settings.max_request_items,
             image_urls=settings.allow_image_urls,
             qdrant_enabled=rag_settings.qdrant_enabled,
             collection=(
@@ -316,24 +358,6 @@ class VisionEncoder:
             ),
             version=VERSION,
         )
-
-    def _embedded(self, embedding: Embeddings, normalized: bool) -> EmbeddingResponse:
-        return EmbeddingResponse(
-            embedding=embedding.tolist(),
-            dimension=len(embedding),
-            model=self.encoder.model,
-            normalized=normalized,
-        )
-
-    async def _bytes(self, source: ImageSource) -> bytes:
-        if source.image_base64 is not None:
-            return base64_bytes(source.image_base64)
-        assert source.image_url is not None  # the schema asks for exactly one
-        return await self._fetcher.fetch(source.image_url)
-
-
-def _normalize(given: bool | None) -> bool:
-    return settings.normalize_embeddings if given is None else given
 
 
 def _loading() -> NotReady:
@@ -359,10 +383,17 @@ def _give_up(why: str) -> None:
         os.kill(os.getppid(), signal.SIGTERM)
 
 
+def _end_worker(why: str) -> None:
+    """Stop this worker, which can answer nothing more, so that its supervisor starts another."""
+    logger.error("this worker ends: %s", why)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 served: Any = VisionEncoder  # the decorator made it a bentoml.Service
 served.add_asgi_middleware(
     RequestMiddleware,
     json_routes=frozenset(method.route for method in served.apis.values()),
-    # base64 adds a third; the rest is room for metadata
-    max_body_bytes=settings.max_image_bytes * 4 // 3 + 1_000_000,
+    max_body_bytes=settings.max_request_bytes,
+    budget=budget,
+    metrics=metrics,
 )

@@ -3,88 +3,271 @@
 from __future__ import annotations
 
 import logging
-import queue
+import math
 import threading
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from typing import Generic, TypeVar
+from dataclasses import dataclass
+from time import monotonic
+from typing import Final, Generic, Protocol, TypeVar
+
+from bento.cpus import give_way
+from bento.errors import NotReady
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 logger = logging.getLogger("vision_encoder")
 
+_DECAY: Final = 0.9  # of a batch's weight with each later one: about the last ten count
+_SHRUNK_SECONDS: Final = 60.0  # how long a batch limit stays lowered after out-of-memory
+
+
+class Pace:
+    """Learns what batches cost, as seconds = `per_unit` * size + `per_batch`.
+
+    Least squares over the latest batches; both are at least 0.
+    """
+
+    def __init__(self) -> None:
+        self.per_unit = 0.0
+        self.per_batch = 0.0
+        self._n = self._x = self._y = self._xx = self._xy = 0.0
+
+    def observe(self, size: float, seconds: float) -> None:
+        self._n = _DECAY * self._n + 1
+        self._x = _DECAY * self._x + size
+        self._y = _DECAY * self._y + seconds
+        self._xx = _DECAY * self._xx + size * size
+        self._xy = _DECAY * self._xy + size * seconds
+        mean = self._y / self._x
+        spread = self._n * self._xx - self._x * self._x
+        if spread > 1e-3 * self._x * self._x:
+            slope = (self._n * self._xy - self._x * self._y) / spread
+            self.per_unit = min(max(slope, 0.0), mean)
+        else:  # batches of one size say nothing about what another would cost
+            self.per_unit = mean
+        self.per_batch = max(0.0, (self._y - self.per_unit * self._x) / self._n)
+
+    def seconds(self, size: float, batches: int = 1) -> float:
+        """Return the predicted seconds of `batches` that are of this size together."""
+        return self.per_unit * size + self.per_batch * batches
+
+
+class Observer(Protocol):
+    """What a queue tells about itself, for metrics."""
+
+    def waited(self, seconds: float) -> None:
+        """An item left the queue for the tower."""
+
+    def ran(self, count: int, seconds: float) -> None:
+        """A batch was answered."""
+
+    def dropped(self) -> None:
+        """An item was given up by who sent it, before it cost anything."""
+
+    def failed(self) -> None:
+        """An item failed alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What bounds a batch: how many items, and its predicted seconds on the tower."""
+
+    count: int
+    seconds: float = math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry(Generic[Item, Result]):
+    item: Item
+    size: int
+    future: Future[Result]
+    queued: float
+
 
 class BatchQueue(Generic[Item, Result]):
     """Gathers items into batches for a function that is faster on many than on one.
 
-    A lone item is never held back: the thread takes what is queued, up to
-    `max_batch_size`, runs it, and looks again. Batches grow because load does.
+    A lone item is never held back: the thread takes what is queued, within its limits, runs it,
+    and looks again. Batches grow because load does.
+
+    `size` is an item's cost in units of the caller's choice. `warm_up` runs in the queue's thread
+    before anything else and yields the count, size and seconds of each batch that it ran.
+    `exhausted` says of an exception that the device's memory was too small, `fatal` that the
+    device is lost. When the thread ends other than by `close`, what waits fails with `NotReady`
+    and `on_death` is called.
     """
 
     def __init__(
         self,
         name: str,
         run: Callable[[list[Item]], Sequence[Result]],
+        limits: Limits,
+        observer: Observer,
         *,
-        max_batch_size: int,
+        size: Callable[[Item], int] = lambda item: 1,
+        warm_up: Callable[[], Iterable[tuple[int, int, float]]] = lambda: (),
+        exhausted: Callable[[Exception], bool] = lambda error: False,
+        fatal: Callable[[Exception], bool] = lambda error: False,
+        on_death: Callable[[str], None] = lambda why: None,
+        nice: int = 0,
     ) -> None:
         self.name = name
+        self.pace = Pace()
+        self.limits = limits
         self._run = run
-        self._max_batch_size = max_batch_size
-        self._waiting: queue.SimpleQueue[tuple[Item, Future[Result]] | None] = queue.SimpleQueue()
+        self._observer = observer
+        self._size = size
+        self._warm_up = warm_up
+        self._exhausted = exhausted
+        self._fatal = fatal
+        self._on_death = on_death
+        self._nice = nice
+        self._waiting: deque[_Entry[Item, Result]] = deque()
+        self._batch: list[_Entry[Item, Result]] = []  # the one that is on the tower
+        self._mean_size = 1.0
+        self._shrunk = limits.count  # the count limit until `_shrunk_until`
+        self._shrunk_until = 0.0
         self._closing = False
-        self._lock = threading.Lock()
-        self._thread = threading.Thread(target=self._work, name=f"runner-{name}", daemon=True)
+        self._death: str | None = None
+        self._changed = threading.Condition()
+        self._ready: Future[None] = Future()
+        self._thread = threading.Thread(target=self._live, name=f"runner-{name}", daemon=True)
         self._thread.start()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def alive(self) -> bool:
+        return self._death is None
+
+    def wait_until_warm(self) -> None:
+        """Wait for the warm-up, and raise what it raised."""
+        self._ready.result()
 
     def submit(self, item: Item) -> Future[Result]:
         """Queue one item. Cancelling the future before its batch starts drops the item."""
-        future: Future[Result] = Future()
-        with self._lock:
+        entry: _Entry[Item, Result] = _Entry(item, self._size(item), Future(), monotonic())
+        with self._changed:
+            if self._death is not None:
+                raise NotReady(self._death)
             if self._closing:
                 raise RuntimeError(f"the {self.name} runner is closed")
-            self._waiting.put((item, future))
-        return future
+            self._waiting.append(entry)
+            self._changed.notify()
+        return entry.future
+
+    def predicted_seconds(self, count: int) -> float:
+        """Return how long the tower will predictably take for `count` items of the usual size."""
+        batches = math.ceil(count / self.count_limit())
+        return self.pace.seconds(count * self._mean_size, batches)
+
+    def count_limit(self) -> int:
+        """Return how many items a batch may have now: fewer for a while after out-of-memory."""
+        return self._shrunk if monotonic() < self._shrunk_until else self.limits.count
 
     def close(self) -> None:
         """Finish what was accepted, then stop."""
-        with self._lock:
-            if not self._closing:
-                self._closing = True
-                self._waiting.put(None)
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
         self._thread.join()
 
-    def _work(self) -> None:
-        while batch := self._next_batch():
-            self._answer(batch)
-
-    def _next_batch(self) -> list[tuple[Item, Future[Result]]]:
-        """Wait for an item and take all that are queued with it; empty when closed."""
-        batch: list[tuple[Item, Future[Result]]] = []
-        while True:
-            entry = self._waiting.get()
-            if entry is None:
-                self._waiting.put(None)  # seen again once this batch is done
-                return batch
-            if entry[1].set_running_or_notify_cancel():
-                batch.append(entry)
-            if batch and (len(batch) == self._max_batch_size or self._waiting.empty()):
-                return batch
-
-    def _answer(self, batch: list[tuple[Item, Future[Result]]]) -> None:
-        """Run a batch; one that fails is halved until the guilty item is alone."""
+    def _live(self) -> None:
+        give_way(self._nice)
         try:
-            results = self._run([item for item, _ in batch])
+            for count, size, seconds in self._warm_up():
+                self._learn(count, size, seconds)
+        except BaseException as error:
+            self._die(f"the {self.name} runner did not start: {error}")
+            self._ready.set_exception(error)
+            return
+        self._ready.set_result(None)
+        try:
+            while batch := self._next_batch():
+                self._answer(batch)
+        except BaseException as error:
+            logger.exception("the %s runner died", self.name)
+            self._die(f"the {self.name} runner died: {type(error).__name__}: {error}")
+            self._on_death(self._death or "")
+
+    def _die(self, why: str) -> None:
+        """Take no more, and fail what waits, so that nobody hangs."""
+        with self._changed:
+            self._death = why
+            left = [*self._batch, *self._waiting]
+            self._waiting.clear()
+        for entry in left:
+            if not entry.future.done():
+                entry.future.set_exception(NotReady(why))
+
+    def _next_batch(self) -> list[_Entry[Item, Result]]:
+        """Wait for an item and take what is queued with it; empty when closed."""
+        with self._changed:
+            while True:
+                self._batch = self._take()
+                if self._batch or self._closing:
+                    return self._batch
+                self._changed.wait()
+
+    def _take(self) -> list[_Entry[Item, Result]]:
+        """Take what makes a batch within the limits from the head of the queue."""
+        batch: list[_Entry[Item, Result]] = []
+        limit, size = self.count_limit(), 0
+        while self._waiting and len(batch) < limit:
+            entry = self._waiting[0]
+            if batch and self.pace.seconds(size + entry.size) > self.limits.seconds:
+                break
+            self._waiting.popleft()
+            if not entry.future.set_running_or_notify_cancel():
+                self._observer.dropped()
+                continue
+            self._observer.waited(monotonic() - entry.queued)
+            batch.append(entry)
+            size += entry.size
+        return batch
+
+    def _answer(self, batch: list[_Entry[Item, Result]]) -> None:
+        """Run a batch; one that fails is halved until the guilty item is alone."""
+        started = monotonic()
+        try:
+            results = self._run([entry.item for entry in batch])
             answers = list(zip(batch, results, strict=True))
         except Exception as error:
+            if self._fatal(error):
+                raise
+            if self._exhausted(error):
+                self._shrink(len(batch))
             if len(batch) == 1:
                 logger.exception("an item of the %s runner failed", self.name)
-                batch[0][1].set_exception(error)
+                self._observer.failed()
+                batch[0].future.set_exception(error)
                 return
             middle = len(batch) // 2
             self._answer(batch[:middle])
             self._answer(batch[middle:])
             return
-        for (_, future), result in answers:
-            future.set_result(result)
+        seconds = monotonic() - started
+        self._learn(len(batch), sum(entry.size for entry in batch), seconds)
+        self._observer.ran(len(batch), seconds)
+        for entry, result in answers:
+            entry.future.set_result(result)
+
+    def _learn(self, count: int, size: int, seconds: float) -> None:
+        self.pace.observe(size, seconds)
+        self._mean_size += (1 - _DECAY) * (size / count - self._mean_size)
+
+    def _shrink(self, count: int) -> None:
+        """Let batches have half as many items for a while."""
+        self._shrunk = max(1, count // 2)
+        self._shrunk_until = monotonic() + _SHRUNK_SECONDS
+        logger.warning(
+            "the device's memory was too small for a %s batch of %d; at most %d for %.0f s",
+            self.name,
+            count,
+            self._shrunk,
+            _SHRUNK_SECONDS,
+        )

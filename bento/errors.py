@@ -3,11 +3,13 @@
 EncoderError               status, code and a sentence for people
 ├── InvalidInput           400  unusable input
 ├── BrokenImage            400  an image that cannot be decoded
+├── ModelNotFound          404  a request that names another model than the one served
 ├── TooLarge               413  more bytes or pixels than allowed
 ├── NotAnImage             415  bytes that are no supported picture
 ├── UnsupportedMediaType   415  a body of a type that the route does not take
 ├── UrlRefused             422  a URL that may not be fetched
 ├── UrlFailed              422  a URL that could not be fetched
+├── Busy                   429  more work is queued than allowed; `retry_after` seconds
 ├── NotReady               503  the model is loading, or its device does not answer
 └── ModelLoadError              settings that give no working model (at start)
 """
@@ -30,6 +32,11 @@ class InvalidInput(EncoderError):
 class BrokenImage(EncoderError):
     status = 400
     code = "broken_image"
+
+
+class ModelNotFound(EncoderError):
+    status = 404
+    code = "model_not_found"
 
 
 class TooLarge(EncoderError):
@@ -55,6 +62,15 @@ class UrlRefused(EncoderError):
 class UrlFailed(EncoderError):
     status = 422
     code = "url_failed"
+
+
+class Busy(EncoderError):
+    status = 429
+    code = "busy"
+
+    def __init__(self, message: str, *, retry_after: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class NotReady(EncoderError):

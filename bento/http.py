@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
@@ -13,16 +14,21 @@ from uuid import uuid4
 
 from pydantic import ValidationError
 from pythonjsonlogger.json import JsonFormatter
-from starlette.datastructures import Headers, MutableHeaders, UploadFile
-from starlette.requests import Request
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from bento.errors import EncoderError, InvalidInput, TooLarge, UnsupportedMediaType
+from bento.admission import ByteBudget
+from bento.bodies import accept
+from bento.errors import Busy, EncoderError, TooLarge, UnsupportedMediaType
+from bento.metrics import Metrics
 
 logger = logging.getLogger("vision_encoder")
 
 _REQUEST_ID: Final = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
+_UNCOUNTED: Final = ("/livez", "/readyz", "/metrics")
+_CLIENT_CLOSED: Final = 499  # nginx's word for it; no client ever sees it
 _CODES: Final = {
     400: "invalid_request",
     404: "not_found",
@@ -73,23 +79,8 @@ def answering(
 
 def error_response(error: _Answerable) -> JSONResponse:
     """Return an error as `{"error": sentence, "code": stable_code}` with its status."""
-    return JSONResponse({"error": str(error), "code": error.code}, error.status)
-
-
-async def read_upload(request: Request) -> tuple[bytes, bool | None]:
-    """Return the `file` of a multipart form, and its `normalize` if it has one.
-
-    Raises `InvalidInput` when there is no such file, or anything else besides.
-    """
-    async with request.form(max_files=1, max_fields=2) as form:
-        file, normalize = form.get("file"), form.get("normalize")
-        if not isinstance(file, UploadFile):
-            raise InvalidInput("send the picture as multipart/form-data, in a field named file")
-        if unknown := form.keys() - {"file", "normalize"}:
-            raise InvalidInput(f"{', '.join(sorted(unknown))}: not a field of this request")
-        if normalize not in (None, "true", "false"):
-            raise InvalidInput(f"normalize must be true or false, not {normalize!r}")
-        return await file.read(), None if normalize is None else normalize == "true"
+    headers = {"Retry-After": str(error.retry_after)} if isinstance(error, Busy) else None
+    return JSONResponse({"error": str(error), "code": error.code}, error.status, headers)
 
 
 def describe_validation(details: Sequence[Any]) -> str:
@@ -105,75 +96,133 @@ def describe_validation(details: Sequence[Any]) -> str:
 
 
 class RequestMiddleware:
-    """Gives every request an id, a body limit, a line in the log and errors of one shape."""
+    """Gives every request an id, limits, a line in the log, counters and errors of one shape.
 
-    def __init__(self, app: ASGIApp, *, json_routes: frozenset[str], max_body_bytes: int) -> None:
+    A request whose client has gone is given up, so that it costs nothing more.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        json_routes: frozenset[str],
+        max_body_bytes: int,
+        budget: ByteBudget,
+        metrics: Metrics,
+    ) -> None:
         self.app = app
         self.json_routes = json_routes
         self.max_body_bytes = max_body_bytes
+        self.budget = budget
+        self.metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        exchange = _Exchange(scope, receive, send, self.max_body_bytes)
-        try:
-            if refusal := self._refusal(scope):
-                await error_response(refusal)(scope, receive, exchange.send)
-            else:
-                await self.app(scope, exchange.receive, exchange.send)
-        finally:
-            exchange.log()
-
-    def _refusal(self, scope: Scope) -> EncoderError | None:
-        """Return why a request is refused before its body is read, if it is."""
         headers = Headers(scope=scope)
-        length = headers.get("content-length", "")
-        if length.isdigit() and int(length) > self.max_body_bytes:
-            return _body_too_large(self.max_body_bytes)
+        accept.set(headers.get("accept", ""))
+        exchange = _Exchange(scope, headers, receive, send, self.max_body_bytes, self.budget)
+        try:
+            self._check(scope, headers)
+            exchange.announce(headers.get("content-length", ""))
+            await self.app(scope, exchange.receive, exchange.send)
+        except EncoderError as refusal:  # before its body was read
+            await error_response(refusal)(scope, receive, exchange.send)
+        except (asyncio.CancelledError, ClientDisconnect):
+            if not exchange.abandoned:
+                raise
+            await exchange.send_nowhere()
+        finally:
+            exchange.close()
+            exchange.log()
+            self._count(exchange)
+
+    def _check(self, scope: Scope, headers: Headers) -> None:
+        """Refuse what can be refused before a body is read."""
         media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
         if (
             scope["method"] == "POST"
             and scope["path"] in self.json_routes
             and media_type != "application/json"
         ):
-            return UnsupportedMediaType(
+            raise UnsupportedMediaType(
                 f"{scope['path']} takes application/json, not {media_type or 'an untyped body'}"
             )
-        return None
+
+    def _count(self, exchange: _Exchange) -> None:
+        scope = exchange.scope
+        refused = scope["path"] if scope["path"] in self.json_routes else "other"
+        route = getattr(scope.get("route"), "path", None) or refused
+        if route in _UNCOUNTED:
+            return
+        self.metrics.requests.labels(scope["method"], route, exchange.status).inc()
+        self.metrics.request_seconds.labels(route).observe(exchange.seconds)
 
 
 class _Exchange:
     """One request and its answer, as the middleware sees them."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, max_bytes: int) -> None:
+    def __init__(
+        self,
+        scope: Scope,
+        headers: Headers,
+        receive: Receive,
+        send: Send,
+        max_bytes: int,
+        budget: ByteBudget,
+    ) -> None:
         self.scope = scope
+        self.status = 0
+        self.abandoned = False
         self._receive = receive
         self._send = send
         self._max_bytes = max_bytes
+        self._budget = budget
+        self._counted = 0  # bytes of this request in the budget
         self._received = 0
-        self._too_large = False
-        self._status = 0
+        self._refusal: EncoderError | None = None
+        self._gone = asyncio.Event()
+        self._watch: asyncio.Task[None] | None = None
+        self._task = asyncio.current_task()
         self._error_start: Message | None = None
         self._error_body = bytearray()
         self._started = perf_counter()
-        given = Headers(scope=scope).get("x-request-id", "")
+        given = headers.get("x-request-id", "")
         self.request_id = given if _REQUEST_ID.match(given) else uuid4().hex
 
+    @property
+    def seconds(self) -> float:
+        return perf_counter() - self._started
+
+    def announce(self, content_length: str) -> None:
+        """Count the body in before it comes, by what its header says. Raises when too large."""
+        if content_length.isdigit():
+            self._count(int(content_length))
+
     async def receive(self) -> Message:
+        if self._watch:  # the body is complete: what comes next is that the client goes
+            await self._gone.wait()
+            return {"type": "http.disconnect"}
         message = await self._receive()
-        if message["type"] == "http.request":
+        if message["type"] == "http.disconnect":
+            self.abandoned = True
+        else:
             self._received += len(message.get("body", b""))
-            if self._received > self._max_bytes:
-                self._too_large = True
-                raise _body_too_large(self._max_bytes)
+            try:
+                self._count(self._received)
+            except EncoderError as refusal:
+                self._refusal = refusal
+                raise
+            if not message.get("more_body", False):
+                self._watch = asyncio.create_task(self._watch_client())
         return message
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self._status = message["status"]
+            self.status = message["status"]
             MutableHeaders(scope=message)["X-Request-ID"] = self.request_id
-            if self._status >= 400:
+            if self.status >= 400:
                 self._error_start = message
                 return
         elif self._error_start is not None:
@@ -183,22 +232,54 @@ class _Exchange:
             return
         await self._send(message)
 
+    async def send_nowhere(self) -> None:
+        """Tell the layers above that this request is over; there is nobody to read it."""
+        self.status = _CLIENT_CLOSED
+        if self._task and self._task.cancelling():
+            self._task.uncancel()
+        await self._send({"type": "http.response.start", "status": self.status, "headers": []})
+        await self._send({"type": "http.response.body", "body": b""})
+
+    def close(self) -> None:
+        if self._watch:
+            self._watch.cancel()
+        self._budget.release(self._counted)
+
+    async def _watch_client(self) -> None:
+        await self._receive()  # returns when the client goes, or when the answer is complete
+        self._gone.set()
+        if not self.status and self._task:
+            self.abandoned = True
+            self._task.cancel()
+
+    def _count(self, received: int) -> None:
+        """Hold the bytes of this request in the budget. Raises `TooLarge` or `Busy`."""
+        if received > self._max_bytes:
+            raise TooLarge(
+                f"the request body is larger than {self._max_bytes:,} bytes, the limit of this "
+                "service"
+            )
+        if received > self._counted:
+            self._budget.take(received - self._counted)
+            self._counted = received
+
     async def _send_error(self, start: Message) -> None:
         """Send a buffered error, in our shape whoever made it."""
-        error = _shaped(self._status, bytes(self._error_body))
-        if self._too_large:
-            self._status = TooLarge.status
-            refusal = _body_too_large(self._max_bytes)
-            error = {"error": str(refusal), "code": refusal.code}
-        body = json.dumps(error, ensure_ascii=False).encode()
+        error = _shaped(self.status, bytes(self._error_body))
         headers = MutableHeaders(scope=start)
+        if self._refusal:  # whatever was made of it on its way through BentoML
+            self.status = self._refusal.status
+            error = {"error": str(self._refusal), "code": self._refusal.code}
+            if isinstance(self._refusal, Busy):
+                headers["Retry-After"] = str(self._refusal.retry_after)
+        body = json.dumps(error, ensure_ascii=False).encode()
         headers["Content-Type"] = "application/json"
         headers["Content-Length"] = str(len(body))
-        await self._send({**start, "status": self._status})
+        await self._send({**start, "status": self.status})
         await self._send({"type": "http.response.body", "body": body})
 
     def log(self) -> None:
-        if self.scope["path"] in ("/livez", "/readyz", "/metrics"):
+        if self.scope["path"] in _UNCOUNTED:
             return
         logger.info(
             "request",
@@ -206,14 +287,10 @@ class _Exchange:
                 "request_id": self.request_id,
                 "method": self.scope["method"],
                 "path": self.scope["path"],
-                "status": self._status,
-                "ms": round((perf_counter() - self._started) * 1000, 1),
+                "status": self.status,
+                "ms": round(self.seconds * 1000, 1),
             },
         )
-
-
-def _body_too_large(limit: int) -> TooLarge:
-    return TooLarge(f"the request body is larger than {limit:,} bytes, the limit of this service")
 
 
 def _shaped(status: int, body: bytes) -> dict[str, str]:
@@ -252,4 +329,4 @@ def configure_logs() -> None:
 
 def _is_our_fault(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
-    return not isinstance(error, ValidationError | EncoderError)
+    return not isinstance(error, ValidationError | EncoderError | ClientDisconnect)

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from bento.cpus import available_cpus
 from bento.errors import ModelLoadError
 from bento.images import decode_image
 from bento.settings import Settings
@@ -36,23 +37,31 @@ class Encoder:
     ) -> None:
         import torch
 
+        from bento.towers import ImageTower, TextTower, settle_dtype
+
         self.device = device
         self.model_name = settings.model_name
         self.pretrained = _pretrained(settings)
-        self.dtype = _dtype(settings.dtype, device)
         self.weights_digest = _weights_digest(model)
-        self.context_length = int(getattr(tokenizer, "context_length", None) or 77)
         self.preprocess_description = _describe(preprocess)
         self._max_batch_size = settings.max_batch_size
-        self._limits = {
+        self.image_limits = {
             "max_bytes": settings.max_image_bytes,
             "max_pixels": settings.max_image_pixels,
         }
-        self._torch_dtype = getattr(torch, self.dtype)
-        self._model = model.to(device=device, dtype=self._torch_dtype).eval().requires_grad_(False)
-        self._preprocess = preprocess
-        self._tokenizer = tokenizer
-        self.embedding_dim = self._warm_up()
+        torch.set_num_threads(max(1, available_cpus() // settings.workers))
+        model.to(device).eval().requires_grad_(False)
+        self.logit_scale = float(model.logit_scale.exp())
+        visual, model.visual = model.visual, torch.nn.Identity()
+        model.text_decoder = None  # CoCa's writes captions
+        self.image = ImageTower(visual, preprocess, device)
+        self.text = TextTower(model, tokenizer, device)
+        self.context_length = self.text.context_length
+        for tower in (self.image, self.text):
+            settle_dtype(tower, settings.dtype, device)
+        if settings.compile:
+            self.image.compile(settings.max_batch_size)
+        self.embedding_dim = self._common_dimension()
 
     @classmethod
     def load(cls, settings: Settings) -> Encoder:
@@ -83,6 +92,11 @@ class Encoder:
         """The model as `NAME/PRETRAINED`."""
         return f"{self.model_name}/{self.pretrained}"
 
+    @property
+    def dtypes(self) -> dict[str, str]:
+        """What each tower computes in."""
+        return {"text": self.text.dtype, "image": self.image.dtype}
+
     def encode_texts(self, texts: Sequence[str], *, normalize: bool = True) -> Embeddings:
         """Return the embeddings of texts, float32 (n, dim), L2-normalised unless told not to.
 
@@ -90,9 +104,10 @@ class Encoder:
         """
         if isinstance(texts, str):
             raise TypeError("texts must be a list of strings, not one string")
+        n = self._max_batch_size
         rows = [
-            self.text_embeddings(self.tokenize(texts[i : i + self._max_batch_size]))
-            for i in range(0, len(texts), self._max_batch_size)
+            self.text.embed([self.text.prepare(text) for text in texts[i : i + n]])
+            for i in range(0, len(texts), n)
         ]
         return self._stack(rows, normalize)
 
@@ -101,60 +116,37 @@ class Encoder:
     ) -> Embeddings:
         """Return the embeddings of images, float32 (n, dim), L2-normalised unless told not to.
 
-        An image is a Pillow image, the bytes of a picture file, or its path.
+        An image is a Pillow image, the bytes of a picture file, or its path. Raises what
+        `decode_image` raises.
         """
-        import torch
-
-        rows = []
-        for i in range(0, len(images), self._max_batch_size):
-            part = images[i : i + self._max_batch_size]
-            rows.append(self.image_embeddings(torch.stack([self.preprocess(x) for x in part])))
+        n = self._max_batch_size
+        rows = [
+            self.image.embed([self.preprocess(image) for image in images[i : i + n]])
+            for i in range(0, len(images), n)
+        ]
         return self._stack(rows, normalize)
 
-    def tokenize(self, texts: Sequence[str]) -> torch.Tensor:
-        """Return token ids, int64 (n, context_length)."""
-        tokens: torch.Tensor = self._tokenizer(list(texts))
-        return tokens
-
     def preprocess(self, image: Image.Image | bytes | Path) -> torch.Tensor:
-        """Return an image as the model takes it, float32 (3, height, width).
+        """Return an image as the image tower takes it, uint8 (height, width, 3).
 
         Raises what `decode_image` raises when it is not yet decoded.
         """
         if isinstance(image, Path):
             image = image.read_bytes()
         if isinstance(image, bytes):
-            image = decode_image(image, **self._limits)
-        pixels: torch.Tensor = self._preprocess(image)
-        return pixels
+            image = decode_image(image, **self.image_limits)
+        return self.image.prepare(image)
 
-    def text_embeddings(self, tokens: torch.Tensor) -> Embeddings:
-        """Run the text tower: (n, context_length) token ids to float32 (n, dim), raw."""
-        return self._forward(self._model.encode_text, tokens)
-
-    def image_embeddings(self, pixels: torch.Tensor) -> Embeddings:
-        """Run the image tower: (n, 3, height, width) pixels to float32 (n, dim), raw."""
-        return self._forward(self._model.encode_image, pixels.to(self._torch_dtype))
-
-    def _warm_up(self) -> int:
-        """Run both towers once, as later requests will, and return the embedding's width."""
-        import torch
-
-        image = self.image_embeddings(torch.stack([self.preprocess(Image.new("RGB", (32, 32)))]))
-        text = self.text_embeddings(self.tokenize(["warm-up"]))
-        if image.shape != text.shape:
+    def _common_dimension(self) -> int:
+        """Return the width of both towers' embeddings."""
+        image = self.image.embed(self.image.probe()).shape[1]
+        text = self.text.embed(self.text.probe()).shape[1]
+        if image != text:
             raise ModelLoadError(
-                f"{self.model} gives images {image.shape[1]} and texts {text.shape[1]} "
-                "dimensions; only models with one space for both can be served"
+                f"{self.model} gives images {image} and texts {text} dimensions; only models "
+                "with one space for both can be served"
             )
-        return int(text.shape[1])
-
-    def _forward(self, tower: Any, batch: torch.Tensor) -> Embeddings:
-        import torch
-
-        with torch.inference_mode():
-            embeddings: Embeddings = tower(batch.to(self.device)).float().cpu().numpy()
-        return embeddings
+        return int(text)
 
     def _stack(self, rows: list[Embeddings], normalize: bool) -> Embeddings:
         if not rows:
@@ -187,12 +179,6 @@ def _device(wanted: str) -> str:
                 f"DEVICE={wanted}, but torch sees {count} CUDA devices here; "
                 "allowed: auto, cpu" + "".join(f", cuda:{i}" for i in range(count))
             )
-    return wanted
-
-
-def _dtype(wanted: str, device: str) -> str:
-    if wanted == "auto":
-        return "float32" if device == "cpu" else "float16"
     return wanted
 
 

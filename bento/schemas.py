@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import Annotated, Any
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    WithJsonSchema,
+    model_validator,
+)
 
 from bento.errors import InvalidInput
 
@@ -64,11 +72,142 @@ class ImageRequest(ImageSource):
     normalize: Normalize = None
 
 
+class TextsRequest(Body):
+    texts: list[Text] = Field(min_length=1, examples=[["a red circle", "a blue square"]])
+    normalize: Normalize = None
+
+
+class RankRequest(Body):
+    """An image, and the texts of which one describes it best."""
+
+    image: ImageSource
+    texts: list[Text] = Field(min_length=1, examples=[["a photo of a cat", "a photo of a dog"]])
+
+
+class InputItem(Body):
+    """A text or an image, as exactly one of `text` and `image`."""
+
+    text: Text | None = None
+    image: str | None = Field(None, description="A data: URI or an http(s) URL.")
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> InputItem:
+        if (self.text is None) == (self.image is None):
+            raise ValueError("an input is exactly one of text and image")
+        return self
+
+    def image_source(self) -> ImageSource | None:
+        if self.image is None:
+            return None
+        inline = self.image.startswith("data:")
+        return ImageSource(image_base64=self.image) if inline else ImageSource(image_url=self.image)
+
+
+def _input_items(given: Any) -> Any:
+    """Bring the `input` of an OpenAI request to a list of items."""
+    items = given if isinstance(given, list) else [given]
+    if any(isinstance(item, int | list) for item in items):
+        raise ValueError("token ids are not taken: send texts")
+    return [
+        {"image" if item.startswith("data:image/") else "text": item}
+        if isinstance(item, str)
+        else item
+        for item in items
+    ]
+
+
+_ITEM_SCHEMA: Final[dict[str, Any]] = {
+    "anyOf": [
+        {"type": "string"},
+        {
+            "type": "object",
+            "properties": {"text": {"type": "string"}, "image": {"type": "string"}},
+            "additionalProperties": False,
+        },
+    ],
+}
+
+
+class OpenAIEmbeddingsRequest(Body):
+    """The embeddings request of OpenAI's API, with images besides."""
+
+    model: str = Field(description="The model that is served: NAME or NAME/PRETRAINED.")
+    input: Annotated[
+        list[InputItem],
+        BeforeValidator(_input_items),
+        Field(
+            min_length=1,
+            description="A string or a list of them. An image is a data: URI, or {image: URI}.",
+            examples=[["a red circle", {"text": "a blue square"}]],
+        ),
+        WithJsonSchema(
+            {"anyOf": [*_ITEM_SCHEMA["anyOf"], {"type": "array", "items": _ITEM_SCHEMA}]}
+        ),
+    ]
+    encoding_format: Literal["float", "base64"] = Field(
+        "float", description="base64 is of float32, little-endian."
+    )
+    dimensions: int | None = Field(
+        None, ge=1, description="Keep so many leading values, normalised anew."
+    )
+    user: str | None = Field(None, description="Not used.")
+
+
 class EmbeddingResponse(BaseModel):
     embedding: list[float]
     dimension: int
     model: str = Field(description="NAME/PRETRAINED")
     normalized: bool
+
+
+class EmbeddingsResponse(BaseModel):
+    embeddings: list[list[float]]
+    dimension: int
+    model: str = Field(description="NAME/PRETRAINED")
+    normalized: bool
+
+
+class ItemError(BaseModel):
+    index: int = Field(description="Of the item in the request, from 0.")
+    error: str = Field(description="What was wrong and what is allowed.")
+    code: str = Field(description="Stable, snake_case.")
+
+
+class ImagesResponse(BaseModel):
+    embeddings: list[list[float] | None] = Field(description="null where an image has an error.")
+    errors: list[ItemError]
+    dimension: int
+    model: str = Field(description="NAME/PRETRAINED")
+    normalized: bool
+
+
+class RankedText(BaseModel):
+    text: str
+    probability: float = Field(description="Softmax over the texts of this request.")
+    score: float = Field(description="Cosine similarity.")
+
+
+class RankResponse(BaseModel):
+    ranking: list[RankedText] = Field(description="Best first.")
+    model: str
+
+
+class OpenAIEmbedding(BaseModel):
+    object: Literal["embedding"] = "embedding"
+    index: int
+    embedding: list[float] | str
+
+
+class OpenAIUsage(BaseModel):
+    prompt_tokens: int = Field(description="What the text tower saw; images have none.")
+    total_tokens: int
+
+
+class OpenAIEmbeddingsResponse(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[OpenAIEmbedding]
+    model: str
+    usage: OpenAIUsage
 
 
 class IndexRequest(ImageSource):
@@ -145,7 +284,7 @@ class InfoResponse(BaseModel):
     model_name: str
     pretrained: str
     device: str
-    dtype: str
+    dtypes: dict[str, str] = Field(description="Of the text and of the image tower.")
     embedding_dim: int
     context_length: int = Field(description="Texts are cut at this many tokens.")
     preprocess: str
@@ -154,6 +293,8 @@ class InfoResponse(BaseModel):
     image_formats: list[str]
     max_image_bytes: int
     max_image_pixels: int
+    max_request_bytes: int
+    max_request_items: int
     image_urls: bool
     qdrant_enabled: bool
     collection: str | None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -19,13 +19,32 @@ class Settings(BaseSettings):
     model_pretrained: str = Field("openai", description="A pretrained tag or a checkpoint file.")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda|cuda:\d+)$")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="auto is float32 on a CPU and float16 on a GPU."
+        "auto", description="auto measures, for each tower, what is fastest and faithful."
     )
+    compile: bool = Field(False, description="torch.compile the image tower before /readyz.")
     normalize_embeddings: bool = Field(True, description="When a request does not say.")
     max_batch_size: int = Field(32, ge=1, le=1024)
+    max_queue_ms: int = Field(
+        10_000, ge=0, description="Beyond this predicted wait the answer is 429."
+    )
+    max_queue_bytes: int = Field(
+        256_000_000, ge=1, description="Beyond these bytes of requests the answer is 429."
+    )
+    max_request_bytes: int = Field(64_000_000, ge=1)
+    max_request_items: int = Field(1000, ge=1, description="Texts or images in one request.")
     max_image_bytes: int = Field(20_000_000, ge=1)
     max_image_pixels: int = Field(100_000_000, ge=1)
     allow_image_urls: bool = Field(False, description="Fetch images from public addresses.")
     host: str = Field("127.0.0.1", description="An IP address; 0.0.0.0 listens on all.")
     port: int = Field(8001, ge=1, le=65535)
     workers: int = Field(1, ge=1, description="Each holds its own copy of the model.")
+
+    @model_validator(mode="after")
+    def _each_image_fits(self) -> Settings:
+        if not self.max_image_bytes * 4 // 3 < self.max_request_bytes <= self.max_queue_bytes:
+            raise ValueError(
+                f"MAX_IMAGE_BYTES={self.max_image_bytes} and a third (base64) must be less than "
+                f"MAX_REQUEST_BYTES={self.max_request_bytes}, and that no more than "
+                f"MAX_QUEUE_BYTES={self.max_queue_bytes}"
+            )
+        return self

@@ -1,0 +1,143 @@
+"""From a request to its answer: what the embedding routes do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from starlette.responses import Response
+
+from bento.bodies import embedding_answer, embeddings_answer, images_answer, openai_answer
+from bento.errors import EncoderError, InvalidInput, ModelNotFound, TooLarge
+from bento.fetch import ImageFetcher
+from bento.model import Embeddings, Encoder, normalized
+from bento.runners import Runners
+from bento.schemas import (
+    ImageSource,
+    OpenAIEmbeddingsRequest,
+    RankedText,
+    RankRequest,
+    RankResponse,
+    TextRequest,
+    TextsRequest,
+    base64_bytes,
+)
+from bento.settings import Settings
+
+
+class Answering:
+    """Answers the embedding routes with an encoder and its runners.
+
+    Every method raises an `EncoderError` for what it cannot answer.
+    """
+
+    def __init__(self, encoder: Encoder, runners: Runners, settings: Settings) -> None:
+        self.encoder = encoder
+        self.runners = runners
+        self._settings = settings
+        self._fetcher = ImageFetcher(
+            enabled=settings.allow_image_urls, max_bytes=settings.max_image_bytes
+        )
+
+    async def text(self, request: TextRequest) -> Response:
+        normalize = self._normalize(request.normalize)
+        embedding = await self.runners.embed_text(request.text, normalize=normalize)
+        return embedding_answer(embedding, self.encoder.model, normalize)
+
+    async def texts(self, request: TextsRequest) -> Response:
+        self._check_count(request.texts, "texts")
+        normalize = self._normalize(request.normalize)
+        embeddings = await self.runners.embed_texts(request.texts, normalize=normalize)
+        return embeddings_answer(embeddings, self.encoder.model, normalize)
+
+    async def image(self, data: bytes, normalize: bool | None) -> Response:
+        wanted = self._normalize(normalize)
+        embedding = await self.runners.embed_image(data, normalize=wanted)
+        return embedding_answer(embedding, self.encoder.model, wanted)
+
+    async def images(self, images: Sequence[bytes], normalize: bool | None) -> Response:
+        wanted = self._normalize(normalize)
+        rows = await self.runners.embed_images(images, normalize=wanted)
+        return images_answer(rows, self.encoder.embedding_dim, self.encoder.model, wanted)
+
+    async def openai(self, request: OpenAIEmbeddingsRequest) -> Response:
+        encoder, items = self.encoder, request.input
+        if request.model not in (encoder.model, encoder.model_name):
+            raise ModelNotFound(
+                f"the model {request.model} is not served here; allowed: {encoder.model}, "
+                f"{encoder.model_name}"
+            )
+        self._check_count(items, "inputs")
+        dimension = request.dimensions or encoder.embedding_dim
+        if dimension > encoder.embedding_dim:
+            raise InvalidInput(
+                f"dimensions is {dimension}; the model has {encoder.embedding_dim} at most"
+            )
+        texts = [item.text for item in items if item.text is not None]
+        sources = [source for item in items if (source := item.image_source())]
+        images = [await self.image_bytes(source) for source in sources]
+        text_rows, image_rows = await asyncio.gather(
+            self._text_rows(texts), self.runners.embed_images(images, normalize=True)
+        )
+        rows = []
+        of_text, of_image = iter(text_rows), iter(image_rows)
+        for i, item in enumerate(items):
+            row = next(of_image) if item.text is None else next(of_text)
+            if isinstance(row, EncoderError):
+                raise InvalidInput(f"input {i}: {row}")
+            rows.append(row[:dimension])
+        tokens = await asyncio.to_thread(self._count_tokens, texts)
+        return openai_answer(
+            normalized(np.stack(rows)),
+            encoder.model,
+            base64_encoded=request.encoding_format == "base64",
+            tokens=tokens,
+        )
+
+    async def rank(self, request: RankRequest) -> RankResponse:
+        """Zero-shot classification: softmax of the scaled cosines, as CLIP was trained."""
+        self._check_count(request.texts, "texts")
+        data = await self.image_bytes(request.image)
+        image, texts = await asyncio.gather(
+            self.runners.embed_image(data, normalize=True),
+            self.runners.embed_texts(request.texts, normalize=True),
+        )
+        scores = texts @ image  # (n,)
+        logits = self.encoder.logit_scale * (scores - scores.max())
+        probabilities = np.exp(logits) / np.exp(logits).sum()
+        return RankResponse(
+            ranking=[
+                RankedText(
+                    text=request.texts[i],
+                    probability=float(probabilities[i]),
+                    score=float(scores[i]),
+                )
+                for i in np.argsort(-scores, kind="stable")
+            ],
+            model=self.encoder.model,
+        )
+
+    async def image_bytes(self, source: ImageSource) -> bytes:
+        """Return the bytes that a request has or points to."""
+        if source.image_base64 is not None:
+            return base64_bytes(source.image_base64)
+        assert source.image_url is not None  # the schema asks for exactly one
+        return await self._fetcher.fetch(source.image_url)
+
+    async def _text_rows(self, texts: list[str]) -> list[Embeddings]:
+        return list(await self.runners.embed_texts(texts, normalize=True)) if texts else []
+
+    def _count_tokens(self, texts: list[str]) -> int:
+        return sum(map(self.encoder.text.count_tokens, texts))
+
+    def _normalize(self, given: bool | None) -> bool:
+        return self._settings.normalize_embeddings if given is None else given
+
+    def _check_count(self, items: Sequence[Any], what: str) -> None:
+        if len(items) > self._settings.max_request_items:
+            raise TooLarge(
+                f"the request has {len(items):,} {what}; at most "
+                f"{self._settings.max_request_items:,} are allowed (MAX_REQUEST_ITEMS)"
+            )

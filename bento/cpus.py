@@ -1,0 +1,33 @@
+"""How many CPUs this process may use, and which of its threads give way to others."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from pathlib import Path
+from typing import Final
+
+_QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")  # "max 100000", or "150000 100000": 1.5 CPUs
+
+
+def available_cpus(quota: Path = _QUOTA) -> int:
+    """Return how many CPUs this process may use: its affinity, and its container's quota.
+
+    torch counts the host's, so that a container of 2 CPUs on a host of 64 would start 64 threads.
+    """
+    count = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    try:
+        allowed, period = quota.read_text().split()
+        return max(1, min(count, int(allowed) // int(period)))
+    except (OSError, ValueError):  # no cgroup v2 here, or no quota
+        return count
+
+
+def give_way(nice: int) -> None:
+    """Lower the priority of the calling thread, and of the threads that it will start.
+
+    Only Linux has priorities of threads; elsewhere nothing happens.
+    """
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)

@@ -1,0 +1,122 @@
+"""What operators see of the service, in Prometheus' format.
+
+Labels have few values: routes as they are declared, never paths as they were asked for.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_ITEMS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+class Metrics:
+    """The counters of one service. Every name begins with `vision_encoder_`."""
+
+    def __init__(self, *, workers: int) -> None:
+        if workers == 1:
+            # Several workers share a folder of BentoML's, which the next service to start on
+            # this host empties; one worker counts in memory.
+            os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
+        import prometheus_client as prometheus  # reads that variable when it is imported
+
+        prometheus.disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.content_type = prometheus.CONTENT_TYPE_LATEST
+        self._registry = prometheus.CollectorRegistry()
+        if workers == 1:
+            prometheus.ProcessCollector(registry=self._registry)
+        else:
+            from prometheus_client.multiprocess import MultiProcessCollector
+
+            MultiProcessCollector(self._registry)  # type: ignore[no-untyped-call]
+        registry = self._registry if workers == 1 else None
+        self.requests = prometheus.Counter(
+            "vision_encoder_requests",
+            "Answered requests.",
+            ["method", "route", "status"],
+            registry=registry,
+        )
+        self.request_seconds = prometheus.Histogram(
+            "vision_encoder_request_seconds",
+            "From request to answer.",
+            ["route"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.stage_seconds = prometheus.Histogram(
+            "vision_encoder_stage_seconds",
+            "decode and queue per item, device per batch, respond per answer.",
+            ["tower", "stage"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.batch_size = prometheus.Histogram(
+            "vision_encoder_batch_size",
+            "Items of a batch.",
+            ["tower"],
+            buckets=_ITEMS,
+            registry=registry,
+        )
+        self.queue_length = prometheus.Gauge(
+            "vision_encoder_queue_length",
+            "Items that are accepted and not yet answered.",
+            ["tower"],
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
+        self.rejected = prometheus.Counter(
+            "vision_encoder_rejected",
+            "Requests answered 429, by the limit that they met.",
+            ["limit"],
+            registry=registry,
+        )
+        self.dropped = prometheus.Counter(
+            "vision_encoder_dropped",
+            "Items whose client had gone before they ran.",
+            ["tower"],
+            registry=registry,
+        )
+        self.failed = prometheus.Counter(
+            "vision_encoder_failed",
+            "Items that failed on the device.",
+            ["tower"],
+            registry=registry,
+        )
+        self.device_memory = prometheus.Gauge(
+            "vision_encoder_device_memory_bytes",
+            "Memory that torch has allocated on the GPU; 0 on a CPU.",
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
+
+    def exposition(self) -> bytes:
+        """Return all of it as Prometheus reads it."""
+        from prometheus_client import generate_latest
+
+        return generate_latest(self._registry)
+
+
+class TowerMetrics:
+    """What the queue before one tower reports."""
+
+    def __init__(self, metrics: Metrics, tower: str) -> None:
+        self.length = metrics.queue_length.labels(tower)
+        self._batch_size = metrics.batch_size.labels(tower)
+        self._dropped = metrics.dropped.labels(tower)
+        self._failed = metrics.failed.labels(tower)
+        stage = metrics.stage_seconds.labels
+        self.decoded = stage(tower, "decode").observe
+        self.waited = stage(tower, "queue").observe
+        self._device = stage(tower, "device")
+
+    def ran(self, count: int, seconds: float) -> None:
+        self._batch_size.observe(count)
+        self._device.observe(seconds)
+
+    def dropped(self) -> None:
+        self._dropped.inc()
+
+    def failed(self) -> None:
+        self._failed.inc()

@@ -1,0 +1,322 @@
+"""The two towers of an OpenCLIP model: from prepared items to raw embeddings."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from time import perf_counter
+from typing import Any, Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from open_clip import CLIP
+from open_clip.tokenizer import SimpleTokenizer
+from open_clip.transformer import TextTransformer, text_global_pool
+from PIL import Image
+from torch.nn.functional import cosine_similarity, pad
+from torchvision.transforms import Compose, Normalize  # type: ignore[import-untyped]
+
+from bento.errors import ModelLoadError
+
+Embeddings = npt.NDArray[np.float32]
+
+logger = logging.getLogger("vision_encoder")
+
+# A lower precision is taken only if its embeddings have at least this cosine to float32's.
+FIDELITY: Final = {"float16": 0.9999, "bfloat16": 0.999}
+_GAIN: Final = 1.2  # and only if it is faster by this, so that noise does not decide
+_CACHED_WORDS: Final = 100_000
+# What one more forward costs, in tokens: on 2 cores of an x86-64 CPU a ViT-B-32 text forward
+# takes about 18 ms + 0.45 ms a token; on a GPU a batch of queries costs hardly more than one.
+_FORWARD_TOKENS: Final = {"cpu": 40, "cuda": 100_000}
+
+
+class Tower(Protocol):
+    """One encoder of the two, on its device."""
+
+    module: Any
+    dtype: str
+    warm_sizes: list[int]  # of the batches to run before the first that counts
+
+    def probe(self) -> list[torch.Tensor]:
+        """Return prepared items that are like what will come."""
+
+    def size(self, item: torch.Tensor) -> int:
+        """Return what an item costs: a batch takes as long as the sum of its sizes says."""
+
+    def embed(self, items: Sequence[torch.Tensor]) -> Embeddings:
+        """Return the raw embeddings of prepared items, float32 (n, dim)."""
+
+
+class TextTower:
+    """Texts to embeddings. A prepared text is its token ids, int64 (length,).
+
+    Where attention is causal and the embedding is read at the end-of-text token, what lies
+    behind that token has no influence: texts are cut there, and a batch is run in groups of
+    similar length. All other text towers get their full context.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, device: str) -> None:
+        self.module = model
+        self.dtype = "float32"
+        self.warm_sizes = [8]
+        self.context_length = int(getattr(tokenizer, "context_length", None) or 77)
+        self.cuts = _is_cuttable(_text_parts(model))
+        self._tokenizer = _with_bounded_cache(tokenizer)
+        self._device = device
+        self._stream = _stream(device, priority=-1)  # before images
+        self._forward_tokens = _FORWARD_TOKENS[device.partition(":")[0]]
+
+    def prepare(self, text: str) -> torch.Tensor:
+        """Tokenize a text; what lies beyond the context is cut off."""
+        tokens: torch.Tensor = self._tokenizer([text])[0]
+        return tokens[: self._end(tokens) + 1] if self.cuts else tokens
+
+    def count_tokens(self, text: str) -> int:
+        """Return how many tokens of a text the model sees, padding left out."""
+        tokens = self._tokenizer([text])[0]
+        return self._end(tokens) + 1 if self.cuts else int((tokens != tokens[-1]).sum()) + 1
+
+    def probe(self) -> list[torch.Tensor]:
+        return [self.prepare("a photo of a cat" * n) for n in (1, 1, 1, 1, 2, 2, 3, 4)]
+
+    def size(self, item: torch.Tensor) -> int:
+        return len(item)  # tokens
+
+    def embed(self, items: Sequence[torch.Tensor]) -> Embeddings:
+        groups = _groups([len(item) for item in items], self._forward_tokens)
+        parts = [self._embed_group([items[i] for i in group]) for group in groups]
+        embeddings = np.empty((len(items), parts[0].shape[1]), np.float32)
+        for group, part in zip(groups, parts, strict=True):
+            embeddings[group] = part
+        return embeddings
+
+    def _embed_group(self, items: Sequence[torch.Tensor]) -> Embeddings:
+        length = max(len(item) for item in items)
+        tokens = torch.stack([pad(item, (0, length - len(item))) for item in items])
+        with torch.inference_mode(), self._stream():
+            tokens = tokens.to(self._device)
+            embeddings = self._cut_forward(tokens) if self.cuts else self._forward(tokens)
+            embeddings = embeddings.float().cpu()
+            return np.asarray(embeddings.numpy())
+
+    def _forward(self, tokens: torch.Tensor) -> Any:
+        return self.module.encode_text(tokens, normalize=False)
+
+    def _cut_forward(self, tokens: torch.Tensor) -> Any:
+        """Do what `encode_text` does, with mask and positions cut to (n, length) tokens."""
+        parts = _text_parts(self.module)
+        length = tokens.shape[1]
+        dtype = parts.transformer.get_cast_dtype()
+        x = parts.token_embedding(tokens).to(dtype) + parts.positional_embedding[:length].to(dtype)
+        x = parts.ln_final(parts.transformer(x, attn_mask=parts.attn_mask[:length, :length]))
+        x = text_global_pool(x, tokens, *_pooling(parts))  # (n, width)
+        projection = parts.text_projection
+        if isinstance(projection, torch.nn.Linear):
+            x = projection(x)
+        elif projection is not None:
+            x = x @ projection
+        return x  # (n, dim)
+
+    def _end(self, tokens: torch.Tensor) -> int:
+        """Return where the embedding of a text is read."""
+        pool_type, eos_id = _pooling(_text_parts(self.module))
+        at_end = tokens if pool_type == "argmax" else torch.eq(tokens, eos_id or 0).int()
+        return int(at_end.argmax())
+
+
+class ImageTower:
+    """Images to embeddings. A prepared image is uint8 (height, width, 3), on the device.
+
+    The model's own preprocessing is split in two: resizing and cropping happen per request,
+    scaling to 0..1 and normalising once a batch, on the device and in float32.
+    """
+
+    def __init__(self, visual: Any, preprocess: Any, device: str) -> None:
+        *spatial, to_tensor, normalize = preprocess.transforms
+        if not isinstance(normalize, Normalize) or "ToTensor" not in type(to_tensor).__name__:
+            raise ModelLoadError(
+                f"the preprocessing of this model does not end in ToTensor, Normalize: {preprocess}"
+            )
+        self.module = visual
+        self.dtype = "float32"
+        self.warm_sizes = [1]
+        self._spatial = Compose(spatial)
+        self._mean = torch.tensor(normalize.mean, device=device).view(3, 1, 1)
+        self._std = torch.tensor(normalize.std, device=device).view(3, 1, 1)
+        self._device = device
+        self._stream = _stream(device, priority=0)
+        self._copies = _stream(device, priority=0)
+        self._compiled: Callable[[torch.Tensor], Any] | None = None
+
+    def prepare(self, image: Image.Image) -> torch.Tensor:
+        """Resize and crop an RGB image as the model does, and move it to the device."""
+        pixels = torch.from_numpy(np.array(self._spatial(image)))
+        if self._device == "cpu":
+            return pixels
+        with self._copies():  # while the batch before it runs
+            moved = pixels.pin_memory().to(self._device, non_blocking=True)
+            torch.cuda.current_stream(self._device).synchronize()
+        return moved
+
+    def probe(self) -> list[torch.Tensor]:
+        noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+        image = self.prepare(Image.fromarray(noise))
+        return [image] * (1 if self._device == "cpu" else 16)
+
+    def size(self, item: torch.Tensor) -> int:
+        return 1
+
+    def embed(self, items: Sequence[torch.Tensor]) -> Embeddings:
+        with torch.inference_mode(), self._stream():
+            x = torch.stack(list(items)).permute(0, 3, 1, 2)  # (n, 3, height, width)
+            x = x.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+            x = x.sub_(self._mean).div_(self._std).to(getattr(torch, self.dtype))
+            embeddings = self._run_compiled(x) if self._compiled else _first(self.module(x))
+            return embeddings.float().cpu().numpy()
+
+    def compile(self, max_batch_size: int) -> None:
+        """Compile for batches of 1, 2, 4 … `max_batch_size` images, each when it first runs.
+
+        Other batches are padded to the next of them.
+        """
+        sizes = [2**i for i in range(max_batch_size.bit_length()) if 2**i < max_batch_size]
+        self.warm_sizes = [*sizes, max_batch_size]
+        # CUDA graphs replay a batch without launching its kernels one by one
+        mode = "default" if self._device == "cpu" else "reduce-overhead"
+        self._compiled = torch.compile(self.module, dynamic=False, mode=mode)
+
+    def _run_compiled(self, x: torch.Tensor) -> torch.Tensor:
+        assert self._compiled
+        bucket = next(size for size in self.warm_sizes if size >= len(x))
+        padded = torch.cat([x, x.new_zeros(bucket - len(x), *x.shape[1:])])
+        return _first(self._compiled(padded))[: len(x)]
+
+
+def settle_dtype(tower: Tower, wanted: str, device: str) -> None:
+    """Bring a float32 tower to the dtype wanted; `auto` is the fastest that is faithful enough.
+
+    A dtype is faithful when its embeddings of the probe pass `FIDELITY`.
+    """
+    if wanted != "auto":
+        tower.module = tower.module.to(getattr(torch, wanted))
+        tower.dtype = wanted
+        return
+    exact_module = tower.module
+    items = tower.probe()
+    exact, fastest = _timed(tower, items)
+    best = exact_module, "float32"
+    for dtype in _candidates(device):
+        tower.module, tower.dtype = copy.deepcopy(exact_module).to(getattr(torch, dtype)), dtype
+        embeddings, seconds = _timed(tower, items)
+        cosine = cosine_similarity(torch.from_numpy(exact), torch.from_numpy(embeddings)).min()
+        faithful = bool(cosine >= FIDELITY[dtype])  # False for NaN
+        logger.info(
+            "measured a dtype",
+            extra={
+                "tower": type(tower).__name__,
+                "dtype": dtype,
+                "speedup": round(fastest / seconds, 2),
+                "cosine": round(float(cosine), 6),
+                "faithful": faithful,
+            },
+        )
+        if faithful and seconds * _GAIN < fastest:
+            best, fastest = (tower.module, dtype), seconds
+    tower.module, tower.dtype = best
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Say whether a batch failed for lack of memory; if so, free what the device has cached."""
+    if isinstance(error, torch.OutOfMemoryError):
+        torch.cuda.empty_cache()
+        return True
+    return isinstance(error, MemoryError) or "not enough memory" in str(error)
+
+
+def device_lost(error: Exception) -> bool:
+    """Say whether the device will answer nothing more: CUDA keeps failing after such an error."""
+    return isinstance(error, torch.AcceleratorError)
+
+
+def _candidates(device: str) -> list[str]:
+    if device != "cpu":
+        return ["float16", "bfloat16"]
+    has = torch.cpu.get_capabilities()
+    return ["bfloat16"] if has.get("avx512_bf16") or has.get("amx_bf16") or has.get("bf16") else []
+
+
+def _timed(tower: Tower, items: list[torch.Tensor]) -> tuple[Embeddings, float]:
+    """Return the embeddings of items, and the shortest time that they took, in seconds.
+
+    At least two runs after a first, and of a fast tower as many as fit into a short while.
+    """
+    embeddings = tower.embed(items)
+    times: list[float] = []
+    while len(times) < 2 or sum(times) < 0.2:
+        started = perf_counter()
+        tower.embed(items)
+        times.append(perf_counter() - started)
+    return embeddings, min(times)
+
+
+def _stream(device: str, *, priority: int) -> Callable[[], AbstractContextManager[Any]]:
+    """Return what makes a context in which work goes to a CUDA stream of its own."""
+    if device == "cpu":
+        return nullcontext
+    stream = torch.cuda.Stream(device, priority=priority)  # type: ignore[no-untyped-call]
+    return lambda: torch.cuda.stream(stream)
+
+
+def _text_parts(model: Any) -> Any:
+    """Return the module that has the parts of the text transformer."""
+    return model if isinstance(model, CLIP) else model.text
+
+
+def _pooling(parts: Any) -> tuple[str, int | None]:
+    if isinstance(parts, CLIP):
+        return parts.text_pool_type, getattr(parts, "text_eos_id", None)
+    return parts.pool_type, getattr(parts, "eos_id", None)
+
+
+def _is_cuttable(parts: Any) -> bool:
+    if isinstance(parts, TextTransformer):
+        # a class token at the end (CoCa) is read instead of the end-of-text token
+        causal = parts.attn_mask is not None and parts.cls_emb is None
+        return causal and not parts.use_pad_mask and parts.pool_type in ("argmax", "eos")
+    return isinstance(parts, CLIP) and parts.text_pool_type in ("argmax", "eos")
+
+
+def _groups(lengths: Sequence[int], forward_tokens: int) -> list[list[int]]:
+    """Group texts by length, so that padding costs less than one more forward would."""
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    groups = [[order[0]]]
+    for i in order[1:]:
+        group = groups[-1]
+        if (lengths[i] - lengths[group[-1]]) * len(group) > forward_tokens:
+            groups.append([i])
+        else:
+            group.append(i)
+    return groups
+
+
+class _BoundedCache(dict[str, str]):
+    def __setitem__(self, key: str, value: str) -> None:
+        if len(self) < _CACHED_WORDS:
+            super().__setitem__(key, value)
+
+
+def _with_bounded_cache(tokenizer: Any) -> Any:
+    """Bound what OpenCLIP's tokenizer remembers: every word that it has ever seen."""
+    if isinstance(tokenizer, SimpleTokenizer):
+        tokenizer.cache = _BoundedCache(tokenizer.cache)
+    return tokenizer
+
+
+def _first(output: Any) -> torch.Tensor:
+    """Return the embedding of an image tower that gives its patch tokens as well (CoCa)."""
+    embeddings: torch.Tensor = output[0] if isinstance(output, tuple) else output
+    return embeddings
