@@ -44,23 +44,27 @@ class Answering:
     async def text(self, request: TextRequest) -> Response:
         normalize = self._normalize(request.normalize)
         embedding = await self.runners.embed_text(request.text, normalize=normalize)
-        return embedding_answer(embedding, self.encoder.model, normalize)
+        with self.runners.text.metrics.responding():
+            return embedding_answer(embedding, self.encoder.model, normalize)
 
     async def texts(self, request: TextsRequest) -> Response:
         self._check_count(request.texts, "texts")
         normalize = self._normalize(request.normalize)
         embeddings = await self.runners.embed_texts(request.texts, normalize=normalize)
-        return embeddings_answer(embeddings, self.encoder.model, normalize)
+        with self.runners.text.metrics.responding():
+            return embeddings_answer(embeddings, self.encoder.model, normalize)
 
     async def image(self, data: bytes, normalize: bool | None) -> Response:
         wanted = self._normalize(normalize)
         embedding = await self.runners.embed_image(data, normalize=wanted)
-        return embedding_answer(embedding, self.encoder.model, wanted)
+        with self.runners.image.metrics.responding():
+            return embedding_answer(embedding, self.encoder.model, wanted)
 
     async def images(self, images: Sequence[bytes], normalize: bool | None) -> Response:
         wanted = self._normalize(normalize)
         rows = await self.runners.embed_images(images, normalize=wanted)
-        return images_answer(rows, self.encoder.embedding_dim, self.encoder.model, wanted)
+        with self.runners.image.metrics.responding():
+            return images_answer(rows, self.encoder.embedding_dim, self.encoder.model, wanted)
 
     async def openai(self, request: OpenAIEmbeddingsRequest) -> Response:
         encoder, items = self.encoder, request.input

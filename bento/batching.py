@@ -127,7 +127,7 @@ class BatchQueue(Generic[Item, Result]):
         self._nice = nice
         self._waiting: deque[_Entry[Item, Result]] = deque()
         self._batch: list[_Entry[Item, Result]] = []  # the one that is on the tower
-        self._mean_size = 1.0
+        self._mean_size: float | None = None  # of an item, as of late
         self._shrunk = limits.count  # the count limit until `_shrunk_until`
         self._shrunk_until = 0.0
         self._closing = False
@@ -163,7 +163,7 @@ class BatchQueue(Generic[Item, Result]):
     def predicted_seconds(self, count: int) -> float:
         """Return how long the tower will predictably take for `count` items of the usual size."""
         batches = math.ceil(count / self.count_limit())
-        return self.pace.seconds(count * self._mean_size, batches)
+        return self.pace.seconds(count * (self._mean_size or 1.0), batches)
 
     def count_limit(self) -> int:
         """Return how many items a batch may have now: fewer for a while after out-of-memory."""
@@ -258,7 +258,9 @@ class BatchQueue(Generic[Item, Result]):
 
     def _learn(self, count: int, size: int, seconds: float) -> None:
         self.pace.observe(size, seconds)
-        self._mean_size += (1 - _DECAY) * (size / count - self._mean_size)
+        mean = size / count
+        before = mean if self._mean_size is None else self._mean_size
+        self._mean_size = _DECAY * before + (1 - _DECAY) * mean
 
     def _shrink(self, count: int) -> None:
         """Let batches have half as many items for a while."""

@@ -6,6 +6,7 @@ Labels have few values: routes as they are declared, never paths as they were as
 from __future__ import annotations
 
 import os
+import sys
 from typing import Final
 
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -95,6 +96,8 @@ class Metrics:
         """Return all of it as Prometheus reads it."""
         from prometheus_client import generate_latest
 
+        if torch := sys.modules.get("torch"):  # not imported for this alone
+            self.device_memory.set(torch.cuda.memory_allocated())
         return generate_latest(self._registry)
 
 
@@ -110,6 +113,7 @@ class TowerMetrics:
         self.decoded = stage(tower, "decode").observe
         self.waited = stage(tower, "queue").observe
         self._device = stage(tower, "device")
+        self.responding = stage(tower, "respond").time
 
     def ran(self, count: int, seconds: float) -> None:
         self._batch_size.observe(count)

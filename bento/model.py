@@ -37,6 +37,7 @@ class Encoder:
     ) -> None:
         import torch
 
+        from bento.attention import replace_attention
         from bento.towers import ImageTower, TextTower, settle_dtype
 
         self.device = device
@@ -51,6 +52,7 @@ class Encoder:
         }
         torch.set_num_threads(max(1, available_cpus() // settings.workers))
         model.to(device).eval().requires_grad_(False)
+        replace_attention(model)
         self.logit_scale = float(model.logit_scale.exp())
         visual, model.visual = model.visual, torch.nn.Identity()
         model.text_decoder = None  # CoCa's writes captions

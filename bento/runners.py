@@ -66,7 +66,7 @@ class Runner:
         self.answered = monotonic()
         self._tower = tower
         self._shared = shared
-        self._observer = TowerMetrics(shared.metrics, name)
+        self.metrics = TowerMetrics(shared.metrics, name)
         self._accepted = 0  # items that are not yet answered
         self._window = 2 * limits.count  # of one request's items that are worked on at a time
         self._item_bytes = int(tower.probe()[0].nbytes)
@@ -75,7 +75,7 @@ class Runner:
             name,
             self._run,
             limits,
-            self._observer,
+            self.metrics,
             size=tower.size,
             warm_up=self._warm_up,
             exhausted=out_of_memory,
@@ -151,7 +151,7 @@ class Runner:
 
     def _change_accepted(self, count: int) -> None:
         self._accepted += count
-        self._observer.length.set(self._accepted)
+        self.metrics.length.set(self._accepted)
 
     async def _embed(self, preparation: Preparation) -> Embeddings:
         loop = asyncio.get_running_loop()
@@ -165,7 +165,7 @@ class Runner:
         item = preparation()
         seconds = monotonic() - started
         self._prepare_seconds += 0.1 * (seconds - self._prepare_seconds)
-        self._observer.decoded(seconds)
+        self.metrics.decoded(seconds)
         return item
 
     def _run(self, items: list[torch.Tensor]) -> list[Embeddings]:

@@ -31,13 +31,13 @@ BUNDLED = f"local-dir:{ROOT / 'models' / 'shapes'}"
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no variable of the machine decide what a test sees."""
-    for name in ("MODEL_NAME", "QDRANT_ENABLED", "QDRANT_HOST", "QDRANT_PATH", "PORT"):
+    for name in ("MODEL_NAME", "DTYPE", "QDRANT_ENABLED", "QDRANT_HOST", "QDRANT_PATH", "PORT"):
         monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture(scope="session")
 def encoder() -> Encoder:
-    return Encoder.load(Settings(model_name=BUNDLED, device="cpu"))
+    return Encoder.load(Settings(model_name=BUNDLED, device="cpu", dtype="float32"))
 
 
 class Reference:
@@ -109,6 +109,7 @@ def serving(folder: Path, **environment: str) -> Iterator[Server]:
                 "BENTOML_DO_NOT_TRACK": "True",
                 "MODEL_NAME": BUNDLED,
                 "DEVICE": "cpu",
+                "DTYPE": "float32",
                 "PORT": str(port),
                 "QDRANT_ENABLED": "true",
                 "QDRANT_PATH": str(folder / "qdrant"),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
+from typing import Any
 
 import pytest
 
-from bento.batching import BatchQueue
+from bento import batching
+from bento.batching import BatchQueue, Limits, Pace
+from bento.errors import NotReady
 
 
 class Tower:
@@ -19,14 +22,39 @@ class Tower:
         self.started = threading.Event()
         self.free = threading.Event()
         self.free.set()
+        self.room = 1000  # items that its memory holds
 
     def run(self, items: list[int]) -> list[int]:
         self.batches.append(list(items))
         self.started.set()
         assert self.free.wait(10)
+        if len(items) > self.room:
+            raise MemoryError
         if any(item < 0 for item in items):
             raise ValueError("negative")
         return [2 * item for item in items]
+
+
+class Reports:
+    """Keeps what a queue tells about itself."""
+
+    def __init__(self) -> None:
+        self.waits: list[float] = []
+        self.batches: list[int] = []
+        self.gone = 0
+        self.failures = 0
+
+    def waited(self, seconds: float) -> None:
+        self.waits.append(seconds)
+
+    def ran(self, count: int, seconds: float) -> None:
+        self.batches.append(count)
+
+    def dropped(self) -> None:
+        self.gone += 1
+
+    def failed(self) -> None:
+        self.failures += 1
 
 
 @pytest.fixture
@@ -35,11 +63,30 @@ def tower() -> Tower:
 
 
 @pytest.fixture
-def queue(tower: Tower) -> Iterator[BatchQueue[int, int]]:
-    queue: BatchQueue[int, int] = BatchQueue("test", tower.run, max_batch_size=4)
-    yield queue
+def reports() -> Reports:
+    return Reports()
+
+
+Make = Callable[..., BatchQueue[int, int]]
+
+
+@pytest.fixture
+def make(tower: Tower, reports: Reports) -> Iterator[Make]:
+    queues: list[BatchQueue[int, int]] = []
+
+    def make_queue(limits: Limits = Limits(4), **options: Any) -> BatchQueue[int, int]:
+        queues.append(BatchQueue("test", options.pop("run", tower.run), limits, reports, **options))
+        return queues[-1]
+
+    yield make_queue
     tower.free.set()
-    queue.close()
+    for queue in queues:
+        queue.close()
+
+
+@pytest.fixture
+def queue(make: Make) -> BatchQueue[int, int]:
+    return make()
 
 
 def hold(tower: Tower, queue: BatchQueue[int, int]) -> Future[int]:
@@ -50,9 +97,13 @@ def hold(tower: Tower, queue: BatchQueue[int, int]) -> Future[int]:
     return future
 
 
-def test_a_lone_item_goes_at_once(tower: Tower, queue: BatchQueue[int, int]) -> None:
+def test_a_lone_item_goes_at_once(
+    tower: Tower, reports: Reports, queue: BatchQueue[int, int]
+) -> None:
     assert queue.submit(21).result(10) == 42
     assert tower.batches == [[21]]
+    assert reports.batches == [1]
+    assert len(reports.waits) == 1
 
 
 def test_what_waits_goes_together_up_to_the_limit(
@@ -66,22 +117,90 @@ def test_what_waits_goes_together_up_to_the_limit(
     assert tower.batches == [[100], [0, 1, 2, 3], [4, 5]]
 
 
-def test_one_guilty_item_fails_alone(tower: Tower, queue: BatchQueue[int, int]) -> None:
+def test_a_batch_ends_where_its_predicted_time_would_be_too_long(tower: Tower, make: Make) -> None:
+    # 1 s an item and 2 s a batch, learned in the warm-up
+    known = [(1, 1, 3.0), (2, 2, 4.0), (4, 4, 6.0)]
+    queue = make(Limits(100, seconds=5.0), warm_up=lambda: known)
+    hold(tower, queue)
+    futures = [queue.submit(i) for i in range(4)]
+    tower.free.set()
+    assert [f.result(10) for f in futures] == [0, 2, 4, 6]
+    assert tower.batches[:2] == [[100], [0, 1, 2]]
+
+
+def test_an_item_that_alone_takes_too_long_goes_alone(tower: Tower, make: Make) -> None:
+    queue = make(Limits(100, seconds=0.5), warm_up=lambda: [(1, 1, 3.0), (2, 2, 4.0)])
+    hold(tower, queue)
+    futures = [queue.submit(i) for i in (1, 2)]
+    tower.free.set()
+    assert [f.result(10) for f in futures] == [2, 4]
+    assert [1] in tower.batches
+
+
+def test_an_items_size_counts_in_what_is_predicted(make: Make) -> None:
+    queue = make(size=lambda item: item, warm_up=lambda: [(2, 20, 2.0), (2, 40, 3.0)])
+    queue.wait_until_warm()
+    assert queue.pace.per_unit == pytest.approx(0.05)
+    assert queue.pace.per_batch == pytest.approx(1.0)
+    # items of 11 on the average of late, in two batches of four
+    assert queue.predicted_seconds(8) == pytest.approx(8 * 11 * 0.05 + 2 * 1.0)
+
+
+def test_one_guilty_item_fails_alone(
+    tower: Tower, reports: Reports, queue: BatchQueue[int, int]
+) -> None:
     hold(tower, queue)
     futures = [queue.submit(i) for i in (1, -1, 2, 3)]
     tower.free.set()
     wait(futures, 10)
     assert [f.result() for f in (futures[0], *futures[2:])] == [2, 4, 6]
     assert isinstance(futures[1].exception(), ValueError)
+    assert reports.failures == 1
 
 
-def test_a_cancelled_item_costs_nothing(tower: Tower, queue: BatchQueue[int, int]) -> None:
+def test_out_of_memory_lowers_the_limit_for_a_while(
+    tower: Tower, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(batching, "monotonic", lambda: now[0])
+    queue = make(Limits(8), exhausted=lambda error: isinstance(error, MemoryError))
+    hold(tower, queue)
+    tower.room = 2
+    futures = [queue.submit(i) for i in range(16)]
+    tower.free.set()
+    assert [f.result(10) for f in futures] == [2 * i for i in range(16)]
+    # halved until it fitted, and the second eight were not tried at once
+    assert [len(batch) for batch in tower.batches] == [1, 8, 4, 2, 2, 4, 2, 2, 2, 2, 2, 2]
+    assert queue.count_limit() == 2
+    now[0] += 61
+    assert queue.count_limit() == 8
+
+
+def test_another_error_does_not_lower_the_limit(tower: Tower, make: Make) -> None:
+    queue = make(Limits(8), exhausted=lambda error: isinstance(error, MemoryError))
+    assert isinstance(queue.submit(-1).exception(10), ValueError)
+    assert queue.count_limit() == 8
+
+
+def test_a_cancelled_item_costs_nothing(
+    tower: Tower, reports: Reports, queue: BatchQueue[int, int]
+) -> None:
     hold(tower, queue)
     gone, stays = queue.submit(1), queue.submit(2)
     assert gone.cancel()
     tower.free.set()
     assert stays.result(10) == 4
     assert tower.batches == [[100], [2]]
+    assert reports.gone == 1
+
+
+def test_a_queue_of_cancelled_items_only_goes_on(tower: Tower, queue: BatchQueue[int, int]) -> None:
+    hold(tower, queue)
+    gone = [queue.submit(i) for i in range(6)]
+    assert all(future.cancel() for future in gone)
+    tower.free.set()
+    assert queue.submit(7).result(10) == 14
+    assert tower.batches == [[100], [7]]
 
 
 def test_closing_finishes_what_was_accepted(tower: Tower, queue: BatchQueue[int, int]) -> None:
@@ -99,11 +218,118 @@ def test_a_closed_queue_takes_nothing(queue: BatchQueue[int, int]) -> None:
         queue.submit(1)
 
 
-def test_a_tower_that_loses_answers_fails_its_items_and_lives_on() -> None:
-    queue: BatchQueue[int, int] = BatchQueue("lossy", lambda items: [], max_batch_size=4)
-    try:
-        for _ in range(2):
-            with pytest.raises(ValueError, match=r"zip\(\)"):
-                queue.submit(1).result(10)
-    finally:
-        queue.close()
+def test_a_tower_that_loses_answers_fails_its_items_and_lives_on(make: Make) -> None:
+    queue = make(run=lambda items: [])
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"zip\(\)"):
+            queue.submit(1).result(10)
+
+
+class Gone(BaseException):
+    """Ends a thread, as nothing that is caught does."""
+
+
+def end(items: list[int]) -> list[int]:
+    raise Gone("over")
+
+
+def lose(items: list[int]) -> list[int]:
+    raise RuntimeError("lost")
+
+
+@pytest.mark.parametrize(("run", "says"), [(end, "Gone: over"), (lose, "RuntimeError: lost")])
+def test_a_runner_that_dies_hangs_nobody_and_says_so(
+    make: Make, run: Callable[[list[int]], list[int]], says: str
+) -> None:
+    died = threading.Event()
+    reasons: list[str] = []
+
+    def on_death(why: str) -> None:
+        reasons.append(why)
+        died.set()
+
+    held = threading.Event()
+
+    def run_when_free(items: list[int]) -> list[int]:
+        assert held.wait(10)
+        return run(items)
+
+    queue = make(
+        run=run_when_free,
+        fatal=lambda error: "lost" in str(error),
+        on_death=on_death,
+    )
+    futures = [queue.submit(i) for i in range(6)]
+    assert queue.alive
+    held.set()
+    for future in futures:  # on the tower, and behind it
+        assert isinstance(future.exception(10), NotReady)
+    assert died.wait(10)
+    assert reasons == [f"the test runner died: {says}"]
+    assert not queue.alive
+    with pytest.raises(NotReady, match="died"):
+        queue.submit(1)
+
+
+def test_a_warm_up_that_fails_is_told_to_who_waits_for_it(make: Make) -> None:
+    def fail() -> Iterator[tuple[int, int, float]]:
+        raise ValueError("no kernel")
+        yield
+
+    queue = make(warm_up=fail)
+    with pytest.raises(ValueError, match="no kernel"):
+        queue.wait_until_warm()
+    with pytest.raises(NotReady, match="did not start: no kernel"):
+        queue.submit(1)
+
+
+def test_the_warm_up_comes_before_all_items(tower: Tower, make: Make) -> None:
+    order = []
+
+    def warm() -> Iterator[tuple[int, int, float]]:
+        order.append("warm")
+        yield 1, 1, 0.1
+
+    def run(items: list[int]) -> list[int]:
+        order.append("item")
+        return items
+
+    queue = make(run=run, warm_up=warm)
+    queue.submit(1).result(10)
+    assert order == ["warm", "item"]
+
+
+def test_pace_learns_a_line() -> None:
+    pace = Pace()
+    for size in (1, 8, 3, 32, 16, 2):
+        pace.observe(size, 0.02 + 0.003 * size)
+    assert pace.per_unit == pytest.approx(0.003)
+    assert pace.per_batch == pytest.approx(0.02)
+    assert pace.seconds(10) == pytest.approx(0.05)
+    assert pace.seconds(20, batches=2) == pytest.approx(0.1)
+
+
+def test_pace_forgets_what_was() -> None:
+    pace = Pace()
+    for _ in range(50):
+        pace.observe(4, 1.0)
+    for size in (1, 2, 3, 4) * 20:
+        pace.observe(size, 0.1 * size)
+    assert pace.per_unit == pytest.approx(0.1, rel=0.05)
+
+
+def test_pace_takes_batches_of_one_size_at_their_mean() -> None:
+    pace = Pace()
+    for _ in range(5):
+        pace.observe(8, 0.4)
+    assert pace.seconds(8) == pytest.approx(0.4)
+    assert pace.seconds(16) == pytest.approx(0.8)
+
+
+def test_pace_never_predicts_that_more_work_takes_less_time() -> None:
+    pace = Pace()
+    for size, seconds in ((1, 2.0), (10, 1.0), (20, 0.5)):
+        pace.observe(size, seconds)
+    assert pace.per_unit >= 0
+    assert pace.per_batch >= 0
+    assert pace.seconds(20) >= pace.seconds(1)

@@ -1,4 +1,4 @@
-"""The runners: signs of life, and faults at the model's boundary."""
+"""The runners: admission, faults at the model's boundary, signs of life."""
 
 from __future__ import annotations
 
@@ -10,38 +10,56 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from bento import Settings
 from bento import runners as module
-from bento.errors import NotReady
+from bento.admission import ByteBudget
+from bento.errors import Busy, EncoderError, NotAnImage, NotReady
+from bento.metrics import Metrics
 from bento.runners import Runners
 
+from .conftest import file_bytes, scene_image
 
-class Towers:
-    """A stand-in for the encoder, whose towers can be made to fail or to hang."""
+
+class Tower:
+    """A stand-in for a tower: it can be made to fail, to hang or to die."""
 
     def __init__(self) -> None:
-        self.calls = 0
+        self.warm_sizes: list[int] = []
+        self.batches: list[int] = []
         self.prepared = 0
-        self.fails = False
+        self.fails: BaseException | None = None
         self.free = threading.Event()
         self.free.set()
 
-    def tokenize(self, texts: list[str]) -> torch.Tensor:
+    def probe(self) -> list[torch.Tensor]:
+        return [torch.zeros(10, dtype=torch.uint8)]
+
+    def size(self, item: torch.Tensor) -> int:
+        return 1
+
+    def prepare(self, given: Any) -> torch.Tensor:
         self.prepared += 1
-        return torch.tensor([[len(text)] for text in texts])
+        return torch.tensor([len(given) if isinstance(given, str) else given.width])
 
-    def preprocess(self, image: Any) -> torch.Tensor:
-        return torch.zeros(3)
-
-    def text_embeddings(self, tokens: torch.Tensor) -> Any:
-        self.calls += 1
+    def embed(self, items: list[torch.Tensor]) -> Any:
+        self.batches.append(len(items))
         assert self.free.wait(10)
         if self.fails:
-            raise RuntimeError("out of memory")
-        return np.array([[3.0 * n, 4.0 * n] for n in tokens[:, 0].tolist()], np.float32)
+            raise self.fails
+        return np.array([[3.0 * int(n[0]), 4.0 * int(n[0])] for n in items], np.float32)
 
-    def image_embeddings(self, pixels: torch.Tensor) -> Any:
-        return np.ones((len(pixels), 2), np.float32)
+
+class Towers:
+    def __init__(self) -> None:
+        self.text, self.image = Tower(), Tower()
+        self.device = "cpu"
+        self.image_limits = {"max_bytes": 10**6, "max_pixels": 10**8}
+        self.deaths: list[str] = []
+        self.metrics = Metrics(workers=1)
+        self.refused: list[None] = []
+        self.budget = ByteBudget(1000, lambda: self.refused.append(None))
 
 
 @pytest.fixture
@@ -52,10 +70,34 @@ def towers() -> Towers:
 @pytest.fixture
 def runners(towers: Towers, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runners]:
     monkeypatch.setattr(module, "HEALTH_TIMEOUT", 0.3)
-    runners = Runners(towers, max_batch_size=8)  # type: ignore[arg-type]
+    runners = make(towers)
     yield runners
-    towers.free.set()
+    for tower in (towers.text, towers.image):
+        tower.free.set()
     runners.close()
+
+
+def make(towers: Towers, **settings: Any) -> Runners:
+    return Runners(
+        towers,  # type: ignore[arg-type]
+        Settings(max_batch_size=8, **settings),
+        budget=towers.budget,
+        metrics=towers.metrics,
+        on_death=towers.deaths.append,
+    )
+
+
+def picture(width: int) -> bytes:
+    return file_bytes(Image.new("RGB", (width, 2)))
+
+
+def sample(towers: Towers, name: str, **labels: str) -> float:
+    """Return a metric's value as Prometheus would read it."""
+    wanted = "{" + ",".join(f'{key}="{value}"' for key, value in sorted(labels.items())) + "}"
+    for line in towers.metrics.exposition().decode().splitlines():
+        if line.startswith(f"vision_encoder_{name}{wanted if labels else ''} "):
+            return float(line.rpartition(" ")[2])
+    raise AssertionError(f"no {name}{wanted}")
 
 
 def test_an_embedding_is_normalised_when_asked(runners: Runners) -> None:
@@ -65,11 +107,182 @@ def test_an_embedding_is_normalised_when_asked(runners: Runners) -> None:
     np.testing.assert_allclose(unit, [0.6, 0.8])
 
 
+def test_many_texts_come_back_in_their_order(towers: Towers, runners: Runners) -> None:
+    texts = ["x" * (i % 50 + 1) for i in range(200)]
+    raw = asyncio.run(runners.embed_texts(texts, normalize=False))
+    np.testing.assert_array_equal(raw[:, 0], [3 * len(text) for text in texts])
+    assert max(towers.text.batches) > 1
+
+
+def test_a_bad_image_among_many_gets_its_error_and_the_others_their_embeddings(
+    runners: Runners,
+) -> None:
+    images = [picture(5), b"text", picture(7), b""]
+    rows = asyncio.run(runners.embed_images(images, normalize=False))
+    np.testing.assert_array_equal(rows[0], [15, 20])
+    np.testing.assert_array_equal(rows[2], [21, 28])
+    assert isinstance(rows[1], NotAnImage)
+    assert isinstance(rows[3], EncoderError)
+
+
+def test_an_image_that_the_device_fails_on_gets_an_error_of_its_own(
+    towers: Towers, runners: Runners
+) -> None:
+    towers.image.fails = RuntimeError("kernel")
+    (row,) = asyncio.run(runners.embed_images([picture(5)], normalize=False))
+    assert isinstance(row, EncoderError)
+    assert row.code == "internal_error"
+    assert sample(towers, "failed_total", tower="image") == 1
+
+
+def test_a_large_picture_is_decoded_by_the_thread_for_large_ones(
+    towers: Towers, runners: Runners, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names: list[str] = []
+    prepare = towers.image.prepare
+
+    def watch(image: Any) -> torch.Tensor:
+        names.append(threading.current_thread().name.rpartition("_")[0])
+        return prepare(image)
+
+    monkeypatch.setattr(towers.image, "prepare", watch)
+    monkeypatch.setattr(module, "LARGE_PIXELS", 20)
+    asyncio.run(runners.embed_image(picture(10), normalize=True))
+    asyncio.run(runners.embed_image(picture(11), normalize=True))
+    assert names == ["prepare", "prepare-large"]
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def test_beyond_the_predicted_wait_the_answer_is_busy_before_anything_is_decoded(
+    towers: Towers,
+) -> None:
+    runners = make(towers, max_queue_ms=2000)
+    runners.image.queue.pace.observe(1, 1.0)  # a second an image
+
+    async def scene() -> None:
+        towers.image.free.clear()
+        asked = [
+            asyncio.create_task(runners.embed_image(picture(4), normalize=False)) for _ in range(8)
+        ]
+        await until(lambda: sum(task.done() for task in asked) == 5)
+        prepared = towers.image.prepared
+        assert prepared <= 3
+        with pytest.raises(Busy, match=r"3 image items .* about 3\.0 s .* where 2 s") as busy:
+            await runners.embed_image(b"not even a picture", normalize=False)
+        assert busy.value.retry_after == 1
+        await runners.embed_text("texts have a queue of their own", normalize=True)
+        towers.image.free.set()
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        assert [type(answer) for answer in answers] == [np.ndarray] * 3 + [Busy] * 5
+        await runners.embed_image(picture(4), normalize=False)  # there is room again
+
+    try:
+        asyncio.run(scene())
+    finally:
+        runners.close()
+    assert sample(towers, "rejected_total", limit="queue") == 6
+    assert sample(towers, "queue_length", tower="image") == 0
+    assert towers.budget.held == 0
+
+
+def test_slow_decoding_counts_in_the_predicted_wait(towers: Towers) -> None:
+    runners = make(towers, max_queue_ms=1000)
+    runners.image._prepare_seconds = 3.0 * runners.image._shared.cpus
+
+    async def scene() -> None:
+        towers.image.free.clear()
+        first = asyncio.create_task(runners.embed_image(picture(4), normalize=False))
+        await until(lambda: towers.image.batches)
+        runners.image._prepare_seconds = 3.0 * runners.image._shared.cpus
+        with pytest.raises(Busy, match=r"about 3\.0 s") as busy:
+            await runners.embed_image(picture(4), normalize=False)
+        assert busy.value.retry_after == 2
+        towers.image.free.set()
+        await first
+
+    try:
+        asyncio.run(scene())
+    finally:
+        runners.close()
+
+
+def test_prepared_items_count_in_the_byte_budget(towers: Towers, runners: Runners) -> None:
+    # 10 bytes an item, as the tower's probe says
+    async def scene() -> None:
+        with towers.budget.hold(985):
+            towers.image.free.clear()
+            first = asyncio.create_task(runners.embed_image(picture(4), normalize=False))
+            await until(lambda: towers.image.batches)
+            with pytest.raises(Busy, match="over the limit of 1,000"):
+                await runners.embed_image(picture(4), normalize=False)
+            towers.image.free.set()
+            await first
+            await runners.embed_image(picture(4), normalize=False)
+
+    asyncio.run(scene())
+    assert len(towers.refused) == 1
+    assert towers.budget.held == 0
+
+
+def test_of_a_large_request_a_part_is_worked_on_at_a_time(towers: Towers, runners: Runners) -> None:
+    async def scene() -> None:
+        towers.image.free.clear()
+        many = asyncio.create_task(runners.embed_images([picture(4)] * 60, normalize=False))
+        await until(lambda: towers.image.prepared == 16)  # twice the batch limit
+        await asyncio.sleep(0.05)
+        assert towers.image.prepared == 16
+        lone = asyncio.create_task(runners.embed_image(picture(5), normalize=False))
+        await until(lambda: towers.image.prepared == 17)
+        towers.image.free.set()
+        done, _ = await asyncio.wait({many, lone}, return_when=asyncio.FIRST_COMPLETED)
+        assert done == {lone}  # before the other 44
+        assert len(await many) == 60
+
+    asyncio.run(scene())
+
+
+def test_a_runner_that_dies_says_so_and_is_not_alive(towers: Towers, runners: Runners) -> None:
+    assert runners.alive
+    towers.text.fails = SystemExit("gone")
+    with pytest.raises(NotReady, match="the text runner died: SystemExit: gone"):
+        asyncio.run(runners.embed_text("a", normalize=True))
+    assert not runners.alive
+    assert towers.deaths == ["the text runner died: SystemExit: gone"]
+    with pytest.raises(NotReady, match="died"):
+        asyncio.run(runners.check())
+
+
+def test_a_dead_runner_answers_no_item_of_many(towers: Towers, runners: Runners) -> None:
+    towers.image.fails = SystemExit("gone")
+    with pytest.raises(NotReady):
+        asyncio.run(runners.embed_images([picture(4)] * 3, normalize=True))
+
+
+def test_a_lost_device_ends_the_runner(towers: Towers, runners: Runners) -> None:
+    towers.image.fails = torch.AcceleratorError("device-side assert")
+    with pytest.raises(NotReady, match="device-side assert"):
+        asyncio.run(runners.embed_image(picture(4), normalize=True))
+    assert not runners.alive
+
+
+def test_out_of_memory_lowers_the_batch_limit(towers: Towers, runners: Runners) -> None:
+    towers.image.fails = torch.OutOfMemoryError("CUDA out of memory")
+    with pytest.raises(torch.OutOfMemoryError):
+        asyncio.run(runners.embed_image(picture(4), normalize=True))
+    assert runners.image.queue.count_limit() == 1
+    assert runners.alive
+
+
 def test_a_tower_that_answered_lately_is_not_asked_again(towers: Towers, runners: Runners) -> None:
     asyncio.run(runners.embed_text("a", normalize=True))
     asyncio.run(runners.check())
     asyncio.run(runners.check())
-    assert towers.calls == 1
+    assert towers.text.batches == [1]
 
 
 def test_a_quiet_tower_is_asked_for_an_embedding(
@@ -77,17 +290,17 @@ def test_a_quiet_tower_is_asked_for_an_embedding(
 ) -> None:
     monkeypatch.setattr(module, "HEALTH_SECONDS", 0.0)
     asyncio.run(runners.check())
-    assert towers.calls == 1
+    assert towers.text.batches == [1]
 
 
 def test_a_tower_that_fails_is_not_healthy_until_it_answers_again(
     towers: Towers, runners: Runners, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "HEALTH_SECONDS", 0.0)
-    towers.fails = True
-    with pytest.raises(NotReady, match="text tower fails: out of memory"):
+    towers.text.fails = RuntimeError("broken")
+    with pytest.raises(NotReady, match="text tower fails: broken"):
         asyncio.run(runners.check())
-    towers.fails = False
+    towers.text.fails = None
     asyncio.run(runners.check())
 
 
@@ -95,10 +308,10 @@ def test_a_tower_that_hangs_is_not_healthy_until_it_answers_again(
     towers: Towers, runners: Runners, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "HEALTH_SECONDS", 0.0)
-    towers.free.clear()
+    towers.text.free.clear()
     with pytest.raises(NotReady, match="text tower has not answered"):
         asyncio.run(runners.check())
-    towers.free.set()
+    towers.text.free.set()
     asyncio.run(runners.check())
 
 
@@ -106,32 +319,42 @@ def test_many_who_ask_about_a_hanging_tower_wait_for_one_probe(
     towers: Towers, runners: Runners, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "HEALTH_SECONDS", 60.0)
-    runners._answered["text"] = float("-inf")  # quiet for ever
-    towers.free.clear()
+    runners.text.answered = float("-inf")  # quiet for ever
+    towers.text.free.clear()
 
     async def ask() -> list[Any]:
         return await asyncio.gather(*(runners.check() for _ in range(20)), return_exceptions=True)
 
     assert [type(answer) for answer in asyncio.run(ask())] == [NotReady] * 20
-    assert towers.prepared == 1
+    assert towers.text.batches == [1]
 
 
 def test_a_request_that_was_given_up_does_not_reach_the_tower(
     towers: Towers, runners: Runners
 ) -> None:
     async def scene() -> None:
-        towers.free.clear()
+        towers.text.free.clear()
         held = asyncio.create_task(runners.embed_text("held", normalize=True))
-        while towers.calls == 0:
-            await asyncio.sleep(0.01)
+        await until(lambda: towers.text.batches)
         gone = asyncio.create_task(runners.embed_text("gone", normalize=True))
-        await asyncio.sleep(0.1)
+        await until(lambda: len(runners.text.queue) == 1)
         gone.cancel()
         with pytest.raises(asyncio.CancelledError):
             await gone
-        towers.free.set()
+        towers.text.free.set()
         await held
         await runners.embed_text("next", normalize=True)
 
     asyncio.run(scene())
-    assert towers.calls == 2
+    assert towers.text.batches == [1, 1]
+    assert sample(towers, "dropped_total", tower="text") == 1
+
+
+def test_the_stages_are_measured(towers: Towers, runners: Runners) -> None:
+    data = file_bytes(scene_image(1))
+    asyncio.run(runners.embed_images([data] * 3, normalize=True))
+    for stage in ("decode", "queue"):
+        assert sample(towers, "stage_seconds_count", tower="image", stage=stage) == 3
+    batches = len(towers.image.batches)
+    assert sample(towers, "stage_seconds_count", tower="image", stage="device") == batches
+    assert sample(towers, "batch_size_sum", tower="image") == 3
