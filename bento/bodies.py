@@ -138,7 +138,7 @@ async def read_uploads(request: Request, max_files: int) -> tuple[list[bytes], b
             return [await file.read() for file in files if isinstance(file, UploadFile)], normalize
     except HTTPException as error:
         if "Too many files" in error.detail:
-            raise TooLarge(f"at most {max_files} images are allowed in one request") from None
+            raise TooLarge(f"at most {max_files:,} images are allowed in one request") from None
         raise
 
 

@@ -12,6 +12,7 @@ from bento.schemas import (
     EmbeddingResponse,
     ErrorResponse,
     HealthResponse,
+    ImagesResponse,
     InfoResponse,
     StatsResponse,
 )
@@ -36,7 +37,8 @@ DOCS_PAGE: Final = """<!DOCTYPE html>
 
 _ABOUT: Final = (
     "CLIP embeddings of texts and images, and image search. Every error is "
-    "`{error, code}`: a sentence that says what was wrong and what is allowed, and a stable code."
+    "`{error, code}`: a sentence that says what was wrong and what is allowed, and a stable code. "
+    "With `Accept: application/x-npy` the embedding routes answer with the bytes of a .npy file."
 )
 _UPLOAD: Final = {
     "required": True,
@@ -47,6 +49,21 @@ _UPLOAD: Final = {
                 "required": ["file"],
                 "properties": {
                     "file": {"type": "string", "format": "binary"},
+                    "normalize": {"type": "boolean"},
+                },
+            }
+        }
+    },
+}
+_UPLOADS: Final = {
+    "required": True,
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["files"],
+                "properties": {
+                    "files": {"type": "array", "items": {"type": "string", "format": "binary"}},
                     "normalize": {"type": "boolean"},
                 },
             }
@@ -91,6 +108,9 @@ def complete(document: dict[str, Any]) -> dict[str, Any]:
     paths["/info"] = {"get": operation("The model and the limits", InfoResponse)}
     paths["/embed/image/upload"] = {
         "post": operation("Embed an uploaded image", EmbeddingResponse, requestBody=_UPLOAD)
+    }
+    paths["/embed/images"] = {
+        "post": operation("Embed many uploaded images", ImagesResponse, requestBody=_UPLOADS)
     }
     paths["/images/{id}"] = {
         "delete": operation("Forget a picture", DeleteResponse, parameters=_DELETE_PARAMETERS)

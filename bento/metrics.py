@@ -21,18 +21,19 @@ class Metrics:
             # Several workers share a folder of BentoML's, which the next service to start on
             # this host empties; one worker counts in memory.
             os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
+        shared = "PROMETHEUS_MULTIPROC_DIR" in os.environ
         import prometheus_client as prometheus  # reads that variable when it is imported
 
         prometheus.disable_created_metrics()  # type: ignore[no-untyped-call]
         self.content_type = prometheus.CONTENT_TYPE_LATEST
         self._registry = prometheus.CollectorRegistry()
-        if workers == 1:
+        if not shared:
             prometheus.ProcessCollector(registry=self._registry)
         else:
             from prometheus_client.multiprocess import MultiProcessCollector
 
             MultiProcessCollector(self._registry)  # type: ignore[no-untyped-call]
-        registry = self._registry if workers == 1 else None
+        registry = None if shared else self._registry
         self.requests = prometheus.Counter(
             "vision_encoder_requests",
             "Answered requests.",

@@ -20,6 +20,7 @@ import httpx
 import numpy as np
 import psutil
 import pytest
+from openai import NotFoundError, OpenAI
 from PIL import Image
 
 from bento import Encoder
@@ -150,6 +151,50 @@ REFUSED: list[tuple[str, Any, int, str, str]] = [
     ("/embed/image", {"image_base64": PNG[:200]}, 400, "broken_image", "truncated"),
     ("/embed/image", {"image_base64": encoded(b"hello")}, 415, "not_an_image", "JPEG"),
     ("/embed/image", {"image_url": "http://127.0.0.1/a"}, 422, "url_refused", "ALLOW_IMAGE_URLS"),
+    ("/embed/texts", {"texts": []}, 400, "invalid_request", "texts"),
+    ("/embed/texts", {"texts": "a"}, 400, "invalid_request", "array"),
+    ("/embed/texts", {"texts": ["a", ""]}, 400, "invalid_request", "texts.1"),
+    ("/embed/texts", {"texts": ["a"] * 10_000}, 413, "too_large", "at most 1,000"),
+    ("/rank", {"image": {"image_base64": PNG}, "texts": []}, 400, "invalid_request", "texts"),
+    ("/rank", {"texts": ["a"]}, 400, "invalid_request", "image"),
+    ("/rank", {"image": {"image_base64": PNG[:200]}, "texts": ["a"]}, 400, "broken_image", ""),
+    ("/v1/embeddings", {"model": "gpt", "input": "a"}, 404, "model_not_found", BUNDLED),
+    ("/v1/embeddings", {"input": "a"}, 400, "invalid_request", "model"),
+    ("/v1/embeddings", {"model": BUNDLED, "input": []}, 400, "invalid_request", "input"),
+    ("/v1/embeddings", {"model": BUNDLED, "input": [1, 2]}, 400, "invalid_request", "token ids"),
+    ("/v1/embeddings", {"model": BUNDLED, "input": [[1]]}, 400, "invalid_request", "token ids"),
+    ("/v1/embeddings", {"model": BUNDLED, "input": [None]}, 400, "invalid_request", "input"),
+    ("/v1/embeddings", {"model": BUNDLED, "input": [{}]}, 400, "invalid_request", "exactly one"),
+    ("/v1/embeddings", {"model": BUNDLED, "input": ["a", " "]}, 400, "invalid_request", "input"),
+    ("/v1/embeddings", {"model": BUNDLED, "input": ["a"] * 1001}, 413, "too_large", "1,000"),
+    (
+        "/v1/embeddings",
+        {"model": BUNDLED, "input": ["a", "data:image/png;base64,AAAA"]},
+        400,
+        "invalid_request",
+        "input 1",
+    ),
+    (
+        "/v1/embeddings",
+        {"model": BUNDLED, "input": [{"image": "http://127.0.0.1/a"}]},
+        422,
+        "url_refused",
+        "ALLOW_IMAGE_URLS",
+    ),
+    (
+        "/v1/embeddings",
+        {"model": BUNDLED, "input": "a", "dimensions": 129},
+        400,
+        "invalid_request",
+        "128 at most",
+    ),
+    (
+        "/v1/embeddings",
+        {"model": BUNDLED, "input": "a", "encoding_format": "hex"},
+        400,
+        "invalid_request",
+        "base64",
+    ),
     ("/search", {}, 400, "invalid_request", "exactly one"),
     ("/search", {"text": "a", "top_k": 0}, 400, "invalid_request", "top_k"),
     ("/search", {"text": "a", "collection": "../x"}, 400, "invalid_request", "collection"),
@@ -173,6 +218,138 @@ def test_unusable_input_is_refused_with_a_sentence(
     assert (response.status_code, response.json()["code"]) == (status, code), response.text
     assert says in response.json()["error"]
     assert response.json().keys() == {"error", "code"}
+
+
+def test_many_texts_get_the_embeddings_that_they_get_alone(
+    http: httpx.Client, reference: Reference
+) -> None:
+    texts = [f"{i} large red circles" * (i % 7 + 1) for i in range(70)]
+    answer = http.post("/embed/texts", json={"texts": texts, "normalize": False})
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["dimension"] == 128
+    assert answer.json()["normalized"] is False
+    for text, row in zip(texts, answer.json()["embeddings"], strict=True):
+        assert_same(row, reference.text(text, False))
+
+
+def test_one_broken_image_among_31_costs_them_nothing(http: httpx.Client, encoder: Encoder) -> None:
+    images = [file_bytes(scene_image(seed)) for seed in range(32)]
+    images[7] = images[7][:200]
+    files = [("files", (f"{i}.png", data)) for i, data in enumerate(images)]
+    answer = http.post("/embed/images", files=files)
+    assert answer.status_code == 200, answer.text
+    assert answer.json().keys() == {"embeddings", "errors", "dimension", "model", "normalized"}
+    (error,) = answer.json()["errors"]
+    assert (error["index"], error["code"]) == (7, "broken_image")
+    assert "truncated" in error["error"]
+    rows = answer.json()["embeddings"]
+    assert rows.pop(7) is None
+    assert_same(rows, encoder.encode_images(images[:7] + images[8:]))
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "says"),
+    [
+        ({"files": [("file", b"x")]}, 400, "file"),
+        ({"data": {"files": "text"}}, 400, "named files"),
+        ({"json": {}}, 400, "named files"),
+        ({"files": [("files", b"x")], "data": {"normalize": "maybe"}}, 400, "normalize"),
+        ({"files": [("files", b"x")] * 1001}, 413, "1,000 images"),
+    ],
+)
+def test_an_unusable_upload_of_many_is_refused(
+    http: httpx.Client, request_: dict[str, Any], status: int, says: str
+) -> None:
+    response = http.post("/embed/images", **request_)
+    assert response.status_code == status, response.text
+    assert says in response.json()["error"]
+
+
+def test_every_embedding_route_answers_as_npy(http: httpx.Client) -> None:
+    data = file_bytes(scene_image(4))
+    form = {"files": {"file": data}}
+    for route, request, shape in (
+        ("/embed/text", {"json": {"text": "a"}}, (128,)),
+        ("/embed/texts", {"json": {"texts": ["a", "b"]}}, (2, 128)),
+        ("/embed/image", {"json": {"image_base64": encoded(data)}}, (128,)),
+        ("/embed/image/upload", form, (128,)),
+        ("/embed/images", {"files": [("files", data)] * 3}, (3, 128)),
+        ("/v1/embeddings", {"json": {"model": BUNDLED, "input": ["a", "b"]}}, (2, 128)),
+    ):
+        answer = http.post(route, headers={"Accept": "application/x-npy"}, **request)
+        assert answer.status_code == 200, answer.text
+        assert answer.headers["Content-Type"] == "application/x-npy"
+        array = np.load(io.BytesIO(answer.content), allow_pickle=False)
+        assert (array.dtype, array.shape) == (np.float32, shape)
+        json_answer = http.post(route, **request).json()
+        rows = json_answer.get("embedding") or json_answer.get("embeddings")
+        rows = rows or [item["embedding"] for item in json_answer["data"]]
+        assert_same(array, np.array(rows, np.float32))
+
+
+def test_a_bad_image_is_a_row_of_nan_in_npy(http: httpx.Client) -> None:
+    files = [("files", file_bytes(scene_image(4))), ("files", b"text")]
+    answer = http.post("/embed/images", files=files, headers={"Accept": "application/x-npy"})
+    array = np.load(io.BytesIO(answer.content))
+    assert np.isfinite(array[0]).all()
+    assert np.isnan(array[1]).all()
+
+
+def test_rank_is_zero_shot_classification(http: httpx.Client, reference: Reference) -> None:
+    image = scene_image(1)
+    texts = ["a large red circle", "a small blue square", "a green star", "a green star"]
+    body = {"image": {"image_base64": encoded(file_bytes(image))}, "texts": texts}
+    answer = http.post("/rank", json=body).json()
+    vector = reference.image(image, True)
+    cosines = np.array([float(reference.text(text, True) @ vector) for text in texts])
+    wanted = np.exp(cosines * float(reference.model.logit_scale.detach().exp()))
+    wanted /= wanted.sum()
+    order = np.argsort(-cosines, kind="stable")
+    assert [entry["text"] for entry in answer["ranking"]] == [texts[i] for i in order]
+    np.testing.assert_allclose(
+        [entry["probability"] for entry in answer["ranking"]], wanted[order], rtol=1e-3, atol=1e-6
+    )
+    assert_same([entry["score"] for entry in answer["ranking"]], cosines[order])
+    assert answer["model"] == f"{BUNDLED}/local"
+
+
+def test_the_openai_client_works_unmodified(
+    server: Server, encoder: Encoder, reference: Reference
+) -> None:
+    data = file_bytes(scene_image(5))
+    with OpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
+        one = client.embeddings.create(model=BUNDLED, input="a red circle")
+        assert_same(one.data[0].embedding, reference.text("a red circle", True))
+        # start and end of text, and a token a word
+        assert (one.usage.prompt_tokens, one.usage.total_tokens) == (5, 5)
+        assert one.model == encoder.model
+
+        floats = client.embeddings.create(
+            model=encoder.model, input=["a", "b " * 500], encoding_format="float", user="me"
+        )
+        assert [item.index for item in floats.data] == [0, 1]
+        assert floats.usage.prompt_tokens == 3 + encoder.context_length
+        assert_same(floats.data[1].embedding, reference.text("b " * 500, True))
+
+        few = client.embeddings.create(model=BUNDLED, input="a red circle", dimensions=16)
+        cut = np.asarray(reference.text("a red circle", True))[:16]
+        assert_same(few.data[0].embedding, cut / np.linalg.norm(cut))
+
+        uri = f"data:image/png;base64,{encoded(data)}"
+        mixed: Any = ["a red circle", uri, {"text": "a star"}, {"image": uri}]
+        both = client.embeddings.create(model=BUNDLED, input=mixed)
+        image = reference.image(Image.open(io.BytesIO(data)), True)
+        for item, wanted in zip(
+            both.data,
+            [reference.text("a red circle", True), image, reference.text("a star", True), image],
+            strict=True,
+        ):
+            assert_same(item.embedding, wanted)
+        assert both.usage.prompt_tokens == 5 + 4
+
+        with pytest.raises(NotFoundError) as error:
+            client.embeddings.create(model="text-embedding-3-small", input="a")
+        assert "not served here" in str(error.value.body)
 
 
 @pytest.mark.parametrize("content", [b"{", b"", b"\xff\xfe", b"null", b'{"text": "\\ud800"}'])
@@ -219,12 +396,12 @@ def test_an_unusable_upload_is_refused(
 
 
 def test_a_body_over_the_limit_is_refused_with_and_without_its_length(http: httpx.Client) -> None:
-    size = 28_000_000
+    size = 65_000_000
     with_length = http.post("/embed/text", content=b"x" * size, headers=JSON)
     assert (with_length.status_code, with_length.json()["code"]) == (413, "too_large")
 
     def chunks() -> Iterator[bytes]:
-        for _ in range(28):
+        for _ in range(65):
             yield b" " * 1_000_000
 
     without = http.post("/embed/text", content=chunks(), headers=JSON)
@@ -350,7 +527,7 @@ def logged(server: Server, **wanted: str) -> dict[str, Any]:
 def test_the_start_is_logged_in_one_line(server: Server) -> None:
     start = logged(server, message="serving")
     assert start["model"] == f"{BUNDLED}/local"
-    assert (start["device"], start["dtype"]) == ("cpu", "float32")
+    assert (start["device"], start["text"], start["image"]) == ("cpu", "float32", "float32")
     assert start["dimension"] > 0
     assert start["store"].startswith("embedded at")
     assert start["url"] == server.url
@@ -387,8 +564,12 @@ def test_the_docs_are_complete_and_load_nothing_from_elsewhere(http: httpx.Clien
         ("GET", "/readyz"),
         ("GET", "/metrics"),
         ("POST", "/embed/text"),
+        ("POST", "/embed/texts"),
         ("POST", "/embed/image"),
         ("POST", "/embed/image/upload"),
+        ("POST", "/embed/images"),
+        ("POST", "/v1/embeddings"),
+        ("POST", "/rank"),
         ("POST", "/images"),
         ("DELETE", "/images/{id}"),
         ("POST", "/search"),
@@ -396,9 +577,25 @@ def test_the_docs_are_complete_and_load_nothing_from_elsewhere(http: httpx.Clien
     } <= documented
 
 
-def test_metrics_are_served(http: httpx.Client) -> None:
+def test_metrics_count_by_declared_routes(http: httpx.Client) -> None:
     http.post("/embed/text", json={"text": "a"})
-    assert 'endpoint="/embed/text",http_response_code="200"' in http.get("/metrics").text
+    http.post("/embed/text", content=b"a", headers={"Content-Type": "text/plain"})
+    http.post("/embed/image/upload", files={"file": b"text"})
+    http.delete("/images/some/long/name")
+    http.get("/nowhere/at/all")
+    text = http.get("/metrics").text
+    for labels in (
+        'method="POST",route="/embed/text",status="200"',
+        'method="POST",route="/embed/text",status="415"',
+        'method="POST",route="/embed/image/upload",status="415"',
+        'method="DELETE",route="/images/{id:path}",status="200"',
+        'method="GET",route="other",status="404"',
+    ):
+        assert f"vision_encoder_requests_total{{{labels}}}" in text
+    assert "some/long/name" not in text
+    assert "nowhere" not in text
+    assert "process_resident_memory_bytes" in text
+    assert 'vision_encoder_stage_seconds_count{stage="respond",tower="text"}' in text
 
 
 def test_livez_answers_while_the_model_loads_and_readyz_waits(tmp_path: Path) -> None:
@@ -497,7 +694,15 @@ def test_bentomls_own_client_knows_the_json_routes(server: Server, encoder: Enco
     command = [sys.executable, "-c", code, server.url]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     endpoints, got = json.loads(done.stdout)
-    assert endpoints == ["embed_image", "embed_text", "index_image", "search"]
+    assert endpoints == [
+        "embed_image",
+        "embed_text",
+        "embed_texts",
+        "index_image",
+        "openai_embeddings",
+        "rank",
+        "search",
+    ]
     assert_same(got, encoder.encode_texts(["a red circle"])[0])
 
 

@@ -1,0 +1,164 @@
+"""What a served service does under pressure: too much work, clients that go, runners that die."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from PIL import Image
+
+from .conftest import Server, file_bytes, serving
+
+
+@pytest.fixture(scope="module")
+def tight(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A service that lets little wait."""
+    folder = tmp_path_factory.mktemp("tight")
+    with serving(
+        folder,
+        QDRANT_ENABLED="false",
+        MAX_QUEUE_MS="60",
+        MAX_IMAGE_BYTES="1000000",
+        MAX_REQUEST_BYTES="2000000",
+        MAX_QUEUE_BYTES="4000000",
+        MAX_REQUEST_ITEMS="5000",
+    ) as server:
+        yield server
+
+
+def sample(server: Server, line: str) -> float:
+    """Return a metric of a service."""
+    text = httpx.get(f"{server.url}/metrics").text
+    values = [float(x.rpartition(" ")[2]) for x in text.splitlines() if x.startswith(line + " ")]
+    return values[0] if values else 0.0
+
+
+def until(condition: Any, seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def noise(side: int) -> bytes:
+    return file_bytes(Image.frombytes("RGB", (side, side), os.urandom(3 * side * side)))
+
+
+def test_too_much_at_once_is_429_with_retry_after_and_the_rest_is_answered(tight: Server) -> None:
+    picture = noise(300)
+
+    async def scene() -> list[httpx.Response]:
+        limits = httpx.Limits(max_connections=200)
+        async with httpx.AsyncClient(base_url=tight.url, timeout=60, limits=limits) as http:
+            return await asyncio.gather(
+                *(http.post("/embed/image/upload", files={"file": picture}) for _ in range(150))
+            )
+
+    answers = asyncio.run(scene())
+    statuses = [answer.status_code for answer in answers]
+    assert set(statuses) == {200, 429}
+    for answer in answers:
+        if answer.status_code == 429:
+            assert answer.json()["code"] == "busy"
+            assert int(answer.headers["Retry-After"]) >= 1
+    assert sample(tight, 'vision_encoder_rejected_total{limit="queue"}') > 0
+    # and when that is over, one more is answered
+    assert httpx.post(f"{tight.url}/embed/image/upload", files={"file": picture}).is_success
+    assert sample(tight, 'vision_encoder_queue_length{tower="image"}') == 0
+
+
+def open_upload(server: Server, length: int) -> socket.socket:
+    """Begin an upload and keep its body to come."""
+    host, port = server.url.removeprefix("http://").split(":")
+    connection = socket.create_connection((host, int(port)), timeout=20)
+    head = (
+        "POST /embed/image HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {length}\r\n\r\n"
+    )
+    connection.sendall(head.encode() + b"{")
+    return connection
+
+
+def ask(server: Server) -> httpx.Response:
+    return httpx.post(f"{server.url}/embed/text", json={"text": "a"})
+
+
+def test_bodies_that_are_still_coming_count_and_are_given_back_when_their_client_goes(
+    tight: Server,
+) -> None:
+    first, second = open_upload(tight, 1_999_000), open_upload(tight, 1_999_000)
+    try:
+        until(lambda: open_refused(tight))
+    finally:
+        first.close()
+        second.close()
+    # both clients went in the middle of their upload
+    until(lambda: not open_refused(tight))
+    assert ask(tight).status_code == 200
+    assert sample(tight, 'vision_encoder_rejected_total{limit="bytes"}') > 0
+    assert "Traceback" not in tight.log.read_text()
+
+
+def open_refused(server: Server) -> bool:
+    """Say whether an upload of 1.9 MB is refused as soon as it is announced."""
+    with open_upload(server, 1_900_000) as connection:
+        connection.settimeout(0.5)
+        try:
+            return connection.recv(100).startswith(b"HTTP/1.1 429")
+        except TimeoutError:
+            return False
+
+
+def test_what_a_client_gave_up_on_is_dropped(tight: Server) -> None:
+    before = sample(tight, 'vision_encoder_dropped_total{tower="text"}')
+    texts = [f"a long text about nothing at all, number {i}, " * 5 for i in range(5000)]
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{tight.url}/embed/texts", json={"texts": texts}, timeout=1)
+    until(lambda: sample(tight, 'vision_encoder_queue_length{tower="text"}') == 0, 5)
+    assert sample(tight, 'vision_encoder_dropped_total{tower="text"}') > before
+    assert '"status": 499' in tight.log.read_text()
+    assert ask(tight).status_code == 200
+
+
+def test_a_worker_whose_runner_died_is_not_ready_and_is_started_anew(tmp_path: Path) -> None:
+    # the tower is broken from outside, by a module that Python imports at its start
+    (tmp_path / "sitecustomize.py").write_text(
+        "import atexit, os, sys\n"
+        "from importlib.abc import MetaPathFinder\n"
+        "class Finder(MetaPathFinder):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name == 'bento.runners':\n"
+        "            sys.meta_path.remove(self)\n"
+        "            import bento.towers as towers\n"
+        "            embed = towers.TextTower.embed\n"
+        "            def dying(self, items):\n"
+        "                if any(len(item) > 100 for item in items):\n"
+        "                    raise SystemExit('broken')\n"
+        "                return embed(self, items)\n"
+        "            towers.TextTower.embed = dying\n"
+        "sys.meta_path.insert(0, Finder())\n"
+    )
+    with serving(tmp_path, QDRANT_ENABLED="false", PYTHONPATH=str(tmp_path)) as server:
+        assert ask(server).status_code == 200
+        workers = psutil.Process(server.pid).children()
+        answer = httpx.post(f"{server.url}/embed/text", json={"text": "a " * 200}, timeout=20)
+        assert answer.status_code == 503
+        assert "the text runner died" in answer.json()["error"]
+        until(lambda: psutil.Process(server.pid).children() != workers)
+
+        def answers_again() -> bool:
+            try:
+                return ask(server).status_code == 200
+            except httpx.TransportError:
+                return False
+
+        until(answers_again, 60)
+        assert "this worker ends: the text runner died" in server.log.read_text()
