@@ -27,9 +27,12 @@ from bento.answering import Answering
 from bento.bodies import read_upload, read_uploads
 from bento.docs import DOCS_PAGE, complete
 from bento.errors import NotReady
-from bento.http import RequestMiddleware, answering, configure_logs
+from bento.http import RequestMiddleware
 from bento.images import FORMATS
+from bento.logs import configure_logs
 from bento.metrics import Metrics
+from bento.openai_schemas import OpenAIEmbeddingsRequest, OpenAIEmbeddingsResponse
+from bento.responses import answering
 from bento.runners import Runners
 from bento.schemas import (
     DeleteResponse,
@@ -41,8 +44,6 @@ from bento.schemas import (
     IndexRequest,
     IndexResponse,
     InfoResponse,
-    OpenAIEmbeddingsRequest,
-    OpenAIEmbeddingsResponse,
     RankRequest,
     RankResponse,
     SearchRequest,

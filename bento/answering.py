@@ -13,10 +13,10 @@ from bento.bodies import embedding_answer, embeddings_answer, images_answer, ope
 from bento.errors import EncoderError, InvalidInput, ModelNotFound, TooLarge
 from bento.fetch import ImageFetcher
 from bento.model import Embeddings, Encoder, normalized
+from bento.openai_schemas import OpenAIEmbeddingsRequest
 from bento.runners import Runners
 from bento.schemas import (
     ImageSource,
-    OpenAIEmbeddingsRequest,
     RankedText,
     RankRequest,
     RankResponse,

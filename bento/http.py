@@ -1,4 +1,4 @@
-"""What every route shares: request ids, the access log, body limits, one shape of errors."""
+"""What every route shares: request ids, limits, the access log, counters, errors of one shape."""
 
 from __future__ import annotations
 
@@ -6,93 +6,25 @@ import asyncio
 import json
 import logging
 import re
-from collections.abc import Awaitable, Callable, Sequence
-from functools import wraps
 from time import perf_counter
-from typing import Any, Final, ParamSpec, Protocol, TypeVar
+from typing import Final
 from uuid import uuid4
 
-from pydantic import ValidationError
-from pythonjsonlogger.json import JsonFormatter
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bento.admission import ByteBudget
 from bento.bodies import accept
 from bento.errors import Busy, EncoderError, TooLarge, UnsupportedMediaType
 from bento.metrics import Metrics
+from bento.responses import error_response, shaped
 
 logger = logging.getLogger("vision_encoder")
 
 _REQUEST_ID: Final = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
 _UNCOUNTED: Final = ("/livez", "/readyz", "/metrics")
 _CLIENT_CLOSED: Final = 499  # nginx's word for it; no client ever sees it
-_CODES: Final = {
-    400: "invalid_request",
-    404: "not_found",
-    405: "method_not_allowed",
-    413: "too_large",
-    415: "unsupported_media_type",
-    429: "busy",
-    500: "internal_error",
-    503: "not_ready",
-    504: "timeout",
-}
-_SENTENCES: Final = {
-    404: "there is no such route; see /docs",
-    405: "this route does not take that method; see /docs",
-    500: "something broke in the service; its log has the request id of this answer",
-    503: "the service is not ready yet",
-}
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-class _Answerable(Protocol):
-    status: int
-    code: str
-
-
-def answering(
-    *errors: type[Exception],
-) -> Callable[[Callable[P, Awaitable[R]]], Callable[P, Awaitable[R]]]:
-    """Decorate a handler so that these errors (with `status` and `code`) become its answer.
-
-    BentoML hides or reshapes what is raised; a response that is returned it leaves alone.
-    """
-
-    def decorate(handler: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
-        @wraps(handler)
-        async def answer(*args: P.args, **kwargs: P.kwargs) -> Any:
-            try:
-                return await handler(*args, **kwargs)
-            except errors as error:
-                return error_response(error)  # type: ignore[arg-type]  # each has status and code
-
-        return answer
-
-    return decorate
-
-
-def error_response(error: _Answerable) -> JSONResponse:
-    """Return an error as `{"error": sentence, "code": stable_code}` with its status."""
-    headers = {"Retry-After": str(error.retry_after)} if isinstance(error, Busy) else None
-    return JSONResponse({"error": str(error), "code": error.code}, error.status, headers)
-
-
-def describe_validation(details: Sequence[Any]) -> str:
-    """Put pydantic's error details into one sentence that names the fields."""
-    parts = []
-    for detail in details:
-        where = ".".join(str(part) for part in detail.get("loc", ()) if part != "root")
-        what = str(detail.get("msg", "is not valid")).removeprefix("Value error, ")
-        if detail.get("type") == "extra_forbidden":
-            what = "is not a field of this request"
-        parts.append(f"{where}: {what}" if where else what)
-    return "; ".join(parts)
 
 
 class RequestMiddleware:
@@ -265,7 +197,7 @@ class _Exchange:
 
     async def _send_error(self, start: Message) -> None:
         """Send a buffered error, in our shape whoever made it."""
-        error = _shaped(self.status, bytes(self._error_body))
+        error = shaped(self.status, bytes(self._error_body))
         headers = MutableHeaders(scope=start)
         if self._refusal:  # whatever was made of it on its way through BentoML
             self.status = self._refusal.status
@@ -291,42 +223,3 @@ class _Exchange:
                 "ms": round(self.seconds * 1000, 1),
             },
         )
-
-
-def _shaped(status: int, body: bytes) -> dict[str, str]:
-    """Return an error's body in our shape: as it is, or made from what BentoML says."""
-    try:
-        content = json.loads(body)
-    except ValueError:
-        content = None
-    if isinstance(content, dict) and content.keys() == {"error", "code"}:
-        return content
-    code = _CODES.get(status, "internal_error" if status >= 500 else "invalid_request")
-    if isinstance(content, dict) and isinstance(content.get("detail"), list):
-        return {"error": describe_validation(content["detail"]), "code": code}
-    if isinstance(content, list) and content:
-        content = content[0]
-    said = content.get("error") if isinstance(content, dict) else body.decode(errors="replace")
-    return {"error": _SENTENCES.get(status) or str(said)[:500] or f"HTTP {status}", "code": code}
-
-
-def configure_logs() -> None:
-    """Log one JSON object a line, BentoML's own lines included."""
-    formatter = JsonFormatter(
-        "{asctime}{levelname}{name}{message}",
-        style="{",
-        rename_fields={"asctime": "time", "levelname": "level", "name": "logger"},
-        datefmt="%Y-%m-%dT%H:%M:%S%z",
-    )
-    logger.setLevel(logging.INFO)
-    for name in ("", "bentoml"):
-        for handler in logging.getLogger(name).handlers:
-            handler.setFormatter(formatter)
-            handler.filters.clear()  # BentoML's would put its own request_id over ours
-    # a request that fails validation is the client's mistake: no traceback in our log
-    logging.getLogger("bentoml._internal.server.http_app").addFilter(_is_our_fault)
-
-
-def _is_our_fault(record: logging.LogRecord) -> bool:
-    error = record.exc_info[1] if record.exc_info else None
-    return not isinstance(error, ValidationError | EncoderError | ClientDisconnect)

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Final
@@ -15,173 +12,24 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from bento.admission import ByteBudget
-from bento.batching import BatchQueue, Limits
+from bento.batching import Limits
 from bento.cpus import available_cpus
-from bento.errors import Busy, EncoderError, NotReady
+from bento.errors import EncoderError, NotReady
 from bento.images import load_image, open_image
-from bento.metrics import Metrics, TowerMetrics
+from bento.metrics import Metrics
 from bento.model import Embeddings, Encoder, normalized
+from bento.runner import HEALTH_SECONDS, Runner, Shared
 from bento.settings import Settings
 
 if TYPE_CHECKING:
     import torch
 
-    from bento.towers import Tower
-
-    # Gives a prepared item, or what remains to be done for a large one in a thread of its own.
-    Preparation = Callable[[], torch.Tensor | Callable[[], torch.Tensor]]
-
-HEALTH_SECONDS: Final = 5.0  # how long an answer of the device counts as a sign of life
-HEALTH_TIMEOUT: Final = 10.0
 # An image batch ends within this, as predicted, so that what comes next does not wait for long.
 IMAGE_BATCH_SECONDS: Final = 0.5
 # On a CPU images are computed at this priority: text queries, decoding and answering get most
 # of the cores when they need them, and a bulk upload uses what they leave.
 IMAGE_NICE: Final = 10
 LARGE_PIXELS: Final = 16_000_000  # larger pictures are decoded one at a time
-
-
-@dataclass(frozen=True)
-class _Shared:
-    """What both runners use."""
-
-    settings: Settings
-    budget: ByteBudget
-    metrics: Metrics
-    threads: ThreadPoolExecutor  # as many as CPUs
-    cpus: int
-    large: ThreadPoolExecutor  # one
-    on_death: Callable[[str], None]
-
-
-class Runner:
-    """One tower and its queue: admission, preparation in threads, batches on the device."""
-
-    def __init__(
-        self, name: str, tower: Tower, shared: _Shared, limits: Limits, *, nice: int = 0
-    ) -> None:
-        from bento.towers import device_lost, out_of_memory
-
-        self.name = name
-        self.answered = monotonic()
-        self._tower = tower
-        self._shared = shared
-        self.metrics = TowerMetrics(shared.metrics, name)
-        self._accepted = 0  # items that are not yet answered
-        self._window = 2 * limits.count  # of one request's items that are worked on at a time
-        self._item_bytes = int(tower.probe()[0].nbytes)
-        self._prepare_seconds = 0.0  # of an item, as of late
-        self.queue: BatchQueue[torch.Tensor, Embeddings] = BatchQueue(
-            name,
-            self._run,
-            limits,
-            self.metrics,
-            size=tower.size,
-            warm_up=self._warm_up,
-            exhausted=out_of_memory,
-            fatal=device_lost,
-            on_death=shared.on_death,
-            nice=nice,
-        )
-
-    async def embed(self, preparation: Preparation) -> Embeddings:
-        """Return the raw embedding of one item, float32 (dim,).
-
-        Raises `Busy` before anything is prepared, and what the preparation raises.
-        """
-        with self._accept(1):
-            return await self._embed(preparation)
-
-    async def embed_all(
-        self, preparations: Sequence[Preparation]
-    ) -> list[Embeddings | BaseException]:
-        """Return the raw embedding of each item, or what went wrong with it.
-
-        Raises `Busy` for all of them before anything is prepared. Of a large request a part is
-        worked on at a time, so that others get their turn in between.
-        """
-        window = asyncio.Semaphore(self._window)
-
-        async def embed(preparation: Preparation) -> Embeddings:
-            async with window:
-                return await self._embed(preparation)
-
-        with self._accept(min(len(preparations), self._window)):
-            return await asyncio.gather(*map(embed, preparations), return_exceptions=True)
-
-    async def look(self) -> NotReady | None:
-        """Return why the tower cannot be relied on, if it cannot.
-
-        One that answered nothing lately is asked for an embedding.
-        """
-        if self.queue.alive and monotonic() - self.answered < HEALTH_SECONDS:
-            return None
-        try:
-            probe = self.queue.submit(self._tower.probe()[0])
-            await asyncio.wait_for(asyncio.wrap_future(probe), HEALTH_TIMEOUT)
-        except TimeoutError:
-            return NotReady(f"the {self.name} tower has not answered for {HEALTH_TIMEOUT:.0f} s")
-        except NotReady as error:
-            return error
-        except Exception as error:
-            return NotReady(f"the {self.name} tower fails: {error}")
-        return None
-
-    @contextmanager
-    def _accept(self, count: int) -> Iterator[None]:
-        """Count items in until the block ends. Raises `Busy` when too much is before them."""
-        wait = max(
-            self.queue.predicted_seconds(self._accepted),
-            self._accepted * self._prepare_seconds / self._shared.cpus,
-        )
-        limit = self._shared.settings.max_queue_ms / 1000
-        if wait > limit:
-            self._shared.metrics.rejected.labels("queue").inc()
-            raise Busy(
-                f"{self._accepted} {self.name} items are before yours, about {wait:.1f} s of work "
-                f"where {limit:g} s are allowed: try again later",
-                retry_after=math.ceil(wait - limit),
-            )
-        with self._shared.budget.hold(count * self._item_bytes):
-            self._change_accepted(count)
-            try:
-                yield
-            finally:
-                self._change_accepted(-count)
-
-    def _change_accepted(self, count: int) -> None:
-        self._accepted += count
-        self.metrics.length.set(self._accepted)
-
-    async def _embed(self, preparation: Preparation) -> Embeddings:
-        loop = asyncio.get_running_loop()
-        item = await loop.run_in_executor(self._shared.threads, self._timed, preparation)
-        if callable(item):
-            item = await loop.run_in_executor(self._shared.large, item)
-        return await asyncio.wrap_future(self.queue.submit(item))
-
-    def _timed(self, preparation: Preparation) -> torch.Tensor | Callable[[], torch.Tensor]:
-        started = monotonic()
-        item = preparation()
-        seconds = monotonic() - started
-        self._prepare_seconds += 0.1 * (seconds - self._prepare_seconds)
-        self.metrics.decoded(seconds)
-        return item
-
-    def _run(self, items: list[torch.Tensor]) -> list[Embeddings]:
-        embeddings = self._tower.embed(items)
-        self.answered = monotonic()
-        return list(embeddings)
-
-    def _warm_up(self) -> Iterator[tuple[int, int, float]]:
-        """Run the batches that the tower asks for, in the thread that will run all others."""
-        probe = self._tower.probe()
-        for count in self._tower.warm_sizes:
-            items = [probe[i % len(probe)] for i in range(count)]
-            self._tower.embed(items)  # compiles, allocates, starts threads
-            started = monotonic()
-            self._tower.embed(items)
-            yield count, sum(map(self._tower.size, items)), monotonic() - started
 
 
 class Runners:
@@ -204,7 +52,7 @@ class Runners:
         cpus = available_cpus()
         self._threads = ThreadPoolExecutor(cpus, "prepare")
         self._large = ThreadPoolExecutor(1, "prepare-large")
-        shared = _Shared(settings, budget, metrics, self._threads, cpus, self._large, on_death)
+        shared = Shared(settings, budget, metrics, self._threads, cpus, self._large, on_death)
         count = settings.max_batch_size
         self.text = Runner("text", encoder.text, shared, Limits(count))
         self.image = Runner(

@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from bento import Settings
-from bento import runners as module
+from bento import Settings, runner
+from bento import runners as runners_module
 from bento.admission import ByteBudget
 from bento.errors import Busy, EncoderError, NotAnImage, NotReady
 from bento.metrics import Metrics
@@ -69,7 +69,7 @@ def towers() -> Towers:
 
 @pytest.fixture
 def runners(towers: Towers, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runners]:
-    monkeypatch.setattr(module, "HEALTH_TIMEOUT", 0.3)
+    monkeypatch.setattr(runner, "HEALTH_TIMEOUT", 0.3)
     runners = make(towers)
     yield runners
     for tower in (towers.text, towers.image):
@@ -85,6 +85,12 @@ def make(towers: Towers, **settings: Any) -> Runners:
         metrics=towers.metrics,
         on_death=towers.deaths.append,
     )
+
+
+def quiet(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Set how long an answer counts as a sign of life."""
+    for module in (runner, runners_module):
+        monkeypatch.setattr(module, "HEALTH_SECONDS", seconds)
 
 
 def picture(width: int) -> bytes:
@@ -146,7 +152,7 @@ def test_a_large_picture_is_decoded_by_the_thread_for_large_ones(
         return prepare(image)
 
     monkeypatch.setattr(towers.image, "prepare", watch)
-    monkeypatch.setattr(module, "LARGE_PIXELS", 20)
+    monkeypatch.setattr(runners_module, "LARGE_PIXELS", 20)
     asyncio.run(runners.embed_image(picture(10), normalize=True))
     asyncio.run(runners.embed_image(picture(11), normalize=True))
     assert names == ["prepare", "prepare-large"]
@@ -288,7 +294,7 @@ def test_a_tower_that_answered_lately_is_not_asked_again(towers: Towers, runners
 def test_a_quiet_tower_is_asked_for_an_embedding(
     towers: Towers, runners: Runners, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "HEALTH_SECONDS", 0.0)
+    quiet(monkeypatch, 0.0)
     asyncio.run(runners.check())
     assert towers.text.batches == [1]
 
@@ -296,7 +302,7 @@ def test_a_quiet_tower_is_asked_for_an_embedding(
 def test_a_tower_that_fails_is_not_healthy_until_it_answers_again(
     towers: Towers, runners: Runners, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "HEALTH_SECONDS", 0.0)
+    quiet(monkeypatch, 0.0)
     towers.text.fails = RuntimeError("broken")
     with pytest.raises(NotReady, match="text tower fails: broken"):
         asyncio.run(runners.check())
@@ -307,7 +313,7 @@ def test_a_tower_that_fails_is_not_healthy_until_it_answers_again(
 def test_a_tower_that_hangs_is_not_healthy_until_it_answers_again(
     towers: Towers, runners: Runners, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "HEALTH_SECONDS", 0.0)
+    quiet(monkeypatch, 0.0)
     towers.text.free.clear()
     with pytest.raises(NotReady, match="text tower has not answered"):
         asyncio.run(runners.check())
@@ -318,7 +324,7 @@ def test_a_tower_that_hangs_is_not_healthy_until_it_answers_again(
 def test_many_who_ask_about_a_hanging_tower_wait_for_one_probe(
     towers: Towers, runners: Runners, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "HEALTH_SECONDS", 60.0)
+    quiet(monkeypatch, 60.0)
     runners.text.answered = float("-inf")  # quiet for ever
     towers.text.free.clear()
 

@@ -1,0 +1,35 @@
+"""Logs of one JSON object a line, BentoML's own lines included."""
+
+from __future__ import annotations
+
+import logging
+
+from pydantic import ValidationError
+from pythonjsonlogger.json import JsonFormatter
+from starlette.requests import ClientDisconnect
+
+from bento.errors import EncoderError
+
+logger = logging.getLogger("vision_encoder")
+
+
+def configure_logs() -> None:
+    """Log one JSON object a line, BentoML's own lines included."""
+    formatter = JsonFormatter(
+        "{asctime}{levelname}{name}{message}",
+        style="{",
+        rename_fields={"asctime": "time", "levelname": "level", "name": "logger"},
+        datefmt="%Y-%m-%dT%H:%M:%S%z",
+    )
+    logger.setLevel(logging.INFO)
+    for name in ("", "bentoml"):
+        for handler in logging.getLogger(name).handlers:
+            handler.setFormatter(formatter)
+            handler.filters.clear()  # BentoML's would put its own request_id over ours
+    # a request that fails validation is the client's mistake: no traceback in our log
+    logging.getLogger("bentoml._internal.server.http_app").addFilter(_is_our_fault)
+
+
+def _is_our_fault(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, ValidationError | EncoderError | ClientDisconnect)

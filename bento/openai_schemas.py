@@ -1,0 +1,96 @@
+"""The bodies of `/v1/embeddings`: OpenAI's, with images besides."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema, model_validator
+
+from bento.schemas import Body, ImageSource, Text
+
+
+class InputItem(Body):
+    """A text or an image, as exactly one of `text` and `image`."""
+
+    text: Text | None = None
+    image: str | None = Field(None, description="A data: URI or an http(s) URL.")
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> InputItem:
+        if (self.text is None) == (self.image is None):
+            raise ValueError("an input is exactly one of text and image")
+        return self
+
+    def image_source(self) -> ImageSource | None:
+        if self.image is None:
+            return None
+        inline = self.image.startswith("data:")
+        return ImageSource(image_base64=self.image) if inline else ImageSource(image_url=self.image)
+
+
+def _input_items(given: Any) -> Any:
+    """Bring the `input` of an OpenAI request to a list of items."""
+    items = given if isinstance(given, list) else [given]
+    if any(isinstance(item, int | list) for item in items):
+        raise ValueError("token ids are not taken: send texts")
+    return [
+        {"image" if item.startswith("data:image/") else "text": item}
+        if isinstance(item, str)
+        else item
+        for item in items
+    ]
+
+
+_ITEM_SCHEMA: Final[dict[str, Any]] = {
+    "anyOf": [
+        {"type": "string"},
+        {
+            "type": "object",
+            "properties": {"text": {"type": "string"}, "image": {"type": "string"}},
+            "additionalProperties": False,
+        },
+    ],
+}
+
+
+class OpenAIEmbeddingsRequest(Body):
+    """The embeddings request of OpenAI's API, with images besides."""
+
+    model: str = Field(description="The model that is served: NAME or NAME/PRETRAINED.")
+    input: Annotated[
+        list[InputItem],
+        BeforeValidator(_input_items),
+        Field(
+            min_length=1,
+            description="A string or a list of them. An image is a data: URI, or {image: URI}.",
+            examples=[["a red circle", {"text": "a blue square"}]],
+        ),
+        WithJsonSchema(
+            {"anyOf": [*_ITEM_SCHEMA["anyOf"], {"type": "array", "items": _ITEM_SCHEMA}]}
+        ),
+    ]
+    encoding_format: Literal["float", "base64"] = Field(
+        "float", description="base64 is of float32, little-endian."
+    )
+    dimensions: int | None = Field(
+        None, ge=1, description="Keep so many leading values, normalised anew."
+    )
+    user: str | None = Field(None, description="Not used.")
+
+
+class OpenAIEmbedding(BaseModel):
+    object: Literal["embedding"] = "embedding"
+    index: int
+    embedding: list[float] | str
+
+
+class OpenAIUsage(BaseModel):
+    prompt_tokens: int = Field(description="What the text tower saw; images have none.")
+    total_tokens: int
+
+
+class OpenAIEmbeddingsResponse(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[OpenAIEmbedding]
+    model: str
+    usage: OpenAIUsage
