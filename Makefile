@@ -26,7 +26,7 @@ demo serve: export PORT := $(PORT)
 demo serve: export MODEL_NAME := $(MODEL_NAME)
 demo serve: export QDRANT_ENABLED := $(QDRANT_ENABLED)
 
-.PHONY: help install demo serve test lint bento check-port
+.PHONY: help install demo serve test fidelity lint bento check-port
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -49,6 +49,9 @@ serve: install check-port ## serve on PORT (8001)
 
 test: install ## run the tests
 	$(BIN)/python -m pytest
+
+fidelity: install ## hold the embeddings to OpenCLIP's (MODEL_NAME: of another model)
+	$(BIN)/python -m pytest tests/test_fidelity.py -q
 
 lint: install ## ruff and mypy
 	$(BIN)/ruff check .
