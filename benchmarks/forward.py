@@ -1,0 +1,238 @@
+"""What the model alone can do, no service around it: python -m benchmarks.forward
+
+Each tower by dtype and batch size. Texts run padded to the context, and cut at the longest of
+their batch, where texts of like length share a batch: the most that any service can reach.
+"""
+
+from __future__ import annotations
+
+import time
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import TYPE_CHECKING, Any, Final
+
+from benchmarks.harness import (
+    TEXTS,
+    checkpoint,
+    gpu_name,
+    parse,
+    parser,
+    percentile,
+    report,
+    say,
+    table_of,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+_SIZES: Final = (1, 2, 4, 8, 16, 32)
+_GPU_SIZES: Final = (*_SIZES, 64, 128)
+_QUICK_SIZES: Final = (1, 8)
+_LIMIT_SIZES: Final = (1, 8, 16, 32)
+# Dense 16-bit tensor operations a second, from NVIDIA's data sheets.
+_PEAK_FLOPS: Final = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12}
+
+
+class Forward:
+    """A model as plain OpenCLIP loads it, in one dtype on one device."""
+
+    def __init__(self, model: str, dtype: str, device: str) -> None:
+        import open_clip
+        import torch
+
+        name = checkpoint(model)
+        self.device = resolved(device)
+        self.dtype = getattr(torch, dtype)
+        loaded = open_clip.create_model_from_pretrained(name, return_transform=False)
+        self._model: Any = loaded.to(self.device, self.dtype).eval().requires_grad_(False)
+        self._tokenizer = open_clip.get_tokenizer(name)
+        self.towers: dict[str, Callable[[Any], Any]] = {
+            "image": self._model.encode_image,
+            "text, padded": self._model.encode_text,
+        }
+        if isinstance(loaded, open_clip.CLIP):
+            self.towers["text, cut"] = self._encode_cut
+        self.best_text = list(self.towers)[-1]
+
+    def batches(self, tower: str, size: int) -> list[torch.Tensor]:
+        """Return inputs of a tower: one batch of pixels, or all `TEXTS` by length."""
+        import torch
+
+        if tower == "image":
+            side = self._model.visual.image_size
+            shape = (size, 3, *(side if isinstance(side, tuple) else (side, side)))
+            return [torch.randn(shape, device=self.device, dtype=self.dtype)]
+        tokens = self._tokenizer(list(TEXTS))
+        lengths = tokens.argmax(-1) + 1  # the end-of-text token has the largest id
+        order = lengths.argsort(stable=True).repeat_interleave(-(-size // len(TEXTS)))
+        cut = tower == "text, cut"
+        return [
+            tokens[rows, : int(lengths[rows].max()) if cut else None].to(self.device)
+            for rows in order.split(size)
+        ]
+
+    def _encode_cut(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Encode (n, length) tokens; exact, since CLIP's text attention is causal."""
+        import torch
+
+        model, length = self._model, tokens.shape[1]
+        x = model.token_embedding(tokens) + model.positional_embedding[:length]
+        x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
+        ends = x[torch.arange(len(x), device=x.device), tokens.argmax(-1)]
+        embeddings: torch.Tensor = ends @ model.text_projection
+        return embeddings
+
+    def measure(
+        self, tower: Callable[[Any], Any], batches: Sequence[torch.Tensor], seconds: float
+    ) -> tuple[float, float]:
+        """Return items a second, and the p50 of a batch in ms, over whole rounds of batches."""
+        import torch
+
+        # a GPU is kept busy by launching ahead; of batches of one, the latency is wanted
+        ahead = 8 if self.device == "cuda" and len(batches[0]) > 1 else 1
+        took, items = [], 0
+        with torch.inference_mode():
+            for batch in batches[:2]:
+                tower(batch)
+            self._synchronize()
+            started = time.perf_counter()
+            while time.perf_counter() - started < seconds:
+                for batch in batches:
+                    began = time.perf_counter()
+                    for _ in range(ahead):
+                        tower(batch)
+                    self._synchronize()
+                    took.append((time.perf_counter() - began) / ahead * 1000)
+                    items += len(batch) * ahead
+            elapsed = time.perf_counter() - started
+        return items / elapsed, percentile(took, 50)
+
+    def flops(self, tower: str) -> float:
+        """Count the floating-point operations of one item, on average."""
+        import torch
+        from torch.utils.flop_counter import FlopCounterMode
+
+        batches = self.batches(tower, 1)[::8]  # texts of all lengths
+        torch.backends.mha.set_fastpath_enabled(False)  # the fused layer is not counted
+        try:
+            with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+                for batch in batches:
+                    self.towers[tower](batch)
+        finally:
+            torch.backends.mha.set_fastpath_enabled(True)
+        return int(counter.get_total_flops()) / len(batches)
+
+    def _synchronize(self) -> None:
+        import torch
+
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+
+def resolved(device: str) -> str:
+    import torch
+
+    return device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def limit(model: str, dtypes: dict[str, str], device: str, *, quick: bool) -> dict[str, Any]:
+    """Return what the towers alone reach, measured in a process of its own.
+
+    `dtypes` and the answer are by `image` and `text`: items a second by batch size (`rates`)
+    and the best of them (`rate`), and the p50 of a batch of one in ms (`lone_ms`).
+    """
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(_limit, model, dtypes, device, quick).result()
+
+
+def _limit(model: str, dtypes: dict[str, str], device: str, quick: bool) -> dict[str, Any]:
+    seconds, sizes = (0.3, (1, 32)) if quick else (5.0, _LIMIT_SIZES)
+    found: dict[str, Any] = {}
+    for kind, dtype in dtypes.items():
+        forward = Forward(model, dtype, device)
+        tower = "image" if kind == "image" else forward.best_text
+        figures = {
+            size: forward.measure(forward.towers[tower], forward.batches(tower, size), seconds)
+            for size in sizes
+        }
+        rates = {str(size): rate for size, (rate, _) in figures.items()}
+        found[kind] = {
+            "dtype": dtype,
+            "rate": max(rates.values()),
+            "lone_ms": figures[1][1],
+            "rates": rates,
+        }
+    return found
+
+
+def peak_flops(gpu: str | None) -> float | None:
+    """Return what a GPU of this name can do in 16 bits; None when that is not known."""
+    words = (gpu or "").replace("-", " ").split()
+    return next((peak for name, peak in _PEAK_FLOPS.items() if name in words), None)
+
+
+def measured(options: Namespace, dtype: str, device: str) -> Iterator[dict[str, Any]]:
+    """Yield one row per tower and batch size."""
+    import torch
+
+    forward = Forward(options.model, dtype, device)
+    seconds = 0.3 if options.quick else 3.0
+    cuda = device == "cuda"
+    peak = peak_flops(gpu_name()) if cuda and dtype != "float32" else None
+    for name, tower in forward.towers.items():
+        flops = forward.flops(name)
+        for size in _QUICK_SIZES if options.quick else _GPU_SIZES if cuda else _SIZES:
+            if cuda:
+                torch.cuda.reset_peak_memory_stats()
+            batches = forward.batches(name, size)
+            rate, batch_ms = forward.measure(tower, batches, seconds)
+            row = {
+                "tower": name,
+                "dtype": dtype,
+                "batch": size,
+                "rate": rate,
+                "batch_ms": batch_ms,
+                "gflops": flops * rate / 1e9,
+                "of_peak": flops * rate / peak if peak else None,
+                "memory_mb": torch.cuda.max_memory_allocated() / 1e6 if cuda else None,
+            }
+            if options.compile and name == "image":
+                compiled = torch.compile(tower, dynamic=False)
+                began = time.perf_counter()
+                with torch.inference_mode():
+                    compiled(batches[0])
+                row["compile_seconds"] = time.perf_counter() - began
+                row["compiled_rate"] = forward.measure(compiled, batches, seconds)[0]
+            say(f"{name}, {dtype}, batches of {size}: {rate:.1f} a second")
+            yield row
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    made = parser(__doc__)
+    made.add_argument(
+        "--compile", action="store_true", help="measure images through torch.compile as well"
+    )
+    options = parse(made, argv)
+    device = resolved(options.device)
+    dtypes = ["float32", "bfloat16", *(["float16"] if device == "cuda" else [])]
+    rows = [row for dtype in dtypes for row in measured(options, dtype, device)]
+    columns = {
+        "tower": "tower",
+        "dtype": "dtype",
+        "batch": "batch",
+        "rate": "items/s",
+        "batch_ms": "ms a batch (p50)",
+        "gflops": "GFLOP/s",
+        "of_peak": "of the peak",
+        "memory_mb": "device MB",
+        "compiled_rate": "compiled, items/s",
+        "compile_seconds": "s to compile",
+    }
+    report("forward", options, table_of(columns, rows), {"device": device, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,215 @@
+"""The service against the model alone and a hand-written service: python -m benchmarks.serving
+
+One run, one checkpoint. What the model alone reaches (`benchmarks.forward`) is measured first
+and last, since shared machines are noisy; shares are of the mean.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, Final
+
+from benchmarks.forward import limit
+from benchmarks.harness import (
+    Server,
+    environment,
+    free_port,
+    parse,
+    parser,
+    report,
+    running,
+    say,
+    serving,
+    table_of,
+)
+from benchmarks.load import KINDS, load
+from bento import Settings
+
+PARTS: Final = ("ours", "handwritten", "sustained", "overload")
+_SERVICE: Final = "service:VisionEncoder"
+_CLIENTS: Final = (1, 8, 32, 64)
+_FEW_CLIENTS: Final = (1, 32)  # of the hand-written service, and with --quick
+_SUSTAINED_CLIENTS: Final = 64
+_MAX_QUEUE_MS: Final = 2000
+_OVERLOAD: Final = 4  # times what the service can do
+_COLUMNS: Final = {
+    "service": "service",
+    "kind": "kind",
+    "clients": "clients",
+    "rate": "requests/s",
+    "of_limit": "of the model alone",
+    "p50": "p50 ms",
+    "p95": "p95 ms",
+    "p99": "p99 ms",
+    "failures": "failures",
+    "service_cpu_ms": "CPU ms, service",
+    "cpu_ms": "CPU ms, generator",
+}
+_TARGET_COLUMNS: Final = {"target": "target", "value": "reached", "bound": "bound", "met": "met"}
+
+
+def step(name: str, server: Server, kind: Any, clients: int, seconds: float) -> dict[str, Any]:
+    """Load one route and return the figures, with the service's CPU time per request."""
+    say(f"{name}: {kind}, {clients} clients")
+    before = server.cpu_seconds()
+    loaded = load(server.port, kind, clients=clients, seconds=seconds)
+    cpu_ms = 1000 * (server.cpu_seconds() - before) / loaded.requests
+    return {
+        "service": name,
+        "kind": kind,
+        "clients": clients,
+        **asdict(loaded),
+        "service_cpu_ms": cpu_ms,
+    }
+
+
+def sustained(server: Server, seconds: float, lone_seconds: float) -> dict[str, Any]:
+    """Load each route for long: lone clients before and after it, failures, memory."""
+    found: dict[str, Any] = {}
+    idle, peak = server.memory_bytes(), 0
+    for kind in KINDS:
+        say(f"sustained: {kind}, {_SUSTAINED_CLIENTS} clients for {seconds:g} s")
+        before = load(server.port, kind, seconds=lone_seconds)
+        with server.memory_samples() as memory:
+            crowd = load(server.port, kind, clients=_SUSTAINED_CLIENTS, seconds=seconds)
+        after = load(server.port, kind, seconds=lone_seconds)
+        peak = max(peak, *memory)
+        found[kind] = {
+            "before": asdict(before),
+            "crowd": asdict(crowd),
+            "after": asdict(after),
+            "lone_ms": before.p50,
+            "after_over_before": after.p50 / before.p50,
+            "failures": before.failures + crowd.failures + after.failures,
+        }
+    return {**found, "idle_mb": idle / 1e6, "peak_over_idle_mb": (peak - idle) / 1e6}
+
+
+def overload(server: Server, seconds: float) -> dict[str, Any]:
+    """Send several times as many images as the service can do: 200 or 429, nothing else."""
+    say("overload: what the service can do")
+    capacity = load(server.port, "image", clients=32, seconds=seconds / 3)
+    say(f"overload: {_OVERLOAD * capacity.rate:.0f} images a second for {seconds:g} s")
+    loaded = load(
+        server.port,
+        "image",
+        rate=_OVERLOAD * capacity.rate,
+        seconds=seconds,
+        busy_allowed=True,
+    )
+    return {"capacity": capacity.rate, **asdict(loaded)}
+
+
+def targets(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what is aimed at and what was reached, as far as it was measured."""
+    alone = results["limit"]["mean"]["image"]
+    batch_ms = 1000 * Settings().max_batch_size / alone["rate"]
+    rows = {(r["service"], r["kind"], r["clients"]): r for r in results["loads"]}
+    found: list[dict[str, Any]] = []
+
+    def target(name: str, value: float | None, *, least: float = 0, most: float = math.inf) -> None:
+        met = value is not None and least <= value <= most
+        bound = f"at most {most:g}" if most < math.inf else f"at least {least:g}"
+        found.append({"target": name, "value": value, "bound": bound, "met": met})
+
+    ours = rows.get(("ours", "text", 32))
+    theirs = rows.get(("handwritten", "text", 32))
+    if ours:
+        share = rows["ours", "image", 32]["of_limit"]
+        target("images/s at 32 clients, of the model alone", share, least=0.92)
+        failures = (row["failures"] for row in results["loads"] if row["service"] == "ours")
+        target("failures", sum(failures), most=0)
+    if ours and theirs:
+        target("texts/s at 32 clients, over hand-written", ours["rate"] / theirs["rate"], least=10)
+    if long := results["sustained"]:
+        for kind in KINDS:
+            target(f"lone {kind} p50, after over before", long[kind]["after_over_before"], most=1.1)
+        lone = long["image"]["lone_ms"] / alone["lone_ms"]
+        target("lone image p50, over a forward of one", lone, most=1.2)
+        target("failures, sustained", sum(long[kind]["failures"] for kind in KINDS), most=0)
+        target("peak memory over idle, MB", long["peak_over_idle_mb"], most=400)
+    if over := results["overload"]:
+        target("failures, overloaded (neither 200 nor 429)", over["failures"], most=0)
+        p99 = (over["latency"] or {}).get("p99")
+        target("p99 of accepted, overloaded, ms", p99, most=_MAX_QUEUE_MS + batch_ms)
+    return found
+
+
+def served(options: Namespace, results: dict[str, Any]) -> None:
+    """Run the parts that were asked for, and what the model alone reaches around them."""
+    quick, parts = options.quick, options.only
+    seconds = 0.5 if quick else 10.0
+    loads, variables = results["loads"], environment(options)
+    with serving(_SERVICE, **variables) as server:
+        dtypes = _dtypes(server)
+        say(f"the model alone, in {dtypes}")
+        before = limit(options.model, dtypes, options.device, quick=quick)
+        if "sustained" in parts:  # first: memory is compared with a service that did nothing
+            results["sustained"] = sustained(server, 3.0 if quick else 60.0, seconds)
+        if "ours" in parts:
+            clients = _FEW_CLIENTS if quick else _CLIENTS
+            loads += [step("ours", server, k, n, seconds) for k in KINDS for n in clients]
+    if "handwritten" in parts:
+        command = [sys.executable, "-m", "benchmarks.handwritten"]
+        with running(command, free_port(), "/readyz", **variables) as server:
+            loads += [
+                step("handwritten", server, k, n, seconds) for k in KINDS for n in _FEW_CLIENTS
+            ]
+    if "overload" in parts:
+        with serving(_SERVICE, MAX_QUEUE_MS=str(_MAX_QUEUE_MS), **variables) as server:
+            results["overload"] = overload(server, 3.0 if quick else 20.0)
+    say("the model alone, again")
+    after = limit(options.model, dtypes, options.device, quick=quick)
+    mean = {
+        kind: {key: (before[kind][key] + after[kind][key]) / 2 for key in ("rate", "lone_ms")}
+        for kind in dtypes
+    }
+    results["limit"] = {"before": before, "after": after, "mean": mean}
+    for row in loads:
+        row["of_limit"] = row["rate"] / mean[row["kind"]]["rate"]
+
+
+def _dtypes(server: Server) -> dict[str, str]:
+    info = server.get("/info")
+    dtypes: dict[str, str] = info.get("dtypes") or dict.fromkeys(KINDS, info["dtype"])
+    return dtypes
+
+
+def shown(results: dict[str, Any]) -> str:
+    """Return the loads, after what the model alone reaches, and the targets as tables."""
+    alone = [
+        {
+            "service": f"the model alone, {when}",
+            "kind": kind,
+            "rate": results["limit"][when][kind]["rate"],
+            "p50": results["limit"][when][kind]["lone_ms"],
+        }
+        for when in ("before", "after")
+        for kind in KINDS
+    ]
+    loads = [*results["loads"]]
+    if over := results["overload"]:
+        loads.append({"service": f"ours, {_OVERLOAD} times too many", "kind": "image", **over})
+    loads = [{**row, **(row["latency"] or {})} for row in loads]
+    reached = [{**row, "met": "yes" if row["met"] else "no"} for row in results["targets"]]
+    return f"{table_of(_COLUMNS, [*alone, *loads])}\n{table_of(_TARGET_COLUMNS, reached)}"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    made = parser(__doc__)
+    made.add_argument(
+        "--only", nargs="+", choices=PARTS, default=PARTS, help="some of the parts (default: all)"
+    )
+    options = parse(made, argv)
+    results: dict[str, Any] = {"loads": [], "sustained": None, "overload": None}
+    served(options, results)
+    results["targets"] = targets(results)
+    report("serving", options, shown(results), results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,215 @@
+"""The measuring itself: inputs, load generator, report."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import io
+import json
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from PIL import Image
+
+from benchmarks.forward import Forward, peak_flops
+from benchmarks.harness import (
+    TEXTS,
+    checkpoint,
+    free_port,
+    parse,
+    parser,
+    percentile,
+    photos,
+    report,
+    running,
+    table,
+)
+from benchmarks.load import load
+
+from .conftest import BUNDLED
+
+BENCHMARKS = (
+    "batching",
+    "forward",
+    "framework",
+    "isolation",
+    "preprocess",
+    "serving",
+    "startup",
+)
+CLOSED = 0  # stands for a connection that the loopback server closes without an answer
+
+
+class Loopback:
+    """Answers the n-th request with the status that it is told, and counts what it did."""
+
+    def __init__(self, status_of: Callable[[int], int], delay: float) -> None:
+        self.counts: Counter[int] = Counter()
+        self.port = 0
+        self._status_of = status_of
+        self._delay = delay
+
+    async def serve(self, started: threading.Event, stop: asyncio.Event) -> None:
+        server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
+        started.set()
+        async with server:
+            await stop.wait()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                await reader.readexactly(int(head.partition(b"Content-Length: ")[2].split()[0]))
+                status = self._status_of(self.counts.total())
+                self.counts[status] += 1
+                await asyncio.sleep(self._delay)
+                if status == CLOSED:
+                    return
+                writer.write(b"HTTP/1.1 %d X\r\ncontent-length: 2\r\n\r\n{}" % status)
+        except asyncio.IncompleteReadError:
+            pass  # the client is done
+        finally:
+            writer.close()
+
+
+@contextmanager
+def loopback(status_of: Callable[[int], int], delay: float = 0.001) -> Iterator[Loopback]:
+    answering, started, stop = Loopback(status_of, delay), threading.Event(), asyncio.Event()
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(
+        target=loop.run_until_complete, args=(answering.serve(started, stop),)
+    )
+    thread.start()
+    try:
+        assert started.wait(10)
+        yield answering
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join()
+        loop.close()
+
+
+def test_a_percentile_is_a_value_that_was_measured() -> None:
+    assert percentile([3.0, 1.0, 2.0, 4.0], 50) == 2.0
+    assert percentile(range(1, 101), 95) == 95
+    assert percentile([7.0], 99) == 7.0
+
+
+def test_photos_are_small_jpegs_and_the_same_every_time() -> None:
+    files = photos(3)
+    assert files == photos(3)
+    assert len(set(files)) == 3
+    for data in files:
+        assert 10_000 < len(data) < 25_000
+        with Image.open(io.BytesIO(data)) as image:
+            assert (image.format, image.size) == ("JPEG", (320, 240))
+
+
+def test_the_texts_are_different_short_queries() -> None:
+    assert len(set(TEXTS)) == 64
+    assert {len(text.split()) for text in TEXTS} == set(range(2, 13))
+
+
+def test_shapes_is_the_bundled_model() -> None:
+    assert checkpoint("shapes") == BUNDLED
+
+
+def test_a_model_that_openclip_does_not_know_is_named() -> None:
+    with pytest.raises(SystemExit, match="NoSuchModel"):
+        checkpoint("NoSuchModel")
+
+
+def test_cut_texts_have_the_embeddings_of_padded_ones() -> None:
+    forward = Forward("shapes", "float32", "cpu")
+    for cut, padded in zip(
+        forward.batches("text, cut", 32), forward.batches("text, padded", 32), strict=True
+    ):
+        assert cut.shape[1] < padded.shape[1]
+        with torch.inference_mode():
+            torch.testing.assert_close(
+                forward.towers["text, cut"](cut),
+                forward.towers["text, padded"](padded),
+                atol=1e-4,
+                rtol=0,
+            )
+
+
+def test_a_peak_is_known_for_known_gpus_only() -> None:
+    assert peak_flops("NVIDIA H200") == 989e12
+    assert peak_flops("NVIDIA L40S") != peak_flops("NVIDIA L4")
+    assert peak_flops("Some GPU") is None
+    assert peak_flops(None) is None
+
+
+@pytest.mark.parametrize("busy_allowed", [False, True])
+def test_every_request_that_was_not_answered_well_is_a_failure(busy_allowed: bool) -> None:
+    with loopback(lambda n: (200, 429, 500, CLOSED)[n % 4]) as server:
+        loaded = load(server.port, "text", clients=4, seconds=0.6, busy_allowed=busy_allowed)
+    counts = server.counts
+    assert loaded.requests == counts.total()
+    assert loaded.failures == counts[500] + counts[CLOSED] + (0 if busy_allowed else counts[429])
+    assert loaded.statuses.keys() == {"200", "429", "500"}
+    assert 0 < loaded.errors <= counts[CLOSED]
+    assert loaded.latency
+    assert loaded.busy_latency
+
+
+def test_a_server_that_is_not_there_is_all_failures() -> None:
+    loaded = load(free_port(), "text", seconds=0.3)
+    assert loaded.failures == loaded.requests > 0
+    with pytest.raises(RuntimeError, match="nothing was answered"):
+        _ = loaded.p50
+
+
+def test_a_closed_loop_waits_for_answers_and_counts_those_in_its_window() -> None:
+    with loopback(lambda _: 200, delay=0.05) as server:
+        loaded = load(server.port, "image", clients=5, seconds=1.0)
+    assert loaded.failures == 0
+    assert 50 <= loaded.p50 < 100
+    assert loaded.rate <= 5 / 0.05
+    assert loaded.rate == pytest.approx(5000 / loaded.p50, rel=0.25)
+
+
+def test_an_open_loop_sends_what_it_was_asked_for_however_slow_the_answers() -> None:
+    with loopback(lambda _: 200, delay=0.3) as server:
+        loaded = load(server.port, "text", rate=200, seconds=1.0)
+    assert loaded.failures == 0
+    assert loaded.p50 >= 300
+    assert loaded.requests == pytest.approx(1.5 * 200, abs=80)  # half a second of warm-up
+
+
+def test_a_service_that_does_not_start_shows_its_log() -> None:
+    command = [sys.executable, "-c", "raise SystemExit('broken on purpose')"]
+    with (
+        pytest.raises(RuntimeError, match="broken on purpose"),
+        running(command, free_port(), "/readyz"),
+    ):
+        pass
+
+
+def test_a_report_ends_with_one_line_of_json(capsys: pytest.CaptureFixture[str]) -> None:
+    options = parse(parser("x"), ["--quick"])
+    report("startup", options, table(("a", "b"), [(1, None), (0.12345, 1234.5)]), {"x": 1})
+    *shown, _, last = capsys.readouterr().out.splitlines()
+    assert shown == ["| a | b |", "| --- | --- |", "| 1 | – |", "| 0.123 | 1,234 |"]
+    record = json.loads(last)
+    assert record["command"] == "python -m benchmarks.startup --quick"
+    assert record["model"] == "shapes"
+    assert record["results"] == {"x": 1}
+    assert record["machine"]["cores"] > 0
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_every_benchmark_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    benchmark = importlib.import_module(f"benchmarks.{name}")
+    with pytest.raises(SystemExit) as left:
+        benchmark.main(["--help"])
+    assert left.value.code == 0
+    shown = capsys.readouterr().out
+    assert f"python -m benchmarks.{name}" in shown
+    assert "--quick" in shown
