@@ -27,7 +27,10 @@ def available_cpus(quota: Path = _QUOTA) -> int:
 def give_way(nice: int) -> None:
     """Lower the priority of the calling thread, and of the threads that it will start.
 
-    Only Linux has priorities of threads; elsewhere nothing happens.
+    It is lowered by `nice`, as `os.nice` does for a process. Only Linux has priorities of
+    threads; elsewhere nothing happens.
     """
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
+        thread = threading.get_native_id()
+        lowered = os.getpriority(os.PRIO_PROCESS, thread) + nice
+        os.setpriority(os.PRIO_PROCESS, thread, min(lowered, 19))
