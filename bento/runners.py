@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -24,10 +25,13 @@ from bento.settings import Settings
 if TYPE_CHECKING:
     import torch
 
+logger = logging.getLogger("vision_encoder")
+
 # An image batch ends within this, as predicted, so that what comes next does not wait for long.
 IMAGE_BATCH_SECONDS: Final = 0.5
-# On a CPU images are computed at this priority: text queries, decoding and answering get most
-# of the cores when they need them, and a bulk upload uses what they leave.
+# On a CPU the towers compute at these priorities: decoding and answering come first, then text,
+# and images get what is left, which is never nothing.
+TEXT_NICE: Final = 5
 IMAGE_NICE: Final = 10
 LARGE_PIXELS: Final = 16_000_000  # larger pictures are decoded one at a time
 
@@ -54,13 +58,16 @@ class Runners:
         self._large = ThreadPoolExecutor(1, "prepare-large")
         shared = Shared(settings, budget, metrics, self._threads, cpus, self._large, on_death)
         count = settings.max_batch_size
-        self.text = Runner("text", encoder.text, shared, Limits(count))
+        on_cpu = encoder.device == "cpu"
+        self.text = Runner(
+            "text", encoder.text, shared, Limits(count), nice=TEXT_NICE if on_cpu else 0
+        )
         self.image = Runner(
             "image",
             encoder.image,
             shared,
             Limits(count, IMAGE_BATCH_SECONDS),
-            nice=IMAGE_NICE if encoder.device == "cpu" else 0,
+            nice=IMAGE_NICE if on_cpu else 0,
         )
         for runner in (self.text, self.image):
             runner.queue.wait_until_warm()
@@ -141,5 +148,6 @@ def _answer(row: Embeddings | BaseException, *, normalize: bool) -> Embeddings |
     if isinstance(row, EncoderError):
         return row
     if isinstance(row, Exception):
-        return EncoderError("this item failed on the device; the service's log has the reason")
+        logger.error("an image failed", exc_info=row)
+        return EncoderError("this image failed in the service; its log has the reason")
     return normalized(row) if normalize else row

@@ -19,7 +19,7 @@ from PIL import Image
 from torch.nn.functional import cosine_similarity, pad
 from torchvision.transforms import Compose, Normalize  # type: ignore[import-untyped]
 
-from bento.errors import ModelLoadError
+from bento.errors import InvalidInput, ModelLoadError
 
 Embeddings = npt.NDArray[np.float32]
 
@@ -66,6 +66,9 @@ class TextTower:
         self.context_length = int(getattr(tokenizer, "context_length", None) or 77)
         self.cuts = _is_cuttable(_text_parts(model))
         self._tokenizer = _with_bounded_cache(tokenizer)
+        nothing = tokenizer([""])[0]
+        self._padding = nothing[-1]
+        self._padding_ends = bool((nothing == nothing[-1]).all())  # SigLIP: the end is the padding
         self._device = device
         self._stream = _stream(device, priority=-1)  # before images
         self._forward_tokens = _FORWARD_TOKENS[device.partition(":")[0]]
@@ -78,7 +81,11 @@ class TextTower:
     def count_tokens(self, text: str) -> int:
         """Return how many tokens of a text the model sees, padding left out."""
         tokens = self._tokenizer([text])[0]
-        return self._end(tokens) + 1 if self.cuts else int((tokens != tokens[-1]).sum()) + 1
+        if self.cuts:
+            return self._end(tokens) + 1
+        seen = (tokens != self._padding).nonzero()
+        last = int(seen[-1]) + 1 if len(seen) else 0
+        return min(last + self._padding_ends, len(tokens))
 
     def probe(self) -> list[torch.Tensor]:
         return [self.prepare("a photo of a cat" * n) for n in (1, 1, 1, 1, 2, 2, 3, 4)]
@@ -153,8 +160,18 @@ class ImageTower:
         self._compiled: Callable[[torch.Tensor], Any] | None = None
 
     def prepare(self, image: Image.Image) -> torch.Tensor:
-        """Resize and crop an RGB image as the model does, and move it to the device."""
-        pixels = torch.from_numpy(np.array(self._spatial(image)))
+        """Resize and crop an RGB image as the model does, and move it to the device.
+
+        Raises `InvalidInput` for a shape that the model's resizing leaves nothing of.
+        """
+        try:
+            resized = self._spatial(image)
+        except ValueError as error:
+            raise InvalidInput(
+                f"an image of {image.width} x {image.height} cannot be resized for this model: "
+                f"{error}"
+            ) from None
+        pixels = torch.from_numpy(np.array(resized))
         if self._device == "cpu":
             return pixels
         with self._copies():  # while the batch before it runs
@@ -175,7 +192,7 @@ class ImageTower:
             x = torch.stack(list(items)).permute(0, 3, 1, 2)  # (n, 3, height, width)
             x = x.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
             x = x.sub_(self._mean).div_(self._std).to(getattr(torch, self.dtype))
-            embeddings = self._run_compiled(x) if self._compiled else _first(self.module(x))
+            embeddings = _first(self.module(x)) if self._compiled is None else self._run_compiled(x)
             return embeddings.float().cpu().numpy()
 
     def compile(self, max_batch_size: int) -> None:
@@ -185,12 +202,14 @@ class ImageTower:
         """
         sizes = [2**i for i in range(max_batch_size.bit_length()) if 2**i < max_batch_size]
         self.warm_sizes = [*sizes, max_batch_size]
+        # dynamo gives up on a module after 8 shapes
+        torch._dynamo.config.recompile_limit = len(self.warm_sizes)
         # CUDA graphs replay a batch without launching its kernels one by one
         mode = "default" if self._device == "cpu" else "reduce-overhead"
         self._compiled = torch.compile(self.module, dynamic=False, mode=mode)
 
     def _run_compiled(self, x: torch.Tensor) -> torch.Tensor:
-        assert self._compiled
+        assert self._compiled is not None
         bucket = next(size for size in self.warm_sizes if size >= len(x))
         padded = torch.cat([x, x.new_zeros(bucket - len(x), *x.shape[1:])])
         return _first(self._compiled(padded))[: len(x)]
@@ -287,7 +306,8 @@ def _is_cuttable(parts: Any) -> bool:
         # a class token at the end (CoCa) is read instead of the end-of-text token
         causal = parts.attn_mask is not None and parts.cls_emb is None
         return causal and not parts.use_pad_mask and parts.pool_type in ("argmax", "eos")
-    return isinstance(parts, CLIP) and parts.text_pool_type in ("argmax", "eos")
+    causal = isinstance(parts, CLIP) and parts.attn_mask is not None
+    return causal and parts.text_pool_type in ("argmax", "eos")
 
 
 def _groups(lengths: Sequence[int], forward_tokens: int) -> list[list[int]]:

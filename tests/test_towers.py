@@ -1,0 +1,563 @@
+"""The towers of every architecture give what OpenCLIP's own model gives, one item at a time."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from open_clip.tokenizer import SimpleTokenizer
+from PIL import Image
+from torchvision.transforms import (
+    CenterCrop,
+    Compose,
+    ConvertImageDtype,
+    Normalize,
+    Resize,
+    ToTensor,
+)
+
+from bento import Encoder, Settings
+from bento.errors import ModelLoadError
+from bento.images import decode_image
+from bento.model import Embeddings
+from bento.towers import ImageTower, _groups, settle_dtype
+
+from .corpus import TEXTS, images
+
+TOLERANCE: Final = 1e-5
+DIM: Final = 64
+CONTEXT: Final = 20
+LONG: Final = "a red dog sits on the mat " * 10
+WIDE: Final = (32, 48)
+
+VIT: Final = {"image_size": 32, "patch_size": 8, "width": 64, "head_width": 32, "layers": 2}
+RESNET: Final = {"image_size": 64, "layers": (1, 1, 1, 1), "width": 16, "head_width": 32}
+TIMM: Final = {"image_size": 32, "timm_model_name": "test_vit", "timm_pool": "map"} | {
+    "timm_proj": "none"
+}
+TEXT: Final = {"context_length": CONTEXT, "width": 48, "heads": 4, "layers": 2}
+BOTH_WAYS: Final = {"no_causal_mask": True}
+EOS: Final = {"pool_type": "eos", "eos_id": 2}
+CUSTOM: Final = {"qk_norm": True, "scale_heads": True, "scale_attn": True, "scale_fc": True}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """How to build a model, and whether its texts can be cut at their end."""
+
+    kind: Callable[..., Any]
+    vision: dict[str, Any]
+    text: dict[str, Any]
+    cuts: bool
+    others: dict[str, Any]
+
+    @property
+    def image_size(self) -> Any:
+        return self.vision["image_size"]
+
+
+def _architecture(
+    kind: Callable[..., Any],
+    vision: dict[str, Any],
+    text: dict[str, Any],
+    *,
+    cuts: bool,
+    **others: Any,
+) -> Architecture:
+    return Architecture(kind, vision, TEXT | text, cuts, others)
+
+
+CLIP, CUSTOM_TEXT = open_clip.CLIP, open_clip.CustomTextCLIP
+ARCHITECTURES: Final = {
+    "clip": _architecture(CLIP, VIT, {}, cuts=True),
+    "clip_quickgelu": _architecture(CLIP, VIT, {}, cuts=True, quick_gelu=True),
+    "clip_resnet": _architecture(CLIP, RESNET, {}, cuts=True),
+    "clip_wide": _architecture(CLIP, VIT | {"image_size": WIDE}, {}, cuts=True),
+    "clip_eos": _architecture(CLIP, VIT, EOS, cuts=True),  # worldwide
+    "clipa": _architecture(CLIP, VIT, BOTH_WAYS | {"pool_type": "last"}, cuts=False),
+    "custom_text": _architecture(CUSTOM_TEXT, VIT, {}, cuts=True),  # MobileCLIP-B
+    "custom_text_eos": _architecture(CUSTOM_TEXT, VIT, EOS | {"proj_bias": True}, cuts=True),
+    "custom_blocks": _architecture(
+        CUSTOM_TEXT, VIT | CUSTOM, CUSTOM | {"ls_init_value": 0.5}, cuts=True
+    ),
+    "both_ways": _architecture(CUSTOM_TEXT, VIT, BOTH_WAYS, cuts=False),  # MobileCLIP-S1
+    "siglip": _architecture(
+        CUSTOM_TEXT,
+        TIMM,
+        BOTH_WAYS | {"pool_type": "last", "proj_bias": True},
+        cuts=False,
+        init_logit_bias=-10,
+    ),
+    "coca": _architecture(
+        open_clip.CoCa,
+        VIT
+        | {"attentional_pool": True, "attn_pooler_queries": 8, "attn_pooler_heads": 4}
+        | {"output_tokens": True},
+        {"embed_cls": True, "output_tokens": True},
+        cuts=False,
+        multimodal_cfg=TEXT | {"attn_pooler_heads": 4},
+    ),
+    "hugging_face": _architecture(
+        CUSTOM_TEXT, VIT, {"hf_model_name": "a folder", "hf_model_pretrained": False}, cuts=False
+    ),
+}
+
+
+class EndsIn2(SimpleTokenizer):
+    """A tokenizer whose end-of-text token is not the highest one, as those of other models."""
+
+    def __call__(self, *args: Any, **options: Any) -> torch.Tensor:
+        tokens = super().__call__(*args, **options)
+        ends, twos = tokens == self.eot_token_id, tokens == 2
+        return tokens.masked_fill(ends, 2).masked_fill(twos, self.eot_token_id)
+
+
+class Model:
+    """An OpenCLIP model with random weights, used by hand in float32, one item at a time."""
+
+    def __init__(self, architecture: Architecture, folder: Path) -> None:
+        text = dict(architecture.text)
+        if "hf_model_name" in text:
+            text["hf_model_name"] = _bert_config(folder)
+        torch.manual_seed(3)
+        self.model = architecture.kind(
+            embed_dim=DIM, vision_cfg=architecture.vision, text_cfg=text, **architecture.others
+        )
+        _shake(self.model)
+        self.model.eval()
+        self.preprocess = open_clip.image_transform(
+            architecture.image_size,
+            is_train=False,
+            mean=open_clip.OPENAI_DATASET_MEAN,
+            std=open_clip.OPENAI_DATASET_STD,
+        )
+        self._tokenizer = EndsIn2 if text.get("eos_id") == 2 else SimpleTokenizer
+        self.tokenizer = self._tokenizer(context_length=CONTEXT)
+
+    def encoder(self, **settings: Any) -> Encoder:
+        """Return an encoder with a copy of this model: it takes what it is given apart."""
+        return Encoder(
+            copy.deepcopy(self.model),
+            self.preprocess,
+            self._tokenizer(context_length=CONTEXT),
+            # so many workers leave one thread to each: models this small gain nothing by more
+            Settings(device="cpu", workers=1000, **{"dtype": "float32", **settings}),
+            "cpu",
+        )
+
+    def texts(self, texts: Sequence[str], *, normalize: bool = True) -> Embeddings:
+        with torch.inference_mode():
+            rows = [
+                self.model.encode_text(self.tokenizer([text]), normalize=normalize)
+                for text in texts
+            ]
+            return torch.cat(rows).numpy()
+
+    def images(self, pictures: Sequence[Image.Image], *, normalize: bool = True) -> Embeddings:
+        with torch.inference_mode():
+            rows = [
+                self.model.encode_image(self.preprocess(picture)[None], normalize=normalize)
+                for picture in pictures
+            ]
+            return torch.cat(rows).numpy()
+
+
+def _bert_config(folder: Path) -> str:
+    from transformers import BertConfig
+
+    config = BertConfig(
+        vocab_size=49408,
+        hidden_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=96,
+        max_position_embeddings=CONTEXT,
+        pad_token_id=0,
+    )
+    config.save_pretrained(folder)
+    return str(folder)
+
+
+def _shake(model: Any) -> None:
+    """Let every weight matter: some are initialised so that they do nothing, or hardly anything."""
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "emb" in name and "attnpool" not in name:
+                weight.normal_(std=0.5)
+            elif weight.ndim == 1 and name.endswith("weight"):  # of norms
+                weight.uniform_(0.5, 1.5)
+            elif weight.ndim == 4:  # of convolutions
+                torch.nn.init.kaiming_normal_(weight)
+            elif weight.ndim == 1:
+                weight.add_(torch.randn_like(weight) * 0.2)
+        for name, buffer in model.named_buffers():
+            if name.endswith("running_mean"):
+                buffer.normal_(std=0.2)
+            elif name.endswith("running_var"):
+                buffer.uniform_(0.5, 2)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A model and the encoder that was made of a copy of it."""
+
+    model: Model
+    encoder: Encoder
+    cuts: bool
+
+
+def make_pair(name: str, folder: Path) -> Pair:
+    model = Model(ARCHITECTURES[name], folder)
+    return Pair(model, model.encoder(), ARCHITECTURES[name].cuts)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _threads() -> Iterator[None]:
+    """Leave torch as many threads as it had: encoders set them for the whole process."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    return make_pair(request.param, tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    return make_pair("clip", tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def pictures() -> dict[str, Image.Image]:
+    return {
+        name: decode_image(data, max_bytes=len(data), max_pixels=100_000_000)
+        for name, data in images().items()
+    }
+
+
+def assert_same(
+    got: Embeddings, wanted: Embeddings, names: Sequence[str], tolerance: float = TOLERANCE
+) -> None:
+    """Hold embeddings to a tolerance, relative to their norm; say which is worst."""
+    assert got.shape == wanted.shape and got.dtype == np.float32
+    norms = np.linalg.norm(wanted, axis=1)
+    differences = np.abs(got - wanted).max(1) / norms
+    worst = int(np.nan_to_num(differences, nan=np.inf).argmax())
+    assert differences[worst] <= tolerance, f"{differences[worst]:.1e} in {names[worst][:60]!r}"
+
+
+# ---- both towers, every architecture
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_texts_are_embedded_as_open_clip_does(pair: Pair, normalize: bool) -> None:
+    got = pair.encoder.encode_texts(TEXTS, normalize=normalize)
+    assert_same(got, pair.model.texts(TEXTS, normalize=normalize), TEXTS)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_images_are_embedded_as_open_clip_does(
+    pair: Pair, pictures: dict[str, Image.Image], normalize: bool
+) -> None:
+    given = list(pictures.values())
+    got = pair.encoder.encode_images(given, normalize=normalize)
+    assert_same(got, pair.model.images(given, normalize=normalize), list(pictures))
+
+
+def test_these_models_tell_their_texts_and_images_apart(
+    pair: Pair, pictures: dict[str, Image.Image]
+) -> None:
+    # or else the tests here could not see rows that are mixed up
+    names = ("photo", "gradient", "stripes", "white_noise", "2x3", "white")
+    texts = pair.model.texts(["a", "a cat", "я", "a cat sits", "猫", LONG])
+    for embeddings in (texts, pair.model.images([pictures[name] for name in names])):
+        distances = np.linalg.norm(embeddings[:, None] - embeddings[None], axis=-1)
+        assert distances[~np.eye(6, dtype=bool)].min() > 1000 * TOLERANCE
+
+
+def test_rows_come_back_in_the_order_given(pair: Pair) -> None:
+    order = np.random.default_rng(1).permutation(len(TEXTS))
+    straight = pair.encoder.encode_texts(TEXTS)
+    shuffled = pair.encoder.encode_texts([TEXTS[i] for i in order])
+    assert_same(shuffled, straight[order], [TEXTS[i] for i in order])
+
+
+@pytest.mark.parametrize("place", [0, 13, 31])
+def test_a_long_text_changes_none_of_31_short_ones(pair: Pair, place: int) -> None:
+    texts = [f"{i} cats"[: 1 + i % 7] for i in range(31)]
+    texts.insert(place, LONG)
+    together = pair.encoder.encode_texts(texts)
+    assert_same(together, np.concatenate([pair.encoder.encode_texts([t]) for t in texts]), texts)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_an_explicit_dtype_is_obeyed_and_gives_float32_arrays(
+    pair: Pair, pictures: dict[str, Image.Image], dtype: str
+) -> None:
+    encoder = pair.model.encoder(dtype=dtype)
+    assert encoder.dtypes == {"text": dtype, "image": dtype}
+    for tower in (encoder.text, encoder.image):
+        assert {p.dtype for p in tower.module.parameters()} == {getattr(torch, dtype)}
+    texts, given = TEXTS[:40], list(pictures.values())[:12]
+    for got, wanted in (
+        (encoder.encode_texts(texts), pair.model.texts(texts)),
+        (encoder.encode_images(given), pair.model.images(given)),
+    ):
+        assert got.dtype == np.float32
+        assert (got * wanted).sum(1).min() > 0.99  # weights at random, nothing is promised of them
+
+
+# ---- the text tower
+
+
+def test_texts_are_cut_where_nothing_behind_their_end_counts(pair: Pair) -> None:
+    assert pair.encoder.text.cuts is pair.cuts
+    short = pair.encoder.text.prepare("a cat")  # start, a, cat, end
+    assert short.dtype == torch.int64
+    assert len(short) == (4 if pair.cuts else CONTEXT)
+    for text in TEXTS:
+        tokens = pair.encoder.text.prepare(text)
+        whole = pair.model.tokenizer([text])[0]
+        assert torch.equal(tokens, whole[: len(tokens)])
+        assert len(tokens) <= CONTEXT
+
+
+def test_a_text_beyond_the_context_has_as_many_tokens_as_the_context(pair: Pair) -> None:
+    assert pair.encoder.context_length == CONTEXT
+    assert len(pair.encoder.text.prepare(LONG)) == CONTEXT
+    assert pair.encoder.text.count_tokens(LONG) == CONTEXT
+
+
+def test_tokens_are_counted_without_padding(pair: Pair) -> None:
+    counted = [pair.encoder.text.count_tokens(text) for text in ("a", "a cat", "a cat sits")]
+    assert counted == [3, 4, 5]
+
+
+def test_a_cut_text_costs_its_tokens(clip: Pair) -> None:
+    text = clip.encoder.text
+    assert [text.size(text.prepare(t)) for t in ("a", "a red cat", LONG)] == [3, 5, CONTEXT]
+
+
+# ---- groups of similar length
+
+
+def test_a_lone_long_text_is_grouped_apart_where_a_forward_is_cheap() -> None:
+    lengths = [5] * 31
+    lengths.insert(9, 77)
+    groups = _groups(lengths, forward_tokens=40)
+    assert sorted(groups, key=len) == [[9], [i for i in range(32) if i != 9]]
+
+
+def test_all_texts_are_one_group_where_a_forward_is_dear() -> None:
+    (group,) = _groups([5, 77, 6, 5, 30], forward_tokens=100_000)
+    assert sorted(group) == [0, 1, 2, 3, 4]
+
+
+def test_texts_of_one_length_are_one_group() -> None:
+    assert _groups([7] * 100, forward_tokens=1) == [list(range(100))]
+    assert _groups([7], forward_tokens=1) == [[0]]
+
+
+@pytest.mark.parametrize("forward_tokens", [0, 1, 40, 300, 100_000])
+def test_every_text_is_in_exactly_one_group(forward_tokens: int) -> None:
+    rng = np.random.default_rng(forward_tokens)
+    for _ in range(50):
+        lengths = rng.integers(2, 78, rng.integers(1, 40)).tolist()
+        groups = _groups(lengths, forward_tokens)
+        assert sorted(i for group in groups for i in group) == list(range(len(lengths)))
+        # no group reaches into another, so that each is padded as little as can be
+        spans = sorted((min(of), max(of)) for of in ([lengths[i] for i in g] for g in groups))
+        assert all(end <= start for (_, end), (start, _) in pairwise(spans))
+
+
+# ---- the image tower
+
+
+def test_a_prepared_image_is_8_bit_rows_of_pixels(
+    pair: Pair, pictures: dict[str, Image.Image]
+) -> None:
+    size = pair.model.preprocess(pictures["photo"]).shape[1:]
+    for name in ("photo", "1x1", "2x3", "2000x3", "3x2000", "4000x3000"):
+        pixels = pair.encoder.image.prepare(pictures[name])
+        assert pixels.dtype == torch.uint8
+        assert pixels.shape == (*size, 3)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK"])
+def test_an_image_of_another_mode_is_converted_as_open_clip_does(
+    clip: Pair, pictures: dict[str, Image.Image], mode: str
+) -> None:
+    given = [pictures["photo"].convert(mode)]
+    assert_same(clip.encoder.encode_images(given), clip.model.images(given), [mode])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"resize_mode": "longest"},
+        {"resize_mode": "longest", "fill_color": 200},
+        {"resize_mode": "squash"},
+        {"resize_mode": "squash", "interpolation": "bilinear"},
+        {"interpolation": "bilinear", "mean": (0.5,) * 3, "std": (0.5, 0.25, 0.1)},
+    ],
+)
+def test_every_preprocessing_of_open_clip_is_followed(
+    pictures: dict[str, Image.Image], tmp_path: Path, options: dict[str, Any]
+) -> None:
+    model = Model(ARCHITECTURES["clip"], tmp_path)
+    model.preprocess = open_clip.image_transform(32, is_train=False, **options)
+    # of an extreme shape the shorter side would be resized to nothing: Pillow refuses
+    too_thin = {"2000x3", "3x2000"} if "longest" in options.values() else set()
+    names = [name for name in pictures if name not in too_thin]
+    given = [pictures[name] for name in names]
+    assert_same(model.encoder().encode_images(given), model.images(given), names)
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [Resize(32), CenterCrop(32), ToTensor()],
+        [Resize(32), CenterCrop(32), ToTensor(), ConvertImageDtype(torch.float16)],
+        [Resize(32), ToTensor(), Normalize(0.5, 0.5), CenterCrop(32)],
+        [ToTensor(), Resize(32), CenterCrop(32), Normalize(0.5, 0.5)],
+    ],
+)
+def test_a_preprocessing_that_cannot_be_split_is_refused(clip: Pair, steps: list[Any]) -> None:
+    with pytest.raises(ModelLoadError, match="does not end in ToTensor, Normalize"):
+        ImageTower(clip.model.model.visual, Compose(steps), "cpu")
+
+
+@pytest.mark.skipif(
+    not any(map(shutil.which, ("g++", "c++", "clang++"))),
+    reason="torch.compile needs a C++ compiler: none of g++, c++, clang++ is here",
+)
+def test_a_compiled_tower_gives_the_same_embeddings_for_every_batch_size(
+    pictures: dict[str, Image.Image], tmp_path: Path
+) -> None:
+    model = Model(_architecture(CLIP, VIT | {"layers": 1}, {}, cuts=True), tmp_path)
+    encoder = model.encoder()
+    names = ["photo", "gradient", "stripes", "white_noise", "2x3"]
+    given = [pictures[name] for name in names]
+    encoder.image.compile(4)
+    assert encoder.image.warm_sizes == [1, 2, 4]
+    for count in (1, 2, 3, 4):
+        got = encoder.encode_images(given[:count], normalize=False)
+        wanted = model.images(given[:count], normalize=False)
+        assert_same(got, wanted, names, tolerance=1e-4)
+    torch.compiler.reset()
+
+
+# ---- settling on a dtype
+
+
+class FakeTower:
+    """A tower whose embeddings and speed depend on its dtype as a test says.
+
+    A dtype takes `milliseconds`, and its embeddings have the `cosine` to float32's.
+    """
+
+    def __init__(self, **behaviour: tuple[float, float]) -> None:
+        torch.manual_seed(5)
+        self.module = torch.nn.Linear(8, 8)
+        self.dtype = "float32"
+        self.warm_sizes = [1]
+        self._behaviour = {"float32": (4.0, 1.0), **behaviour}
+
+    def probe(self) -> list[torch.Tensor]:
+        return list(torch.randn(6, 8, generator=torch.Generator().manual_seed(6)))
+
+    def size(self, item: torch.Tensor) -> int:
+        return 1
+
+    def embed(self, items: Sequence[torch.Tensor]) -> Embeddings:
+        milliseconds, cosine = self._behaviour[self.dtype]
+        time.sleep(milliseconds / 1000)
+        weight = self.module.weight
+        assert weight.dtype == getattr(torch, self.dtype)
+        rows = torch.zeros(len(items), 8)
+        rows[:, 0] = 1
+        # the last item is as far off as is said, the others are right
+        rows[-1, 0], rows[-1, 1] = cosine, max(0.0, 1 - cosine**2) ** 0.5
+        return rows.numpy()
+
+
+def settled(wanted: str = "auto", **behaviour: tuple[float, float]) -> FakeTower:
+    """Settle a tower that starts in float32, at 4 ms, as on a device that has both dtypes."""
+    tower = FakeTower(**behaviour)
+    settle_dtype(tower, wanted, "cuda")
+    assert {weight.dtype for weight in tower.module.parameters()} == {getattr(torch, tower.dtype)}
+    return tower
+
+
+FAITHFUL_16: Final = 0.99995
+FAITHFUL_B16: Final = 0.9995
+SLOW: Final = (5.0, 1.0)
+
+
+def test_auto_takes_a_dtype_that_is_faithful_and_faster() -> None:
+    assert settled(bfloat16=(1, FAITHFUL_B16), float16=SLOW).dtype == "bfloat16"
+    assert settled(float16=(1, FAITHFUL_16), bfloat16=SLOW).dtype == "float16"
+
+
+def test_auto_takes_the_fastest_of_the_faithful() -> None:
+    assert settled(float16=(2, FAITHFUL_16), bfloat16=(1, FAITHFUL_B16)).dtype == "bfloat16"
+    assert settled(float16=(1, FAITHFUL_16), bfloat16=(2, FAITHFUL_B16)).dtype == "float16"
+    assert settled(float16=(2, FAITHFUL_16), bfloat16=(0.5, 0.9)).dtype == "float16"
+
+
+def test_auto_stays_in_float32_for_a_gain_that_may_be_noise() -> None:
+    slow = settled(float32=(20, 1.0), float16=(18.5, 1.0), bfloat16=(18.5, 1.0))
+    assert slow.dtype == "float32"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "cosine"),
+    [("float16", 0.9998), ("bfloat16", 0.9985), ("bfloat16", -1.0), ("float16", float("nan"))],
+)
+def test_auto_refuses_a_dtype_that_is_off_in_one_item_however_fast(
+    dtype: str, cosine: float
+) -> None:
+    behaviour = {"float16": SLOW, "bfloat16": SLOW, dtype: (1, cosine)}
+    assert settled(**behaviour).dtype == "float32"
+
+
+def test_a_refused_dtype_leaves_the_float32_weights_bit_for_bit_as_they_were() -> None:
+    before = FakeTower().module.state_dict()
+    after = settled(float16=(1, 0.5), bfloat16=(1, float("nan"))).module.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_auto_has_no_trace_of_a_refused_dtype_in_the_one_that_it_takes() -> None:
+    before = FakeTower().module.state_dict()
+    after = settled(float16=(1, 0.5), bfloat16=(2, FAITHFUL_B16)).module.state_dict()
+    assert all(torch.equal(before[name].bfloat16(), after[name]) for name in before)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_an_explicit_dtype_is_obeyed_though_slow_and_unfaithful(dtype: str) -> None:
+    assert settled(dtype, **{dtype: (9, 0.1)}).dtype == dtype
+
+
+def test_auto_on_a_real_tower_leaves_float32_weights_as_they_were_or_takes_a_faithful_dtype(
+    clip: Pair,
+) -> None:
+    encoder = clip.model.encoder(dtype="auto")
+    visual = clip.model.model.visual.state_dict()
+    settled = encoder.image.module.state_dict()
+    if encoder.image.dtype == "float32":
+        assert all(torch.equal(settled[name], visual[name]) for name in visual)
+    for tower in (encoder.text, encoder.image):
+        assert tower.dtype in ("float32", "bfloat16", "float16")
+        assert {w.dtype for w in tower.module.parameters()} == {getattr(torch, tower.dtype)}
