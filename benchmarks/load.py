@@ -19,9 +19,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
-from benchmarks.harness import ROOT, TEXTS, percentile, photos
+from benchmarks.harness import ROOT, TEXTS, UKRAINIAN, percentile, photos
 
-Kind = Literal["text", "image", "texts", "images"]
+Kind = Literal["text", "ukrainian", "image", "texts", "images"]
 KINDS: Final[tuple[Kind, ...]] = ("image", "text")
 
 _CONNECTIONS: Final = 1000  # at most, in the open loop
@@ -87,12 +87,11 @@ def load(port: int, kind: Kind, **options: Any) -> Loaded:
 
 def prepared(kind: Kind) -> list[bytes]:
     """Return the HTTP requests to send in turn; `texts` and `images` are lists of one."""
-    if kind in ("text", "texts"):
-        bodies = [{"text": text} if kind == "text" else {"texts": [text]} for text in TEXTS]
-        return [
-            _http(f"/embed/{kind}", "application/json", json.dumps(body).encode())
-            for body in bodies
-        ]
+    if kind == "texts":
+        return [_json("/embed/texts", {"texts": [text]}) for text in TEXTS]
+    if kind in ("text", "ukrainian"):
+        texts = TEXTS if kind == "text" else UKRAINIAN
+        return [_json("/embed/text", {"text": text}) for text in texts]
     route, field = (
         ("/embed/image/upload", "file") if kind == "image" else ("/embed/images", "files")
     )
@@ -103,6 +102,10 @@ def prepared(kind: Kind) -> list[bytes]:
     after = f"\r\n--{_BOUNDARY}--\r\n".encode()
     content_type = f"multipart/form-data; boundary={_BOUNDARY}"
     return [_http(route, content_type, before + photo + after) for photo in photos(16)]
+
+
+def _json(route: str, body: dict[str, Any]) -> bytes:
+    return _http(route, "application/json", json.dumps(body).encode())
 
 
 def _http(route: str, content_type: str, body: bytes) -> bytes:

@@ -31,8 +31,8 @@ logger = logging.getLogger("vision_encoder")
 IMAGE_BATCH_SECONDS: Final = 0.5
 # On a CPU the towers compute at these priorities: decoding and answering come first, then text,
 # and images get what is left, which is never nothing.
-TEXT_NICE: Final = 5
-IMAGE_NICE: Final = 10
+TEXT_NICE: Final = 2
+IMAGE_NICE: Final = 5
 LARGE_PIXELS: Final = 16_000_000  # larger pictures are decoded one at a time
 
 

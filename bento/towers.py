@@ -152,8 +152,9 @@ class ImageTower:
         self.dtype = "float32"
         self.warm_sizes = [1]
         self._spatial = Compose(spatial)
-        self._mean = torch.tensor(normalize.mean, device=device).view(3, 1, 1)
-        self._std = torch.tensor(normalize.std, device=device).view(3, 1, 1)
+        # of values from 0 to 255
+        self._mean = torch.tensor(normalize.mean, device=device).view(3, 1, 1) * 255
+        self._std = torch.tensor(normalize.std, device=device).view(3, 1, 1) * 255
         self._device = device
         self._stream = _stream(device, priority=0)
         self._copies = _stream(device, priority=0)
@@ -190,8 +191,7 @@ class ImageTower:
     def embed(self, items: Sequence[torch.Tensor]) -> Embeddings:
         with torch.inference_mode(), self._stream():
             x = torch.stack(list(items)).permute(0, 3, 1, 2)  # (n, 3, height, width)
-            x = x.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
-            x = x.sub_(self._mean).div_(self._std).to(getattr(torch, self.dtype))
+            x = x.contiguous().sub(self._mean).div_(self._std).to(getattr(torch, self.dtype))
             embeddings = _first(self.module(x)) if self._compiled is None else self._run_compiled(x)
             return embeddings.float().cpu().numpy()
 
