@@ -74,8 +74,9 @@ Make = Callable[..., BatchQueue[int, int]]
 def make(tower: Tower, reports: Reports) -> Iterator[Make]:
     queues: list[BatchQueue[int, int]] = []
 
-    def make_queue(limits: Limits = Limits(4), **options: Any) -> BatchQueue[int, int]:
-        queues.append(BatchQueue("test", options.pop("run", tower.run), limits, reports, **options))
+    def make_queue(limits: Limits | None = None, **options: Any) -> BatchQueue[int, int]:
+        run = options.pop("run", tower.run)
+        queues.append(BatchQueue("test", run, limits or Limits(4), reports, **options))
         return queues[-1]
 
     yield make_queue
