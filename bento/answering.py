@@ -12,7 +12,7 @@ from starlette.responses import Response
 from bento.bodies import embedding_answer, embeddings_answer, images_answer, openai_answer
 from bento.errors import EncoderError, InvalidInput, ModelNotFound, TooLarge
 from bento.fetch import ImageFetcher
-from bento.model import Embeddings, Encoder, normalized
+from bento.model import Encoder, normalized
 from bento.openai_schemas import OpenAIEmbeddingsRequest
 from bento.runners import Runners
 from bento.schemas import (
@@ -50,7 +50,7 @@ class Answering:
     async def texts(self, request: TextsRequest) -> Response:
         self._check_count(request.texts, "texts")
         normalize = self._normalize(request.normalize)
-        embeddings = await self.runners.embed_texts(request.texts, normalize=normalize)
+        embeddings, _ = await self.runners.embed_texts(request.texts, normalize=normalize)
         with self.runners.text.metrics.responding():
             return embeddings_answer(embeddings, self.encoder.model, normalize)
 
@@ -82,8 +82,9 @@ class Answering:
         texts = [item.text for item in items if item.text is not None]
         sources = [source for item in items if (source := item.image_source())]
         images = [await self.image_bytes(source) for source in sources]
-        text_rows, image_rows = await asyncio.gather(
-            self._text_rows(texts), self.runners.embed_images(images, normalize=True)
+        (text_rows, tokens), image_rows = await asyncio.gather(
+            self.runners.embed_texts(texts, normalize=True),
+            self.runners.embed_images(images, normalize=True),
         )
         rows = []
         of_text, of_image = iter(text_rows), iter(image_rows)
@@ -92,7 +93,6 @@ class Answering:
             if isinstance(row, EncoderError):
                 raise InvalidInput(f"input {i}: {row}")
             rows.append(row[:dimension])
-        tokens = await asyncio.to_thread(self._count_tokens, texts)
         return openai_answer(
             normalized(np.stack(rows)),
             encoder.model,
@@ -104,7 +104,7 @@ class Answering:
         """Zero-shot classification: softmax of the scaled cosines, as CLIP was trained."""
         self._check_count(request.texts, "texts")
         data = await self.image_bytes(request.image)
-        image, texts = await asyncio.gather(
+        image, (texts, _) = await asyncio.gather(
             self.runners.embed_image(data, normalize=True),
             self.runners.embed_texts(request.texts, normalize=True),
         )
@@ -129,12 +129,6 @@ class Answering:
             return base64_bytes(source.image_base64)
         assert source.image_url is not None  # the schema asks for exactly one
         return await self._fetcher.fetch(source.image_url)
-
-    async def _text_rows(self, texts: list[str]) -> list[Embeddings]:
-        return list(await self.runners.embed_texts(texts, normalize=True)) if texts else []
-
-    def _count_tokens(self, texts: list[str]) -> int:
-        return sum(map(self.encoder.text.count_tokens, texts))
 
     def _normalize(self, given: bool | None) -> bool:
         return self._settings.normalize_embeddings if given is None else given

@@ -61,9 +61,9 @@ class Encoder:
         self.context_length = self.text.context_length
         for tower in (self.image, self.text):
             settle_dtype(tower, settings.dtype, device)
-        if settings.compile:
-            self.image.compile(settings.max_batch_size)
         self.embedding_dim = self._common_dimension()
+        if settings.compile:  # last: CUDA graphs belong to the thread that runs them first
+            self.image.compile(settings.max_batch_size)
 
     @classmethod
     def load(cls, settings: Settings) -> Encoder:
@@ -141,8 +141,8 @@ class Encoder:
 
     def _common_dimension(self) -> int:
         """Return the width of both towers' embeddings."""
-        image = self.image.embed(self.image.probe()).shape[1]
-        text = self.text.embed(self.text.probe()).shape[1]
+        image = self.image.embed(self.image.probe()[:1]).shape[1]
+        text = self.text.embed(self.text.probe()[:1]).shape[1]
         if image != text:
             raise ModelLoadError(
                 f"{self.model} gives images {image} and texts {text} dimensions; only models "

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import monotonic
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from bento.admission import ByteBudget
 from bento.batching import BatchQueue, Limits
@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 
     from bento.towers import Tower
 
-    # Gives a prepared item, or what remains to be done for a large one in a thread of its own.
-    Preparation = Callable[[], torch.Tensor | Callable[[], torch.Tensor]]
+    Work = Callable[[], torch.Tensor]  # gives a prepared item
+    Preparation = Callable[[], torch.Tensor | Work]  # or what a thread of its own is to do
+
+Prepared = TypeVar("Prepared")
 
 HEALTH_SECONDS: Final = 5.0  # how long an answer of the device counts as a sign of life
 HEALTH_TIMEOUT: Final = 10.0
@@ -89,6 +91,8 @@ class Runner:
         Raises `Busy` for all of them before anything is prepared. Of a large request a part is
         worked on at a time, so that others get their turn in between.
         """
+        if not preparations:
+            return []  # and wait for nobody
         window = asyncio.Semaphore(self._window)
 
         async def embed(preparation: Preparation) -> Embeddings:
@@ -146,12 +150,12 @@ class Runner:
         loop = asyncio.get_running_loop()
         item = await loop.run_in_executor(self._shared.threads, self._timed, preparation)
         if callable(item):
-            item = await loop.run_in_executor(self._shared.large, item)
+            item = await loop.run_in_executor(self._shared.large, self._timed, item)
         return await asyncio.wrap_future(self.queue.submit(item))
 
-    def _timed(self, preparation: Preparation) -> torch.Tensor | Callable[[], torch.Tensor]:
+    def _timed(self, prepare: Callable[[], Prepared]) -> Prepared:
         started = monotonic()
-        item = preparation()
+        item = prepare()
         seconds = monotonic() - started
         self._prepare_seconds += 0.1 * (seconds - self._prepare_seconds)
         self.metrics.decoded(seconds)

@@ -92,15 +92,25 @@ class Runners:
         embedding = await self.image.embed(partial(self._prepare_image, data))
         return normalized(embedding) if normalize else embedding
 
-    async def embed_texts(self, texts: Sequence[str], *, normalize: bool) -> Embeddings:
-        """Return the embeddings of texts, float32 (n, dim). Raises `Busy`."""
-        prepare = self._encoder.text.prepare
+    async def embed_texts(self, texts: Sequence[str], *, normalize: bool) -> tuple[Embeddings, int]:
+        """Return the embeddings of texts, float32 (n, dim), and how many tokens were seen.
+
+        Raises `Busy`.
+        """
+        tower, seen = self._encoder.text, []
+
+        def prepare(text: str) -> torch.Tensor:
+            tokens = tower.prepare(text)
+            seen.append(tower.count_tokens(tokens))
+            return tokens
+
+        embeddings = np.empty((len(texts), self._encoder.embedding_dim), np.float32)
         rows = await self.text.embed_all([partial(prepare, text) for text in texts])
-        for row in rows:
+        for i, row in enumerate(rows):
             if isinstance(row, BaseException):
                 raise row
-        embeddings = np.stack([row for row in rows if not isinstance(row, BaseException)])
-        return normalized(embeddings) if normalize else embeddings
+            embeddings[i] = row
+        return normalized(embeddings) if normalize else embeddings, sum(seen)
 
     async def embed_images(
         self, images: Sequence[bytes], *, normalize: bool

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,23 +43,30 @@ def encoder() -> Encoder:
 class Reference:
     """OpenCLIP used by hand, in float32, one item at a time."""
 
-    def __init__(self) -> None:
-        self.model, self.preprocess = open_clip.create_model_from_pretrained(BUNDLED)
-        self.model.eval()
-        self.tokenizer = open_clip.get_tokenizer(BUNDLED)
-
-    def image(self, image: Image.Image, normalize: bool) -> Any:
-        with torch.inference_mode():
-            return self.model.encode_image(self.preprocess(image)[None], normalize=normalize)[0]
+    def __init__(self, model: Any, preprocess: Any, tokenizer: Any) -> None:
+        self.model = model.eval()
+        self.preprocess = preprocess
+        self.tokenizer = tokenizer
 
     def text(self, text: str, normalize: bool) -> Any:
         with torch.inference_mode():
             return self.model.encode_text(self.tokenizer([text]), normalize=normalize)[0]
 
+    def image(self, image: Image.Image, normalize: bool) -> Any:
+        with torch.inference_mode():
+            return self.model.encode_image(self.preprocess(image)[None], normalize=normalize)[0]
+
+    def texts(self, texts: Iterable[str], *, normalize: bool = True) -> Any:
+        return torch.stack([self.text(text, normalize) for text in texts]).numpy()
+
+    def images(self, images: Iterable[Image.Image], *, normalize: bool = True) -> Any:
+        return torch.stack([self.image(image, normalize) for image in images]).numpy()
+
 
 @pytest.fixture(scope="session")
 def reference() -> Reference:
-    return Reference()
+    model, preprocess = open_clip.create_model_from_pretrained(BUNDLED)
+    return Reference(model, preprocess, open_clip.get_tokenizer(BUNDLED))
 
 
 def scene_image(seed: int, side: int = 200) -> Image.Image:

@@ -28,7 +28,7 @@ from bento.model import Embeddings
 from models.shapes.captions import LANGUAGES, caption
 from models.shapes.scenes import Scene, draw_scene, sample_scene
 
-from .conftest import BUNDLED, Server, file_bytes, serving
+from .conftest import BUNDLED, Reference, Server, file_bytes, serving
 from .corpus import TEXTS, images
 
 # read now: a fixture takes them away from the tests
@@ -69,35 +69,6 @@ def load(dtype: str) -> Encoder:
             workers=1000 if IS_BUNDLED else 1,
         )
     )
-
-
-class ByHand:
-    """OpenCLIP as its own documentation uses it: float32, on the CPU, one item at a time."""
-
-    def __init__(self) -> None:
-        pretrained = None if ":" in MODEL_NAME else MODEL_PRETRAINED
-        trained = get_pretrained_cfg(MODEL_NAME, MODEL_PRETRAINED) or {}
-        self.model, self.preprocess = open_clip.create_model_from_pretrained(
-            MODEL_NAME, pretrained=pretrained, force_quick_gelu=trained.get("quick_gelu", False)
-        )
-        self.model.eval()
-        self.tokenizer = open_clip.get_tokenizer(MODEL_NAME)
-
-    def texts(self, texts: Sequence[str], *, normalize: bool = True) -> Embeddings:
-        with torch.inference_mode():
-            rows = [
-                self.model.encode_text(self.tokenizer([text]), normalize=normalize)
-                for text in texts
-            ]
-        return torch.cat(rows).numpy()
-
-    def images(self, pictures: Sequence[Image.Image], *, normalize: bool = True) -> Embeddings:
-        with torch.inference_mode():
-            rows = [
-                self.model.encode_image(self.preprocess(picture)[None], normalize=normalize)
-                for picture in pictures
-            ]
-        return torch.cat(rows).numpy()
 
 
 class Table:
@@ -152,8 +123,14 @@ def table(pytestconfig: pytest.Config) -> Iterator[Table]:
 
 
 @pytest.fixture(scope="module")
-def by_hand() -> ByHand:
-    return ByHand()
+def by_hand() -> Reference:
+    """Load the model as OpenCLIP's own documentation does: float32, on the CPU."""
+    pretrained = None if ":" in MODEL_NAME else MODEL_PRETRAINED
+    trained = get_pretrained_cfg(MODEL_NAME, MODEL_PRETRAINED) or {}
+    model, preprocess = open_clip.create_model_from_pretrained(
+        MODEL_NAME, pretrained=pretrained, force_quick_gelu=trained.get("quick_gelu", False)
+    )
+    return Reference(model, preprocess, open_clip.get_tokenizer(MODEL_NAME))
 
 
 @pytest.fixture(scope="module")
@@ -165,12 +142,12 @@ def decoded() -> list[Image.Image]:
 
 
 @pytest.fixture(scope="module")
-def text_rows(by_hand: ByHand) -> Embeddings:
+def text_rows(by_hand: Reference) -> Embeddings:
     return by_hand.texts(TEXTS)
 
 
 @pytest.fixture(scope="module")
-def image_rows(by_hand: ByHand, decoded: list[Image.Image]) -> Embeddings:
+def image_rows(by_hand: Reference, decoded: list[Image.Image]) -> Embeddings:
     return by_hand.images(decoded)
 
 
@@ -240,7 +217,7 @@ def test_an_image_among_any_others_is_embedded_as_open_clip_does(
 
 
 def test_raw_embeddings_are_those_of_open_clip_too(
-    exact: Encoder, by_hand: ByHand, decoded: list[Image.Image]
+    exact: Encoder, by_hand: Reference, decoded: list[Image.Image]
 ) -> None:
     got = exact.encode_texts(TEXTS, normalize=False)
     assert_same(got, by_hand.texts(TEXTS, normalize=False), TEXTS)
@@ -278,7 +255,7 @@ def test_images_keep_close_to_float32_in_a_lower_precision(
 class Retrieval:
     """Scenes with a caption in each language, and which image is best for each caption."""
 
-    def __init__(self, by_hand: ByHand) -> None:
+    def __init__(self, by_hand: Reference) -> None:
         rng = np.random.default_rng(2027)
         scenes: list[Scene] = []
         while len(scenes) < SCENES:
@@ -298,7 +275,7 @@ class Retrieval:
 
 
 @pytest.fixture(scope="module")
-def retrieval(by_hand: ByHand) -> Retrieval:
+def retrieval(by_hand: Reference) -> Retrieval:
     return Retrieval(by_hand)
 
 
@@ -393,7 +370,7 @@ def test_embed_texts_gives_open_clips_embeddings(
 
 @formats
 def test_embed_texts_gives_open_clips_raw_embeddings(
-    client: httpx.Client, by_hand: ByHand, accept: str
+    client: httpx.Client, by_hand: Reference, accept: str
 ) -> None:
     got = ask(client, "/embed/texts", accept, json={"texts": TEXTS, "normalize": False})
     assert_same(got, by_hand.texts(TEXTS, normalize=False), TEXTS)
@@ -430,7 +407,7 @@ def test_many_uploads_give_open_clips_embeddings(
 
 @formats
 def test_many_uploads_give_open_clips_raw_embeddings(
-    client: httpx.Client, by_hand: ByHand, decoded: list[Image.Image], accept: str
+    client: httpx.Client, by_hand: Reference, decoded: list[Image.Image], accept: str
 ) -> None:
     files = [("files", (NAMES[i], _file(i))) for i in SOME_IMAGES]
     got = ask(client, "/embed/images", accept, files=files, data={"normalize": "false"})
@@ -465,7 +442,7 @@ def test_v1_embeddings_gives_open_clips_embeddings(
 
 
 def test_rank_gives_the_probabilities_that_clip_was_trained_to_give(
-    client: httpx.Client, by_hand: ByHand, text_rows: Embeddings, image_rows: Embeddings
+    client: httpx.Client, by_hand: Reference, text_rows: Embeddings, image_rows: Embeddings
 ) -> None:
     for image in SOME_IMAGES[:3]:
         request = {"image": {"image_base64": _base64(_file(image))}, "texts": TEXTS}

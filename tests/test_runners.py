@@ -43,6 +43,9 @@ class Tower:
         self.prepared += 1
         return torch.tensor([len(given) if isinstance(given, str) else given.width])
 
+    def count_tokens(self, item: torch.Tensor) -> int:
+        return int(item[0])
+
     def embed(self, items: list[torch.Tensor]) -> Any:
         self.batches.append(len(items))
         assert self.free.wait(10)
@@ -55,6 +58,7 @@ class Towers:
     def __init__(self) -> None:
         self.text, self.image = Tower(), Tower()
         self.device = "cpu"
+        self.embedding_dim = 2
         self.image_limits = {"max_bytes": 10**6, "max_pixels": 10**8}
         self.deaths: list[str] = []
         self.metrics = Metrics(workers=1)
@@ -115,8 +119,9 @@ def test_an_embedding_is_normalised_when_asked(runners: Runners) -> None:
 
 def test_many_texts_come_back_in_their_order(towers: Towers, runners: Runners) -> None:
     texts = ["x" * (i % 50 + 1) for i in range(200)]
-    raw = asyncio.run(runners.embed_texts(texts, normalize=False))
+    raw, tokens = asyncio.run(runners.embed_texts(texts, normalize=False))
     np.testing.assert_array_equal(raw[:, 0], [3 * len(text) for text in texts])
+    assert tokens == sum(map(len, texts))
     assert max(towers.text.batches) > 1
 
 
@@ -182,6 +187,7 @@ def test_beyond_the_predicted_wait_the_answer_is_busy_before_anything_is_decoded
             await runners.embed_image(b"not even a picture", normalize=False)
         assert busy.value.retry_after == 1
         await runners.embed_text("texts have a queue of their own", normalize=True)
+        assert await runners.embed_images([], normalize=True) == []  # waits for nobody
         towers.image.free.set()
         answers = await asyncio.gather(*asked, return_exceptions=True)
         assert [type(answer) for answer in answers] == [np.ndarray] * 3 + [Busy] * 5

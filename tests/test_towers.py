@@ -32,6 +32,7 @@ from bento.images import decode_image
 from bento.model import Embeddings
 from bento.towers import ImageTower, _groups, settle_dtype
 
+from .conftest import Reference
 from .corpus import TEXTS, images
 
 TOLERANCE: Final = 1e-5
@@ -122,27 +123,26 @@ class EndsIn2(SimpleTokenizer):
         return tokens.masked_fill(ends, 2).masked_fill(twos, self.eot_token_id)
 
 
-class Model:
-    """An OpenCLIP model with random weights, used by hand in float32, one item at a time."""
+class Model(Reference):
+    """An OpenCLIP model with random weights, by hand and as an encoder."""
 
     def __init__(self, architecture: Architecture, folder: Path) -> None:
         text = dict(architecture.text)
         if "hf_model_name" in text:
             text["hf_model_name"] = _bert_config(folder)
         torch.manual_seed(3)
-        self.model = architecture.kind(
+        model = architecture.kind(
             embed_dim=DIM, vision_cfg=architecture.vision, text_cfg=text, **architecture.others
         )
-        _shake(self.model)
-        self.model.eval()
-        self.preprocess = open_clip.image_transform(
+        _shake(model)
+        preprocess = open_clip.image_transform(
             architecture.image_size,
             is_train=False,
             mean=open_clip.OPENAI_DATASET_MEAN,
             std=open_clip.OPENAI_DATASET_STD,
         )
         self._tokenizer = EndsIn2 if text.get("eos_id") == 2 else SimpleTokenizer
-        self.tokenizer = self._tokenizer(context_length=CONTEXT)
+        super().__init__(model, preprocess, self._tokenizer(context_length=CONTEXT))
 
     def encoder(self, **settings: Any) -> Encoder:
         """Return an encoder with a copy of this model: it takes what it is given apart."""
@@ -154,22 +154,6 @@ class Model:
             Settings(device="cpu", workers=1000, **{"dtype": "float32", **settings}),
             "cpu",
         )
-
-    def texts(self, texts: Sequence[str], *, normalize: bool = True) -> Embeddings:
-        with torch.inference_mode():
-            rows = [
-                self.model.encode_text(self.tokenizer([text]), normalize=normalize)
-                for text in texts
-            ]
-            return torch.cat(rows).numpy()
-
-    def images(self, pictures: Sequence[Image.Image], *, normalize: bool = True) -> Embeddings:
-        with torch.inference_mode():
-            rows = [
-                self.model.encode_image(self.preprocess(picture)[None], normalize=normalize)
-                for picture in pictures
-            ]
-            return torch.cat(rows).numpy()
 
 
 def _bert_config(folder: Path) -> str:
@@ -334,14 +318,19 @@ def test_texts_are_cut_where_nothing_behind_their_end_counts(pair: Pair) -> None
         assert len(tokens) <= CONTEXT
 
 
+def _counted(pair: Pair, text: str) -> int:
+    tower = pair.encoder.text
+    return tower.count_tokens(tower.prepare(text))
+
+
 def test_a_text_beyond_the_context_has_as_many_tokens_as_the_context(pair: Pair) -> None:
     assert pair.encoder.context_length == CONTEXT
     assert len(pair.encoder.text.prepare(LONG)) == CONTEXT
-    assert pair.encoder.text.count_tokens(LONG) == CONTEXT
+    assert _counted(pair, LONG) == CONTEXT
 
 
 def test_tokens_are_counted_without_padding(pair: Pair) -> None:
-    counted = [pair.encoder.text.count_tokens(text) for text in ("a", "a cat", "a cat sits")]
+    counted = [_counted(pair, text) for text in ("a", "a cat", "a cat sits")]
     assert counted == [3, 4, 5]
 
 
