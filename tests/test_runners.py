@@ -264,6 +264,7 @@ def test_a_runner_that_dies_says_so_and_is_not_alive(towers: Towers, runners: Ru
     with pytest.raises(NotReady, match="the text runner died: SystemExit: gone"):
         asyncio.run(runners.embed_text("a", normalize=True))
     assert not runners.alive
+    asyncio.run(until(lambda: towers.deaths))  # told after those who waited
     assert towers.deaths == ["the text runner died: SystemExit: gone"]
     with pytest.raises(NotReady, match="died"):
         asyncio.run(runners.check())
