@@ -5,14 +5,11 @@ bentoml serve service:VisionEncoder
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import signal
 import threading
 from collections.abc import Mapping
-from dataclasses import asdict
-from functools import partial
 from typing import Any
 
 import bentoml
@@ -28,35 +25,32 @@ from bento.bodies import read_upload, read_uploads
 from bento.docs import DOCS_PAGE, complete
 from bento.errors import NotReady
 from bento.http import RequestMiddleware
-from bento.images import FORMATS
+from bento.images import FORMATS, decode_image
 from bento.logs import configure_logs
 from bento.metrics import Metrics
 from bento.openai_schemas import OpenAIEmbeddingsRequest, OpenAIEmbeddingsResponse
 from bento.responses import answering
 from bento.runners import Runners
 from bento.schemas import (
-    DeleteResponse,
     EmbeddingResponse,
     EmbeddingsResponse,
     HealthResponse,
-    Hit,
     ImageRequest,
-    IndexRequest,
-    IndexResponse,
     InfoResponse,
     RankRequest,
     RankResponse,
-    SearchRequest,
-    SearchResponse,
-    StatsResponse,
     TextRequest,
     TextsRequest,
 )
 from bento.version import VERSION
-from rag import Picture, PictureIndex, RagError, RagSettings, identity_of
+from rag import PictureIndex, RagError, RagSettings, SearchRequest, SearchResponse, identity_of
+from rag import http as index_routes
+from rag.answering import IndexAnswering
 from rag.errors import SearchDisabled
-from rag.pictures import DEFAULT_DAO_ID
+from rag.schemas import IndexRequest, IndexResponse, ManySearchesRequest, ManySearchesResponse
+from rag.searching import degraded
 from rag.store import Store, open_store
+from rag.thumbnails import Thumbnails
 
 logger = logging.getLogger("vision_encoder")
 
@@ -96,7 +90,7 @@ async def docs(_: Request) -> Response:
 
 
 async def openapi(_: Request) -> Response:
-    return JSONResponse(complete(served.openapi_spec.asdict()))
+    return JSONResponse(complete(served.openapi_spec.asdict(), index_routes.DESCRIBED))
 
 
 @answers_errors
@@ -125,24 +119,6 @@ async def embed_images(request: Request) -> Response:
     return await _service(request).answering.images(images, normalize)
 
 
-@answers_errors
-async def delete_image(request: Request) -> Response:
-    image_id, query = request.path_params["id"], request.query_params
-    dao_id = query.get("dao_id", DEFAULT_DAO_ID)
-    service = _service(request)
-    collection = query.get("collection") or rag_settings.image_search_collection
-    deleted = await asyncio.to_thread(service.pictures.delete, image_id, dao_id, collection)
-    answer = DeleteResponse(id=image_id, dao_id=dao_id, deleted=deleted)
-    return JSONResponse(answer.model_dump())
-
-
-@answers_errors
-async def collection_stats(request: Request) -> Response:
-    pictures, name = _service(request).pictures, request.path_params["name"]
-    answer = StatsResponse(**asdict(await asyncio.to_thread(pictures.stats, name)))
-    return JSONResponse(answer.model_dump())
-
-
 app = Starlette(
     routes=[
         Route("/", home),
@@ -153,8 +129,10 @@ app = Starlette(
         Route("/metrics", exposition),
         Route("/embed/image/upload", embed_image_upload, methods=["POST"]),
         Route("/embed/images", embed_images, methods=["POST"]),
-        Route("/images/{id:path}", delete_image, methods=["DELETE"]),
-        Route("/collections/{name}", collection_stats),
+        *(
+            Route(path, answers_errors(handler), methods=[method])
+            for method, path, handler in index_routes.ROUTES
+        ),
     ]
 )
 
@@ -178,7 +156,7 @@ class VisionEncoder:
     def __init__(self) -> None:
         configure_logs()
         self._answering: Answering | None = None
-        self._pictures: PictureIndex | None = None
+        self._index: IndexAnswering | None = None
         self._store: Store | None = None
         app.state.service = self
         # /livez answers while the model loads; /readyz waits for it
@@ -190,24 +168,38 @@ class VisionEncoder:
             runners = Runners(
                 encoder, settings, budget=budget, metrics=metrics, on_death=_end_worker
             )
+            answering = Answering(encoder, runners, settings)
             if rag_settings.qdrant_enabled:
                 self._store = open_store(rag_settings)
-                self._pictures = PictureIndex(self._store, identity_of(encoder))
-                self._open_default_collection(self._pictures)
+                self._index = self._open_index(encoder, answering, self._store)
         except (EncoderError, RagError) as error:
             _give_up(str(error))
         except Exception:
             logger.exception("the model could not be loaded")
             _give_up("see the traceback above")
         else:
-            self._answering = Answering(encoder, runners, settings)
+            self._answering = answering
             logger.info("serving", extra=self._start_line(encoder))
 
-    def _open_default_collection(self, pictures: PictureIndex) -> None:
+    def _open_index(self, encoder: Encoder, answering: Answering, store: Store) -> IndexAnswering:
+        pictures = PictureIndex(store, identity_of(encoder))
         try:
-            pictures.open(rag_settings.image_search_collection)
+            pictures.open(rag_settings.image_search_collection, create=True)
         except RagError as error:
             logger.warning("search is degraded: %s", error)  # embedding works all the same
+        thumbnails = Thumbnails(
+            rag_settings.thumbnails_path,
+            lambda data: decode_image(data, **encoder.image_limits),
+            max_bytes=settings.max_image_bytes,
+        )
+        return IndexAnswering(
+            pictures,
+            answering.runners,
+            answering.image_bytes,
+            thumbnails,
+            rag_settings,
+            encoder.model,
+        )
 
     def _start_line(self, encoder: Encoder) -> dict[str, Any]:
         store = "off"
@@ -239,14 +231,14 @@ class VisionEncoder:
         return self._answering
 
     @property
-    def pictures(self) -> PictureIndex:
+    def index(self) -> IndexAnswering:
         if not rag_settings.qdrant_enabled:
             raise SearchDisabled(
                 "this service runs without search; QDRANT_ENABLED=true turns it on"
             )
-        if self._pictures is None:
+        if self._index is None:
             raise _loading()
-        return self._pictures
+        return self._index
 
     # Where a method returns a ready response, its annotation is what /schema.json says of it.
 
@@ -287,49 +279,23 @@ class VisionEncoder:
     @answers_errors
     async def index_image(self, request: IndexRequest, /) -> IndexResponse:
         """Index a picture with what is known about it, replacing what its id held."""
-        collection = request.collection or rag_settings.image_search_collection
-        pictures = self.pictures
-        picture = Picture(
-            request.id,
-            await self.answering.image_bytes(request),
-            request.image_path,
-            request.dao_id,
-            request.metadata,
-        )
-        indexed = not await asyncio.to_thread(pictures.holds, picture, collection)
-        if indexed:
-            vector = await self.answering.runners.embed_image(picture.data, normalize=True)
-            await asyncio.to_thread(pictures.add, picture, vector, collection)
-        return IndexResponse(
-            id=request.id, dao_id=request.dao_id, collection=collection, indexed=indexed
-        )
+        return await self.index.index(request)
 
     @bentoml.api(route="/search")
     @answers_errors
     async def search(self, request: SearchRequest, /) -> SearchResponse:
-        """Find pictures by a text or by an image, best first."""
-        pictures = self.pictures
-        if request.text is not None:
-            vector = await self.answering.runners.embed_text(request.text, normalize=True)
-        else:
-            assert request.image is not None  # the schema asks for exactly one
-            data = await self.answering.image_bytes(request.image)
-            vector = await self.answering.runners.embed_image(data, normalize=True)
-        hits = await asyncio.to_thread(
-            partial(
-                pictures.search,
-                vector,
-                request.collection or rag_settings.image_search_collection,
-                top_k=request.top_k or rag_settings.image_search_default_top_k,
-                dao_id=request.dao_id,
-                score_threshold=request.score_threshold,
-            )
-        )
-        return SearchResponse(
-            hits=[Hit(**asdict(hit)) for hit in hits],
-            count=len(hits),
-            model=self.answering.encoder.model,
-        )
+        """Find pictures by texts, images or both, best first."""
+        try:
+            return await self.index.search(request)
+        except RagError as error:
+            answer = degraded(error, request).model_dump()
+            return JSONResponse(answer, error.status)  # type: ignore[return-value]
+
+    @bentoml.api(route="/search/batch")
+    @answers_errors
+    async def search_many(self, request: ManySearchesRequest, /) -> ManySearchesResponse:
+        """Make many searches in one call, each answered for itself."""
+        return await self.index.search_many(request)
 
     async def health(self) -> HealthResponse:
         await self.answering.runners.check()

@@ -16,7 +16,7 @@ from bento.model import Encoder, normalized
 from bento.openai_schemas import OpenAIEmbeddingsRequest
 from bento.runners import Runners
 from bento.schemas import (
-    ImageSource,
+    ImageGiven,
     RankedText,
     RankRequest,
     RankResponse,
@@ -123,7 +123,7 @@ class Answering:
             model=self.encoder.model,
         )
 
-    async def image_bytes(self, source: ImageSource) -> bytes:
+    async def image_bytes(self, source: ImageGiven) -> bytes:
         """Return the bytes that a request has or points to."""
         if source.image_base64 is not None:
             return base64_bytes(source.image_base64)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any, Final
 
 from pydantic import BaseModel
 
 from bento.schemas import (
-    DeleteResponse,
     EmbeddingResponse,
     ErrorResponse,
     HealthResponse,
     ImagesResponse,
     InfoResponse,
-    StatsResponse,
 )
 from bento.version import VERSION
 
@@ -70,54 +69,43 @@ _UPLOADS: Final = {
         }
     },
 }
-_NAME: Final = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
-_DELETE_PARAMETERS: Final = [
-    {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}},
-    {
-        "name": "dao_id",
-        "in": "query",
-        "schema": {"type": "string", "default": "default"},
-        "description": "The tenant that the picture belongs to.",
-    },
-    {"name": "collection", "in": "query", "schema": {"type": "string"}},
-]
 
 
-def complete(document: dict[str, Any]) -> dict[str, Any]:
+# What the document says of routes that BentoML does not know: method, path, summary, answer
+# (None: no JSON) and parameters.
+Described = tuple[str, str, str, type[BaseModel] | None, Sequence[dict[str, Any]]]
+_MOUNTED: Final[tuple[Described, ...]] = (
+    ("get", "/health", "Whether the device answers", HealthResponse, ()),
+    ("get", "/info", "The model and the limits", InfoResponse, ()),
+    ("post", "/embed/image/upload", "Embed an uploaded image", EmbeddingResponse, ()),
+    ("post", "/embed/images", "Embed many uploaded images", ImagesResponse, ()),
+)
+_BODIES: Final = {"/embed/image/upload": _UPLOAD, "/embed/images": _UPLOADS}
+
+
+def complete(document: dict[str, Any], more: Sequence[Described] = ()) -> dict[str, Any]:
     """Return BentoML's OpenAPI document with our own words, errors and mounted routes.
 
     Its introduction is dropped: it loads pictures from other hosts.
     """
     paths = {path: _with_our_errors(item) for path, item in document["paths"].items()}
     schemas = dict(document["components"]["schemas"])
-
-    def operation(summary: str, answer: type[BaseModel], **more: Any) -> dict[str, Any]:
-        for model in (answer, ErrorResponse):
-            schemas[model.__name__] = model.model_json_schema()
-        return {
+    schemas[ErrorResponse.__name__] = ErrorResponse.model_json_schema()
+    for method, path, summary, answer, parameters in (*_MOUNTED, *more):
+        if answer:
+            schema = answer.model_json_schema(ref_template="#/components/schemas/{model}")
+            schemas |= schema.pop("$defs", {})
+            schemas[answer.__name__] = schema
+        paths.setdefault(path, {})[method] = {
             "summary": summary,
             "tags": ["Service APIs"],
+            "parameters": list(parameters),
+            **({"requestBody": _BODIES[path]} if path in _BODIES else {}),
             "responses": {
-                "200": _json(summary, answer),
+                "200": _json(summary, answer) if answer else {"description": summary},
                 "default": _json("What was wrong and what is allowed", ErrorResponse),
             },
-            **more,
         }
-
-    paths["/health"] = {"get": operation("Whether the device answers", HealthResponse)}
-    paths["/info"] = {"get": operation("The model and the limits", InfoResponse)}
-    paths["/embed/image/upload"] = {
-        "post": operation("Embed an uploaded image", EmbeddingResponse, requestBody=_UPLOAD)
-    }
-    paths["/embed/images"] = {
-        "post": operation("Embed many uploaded images", ImagesResponse, requestBody=_UPLOADS)
-    }
-    paths["/images/{id}"] = {
-        "delete": operation("Forget a picture", DeleteResponse, parameters=_DELETE_PARAMETERS)
-    }
-    paths["/collections/{name}"] = {
-        "get": operation("What a collection holds", StatsResponse, parameters=[_NAME])
-    }
     return {
         "openapi": "3.1.0",  # whose schemas are JSON Schema, as pydantic's are
         "info": {"title": "Vision encoder", "version": VERSION, "description": _ABOUT},

@@ -77,13 +77,13 @@ def describe_validation(details: Sequence[Any]) -> str:
     return "; ".join(parts)
 
 
-def shaped(status: int, body: bytes) -> dict[str, str]:
+def shaped(status: int, body: bytes) -> dict[str, Any]:
     """Return an error's body in our shape: as it is, or made from what BentoML says."""
     try:
         content = json.loads(body)
     except ValueError:
         content = None
-    if isinstance(content, dict) and content.keys() == {"error", "code"}:
+    if isinstance(content, dict) and {"error", "code"} <= content.keys():
         return content
     code = _CODES.get(status, "internal_error" if status >= 500 else "invalid_request")
     if isinstance(content, dict) and isinstance(content.get("detail"), list):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import Annotated, Any
+from typing import Annotated, Protocol
 
 from pydantic import (
     BaseModel,
@@ -24,19 +24,6 @@ Text = Annotated[
 Normalize = Annotated[
     bool | None,
     Field(description="L2-normalise the embedding; without it, as the service is set."),
-]
-ImageId = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
-DaoId = Annotated[
-    str,
-    StringConstraints(min_length=1, max_length=256),
-    Field(description="The tenant that a picture belongs to."),
-]
-CollectionName = Annotated[
-    str | None,
-    Field(
-        pattern=r"^[A-Za-z0-9_-]{1,64}$",
-        description="A collection other than IMAGE_SEARCH_COLLECTION.",
-    ),
 ]
 
 
@@ -64,6 +51,13 @@ class ImageSource(Body):
         if (self.image_url is None) == (self.image_base64 is None):
             raise ValueError("give exactly one of image_url and image_base64")
         return self
+
+
+class ImageGiven(Protocol):
+    """What has an image, as one of two."""
+
+    image_url: str | None
+    image_base64: str | None
 
 
 class ImageRequest(ImageSource):
@@ -119,68 +113,6 @@ class RankedText(BaseModel):
 class RankResponse(BaseModel):
     ranking: list[RankedText] = Field(description="Best first.")
     model: str
-
-
-class IndexRequest(ImageSource):
-    """A picture to index, with what is known about it."""
-
-    id: ImageId = Field(description="Your name for the picture; indexing it again replaces it.")
-    dao_id: DaoId = "default"
-    image_path: str = Field("", max_length=4096, description="Where you keep the picture.")
-    metadata: dict[str, Any] = Field(
-        default_factory=dict, description="title, category, tags and whatever else you like."
-    )
-    collection: CollectionName = None
-
-
-class IndexResponse(BaseModel):
-    id: str
-    dao_id: str
-    collection: str
-    indexed: bool = Field(description="False when this very picture was there already.")
-
-
-class DeleteResponse(BaseModel):
-    id: str
-    dao_id: str
-    deleted: bool
-
-
-class SearchRequest(Body):
-    """A search by text or by image."""
-
-    text: Text | None = Field(None, examples=["a red circle"])
-    image: ImageSource | None = None
-    top_k: int | None = Field(None, ge=1, le=1000)
-    dao_id: DaoId | None = Field(None, description="Search the pictures of this tenant only.")
-    score_threshold: float | None = Field(None, ge=-1, le=1)
-    collection: CollectionName = None
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> SearchRequest:
-        if (self.text is None) == (self.image is None):
-            raise ValueError("give exactly one of text and image")
-        return self
-
-
-class Hit(BaseModel):
-    id: str
-    score: float = Field(description="Cosine similarity, best 1.")
-    path: str
-    payload: dict[str, Any]
-
-
-class SearchResponse(BaseModel):
-    hits: list[Hit]
-    count: int
-    model: str
-
-
-class StatsResponse(BaseModel):
-    collection: str
-    points: int
-    model: str = Field(description="NAME/PRETRAINED")
-    dimension: int
 
 
 class HealthResponse(BaseModel):

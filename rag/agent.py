@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import PurePath
-from typing import Literal
 
 from rag.errors import InvalidSearch
-from rag.pictures import Hit
-
-Language = Literal["uk", "en"]
+from rag.schemas import Hit, Language
 
 
 def format_image_search_results_for_agent(results: Sequence[Hit], language: Language = "uk") -> str:
@@ -31,6 +28,13 @@ def format_image_search_results_for_agent(results: Sequence[Hit], language: Lang
         for i, hit in enumerate(results, 1)
     ]
     return "\n".join([head, *lines])
+
+
+def explain_failure_to_agent(error: Exception, language: Language = "uk") -> str:
+    """Put into words that a search could not be made, and why."""
+    if language == "uk":
+        return f"Пошук зображень зараз недоступний: {error}"
+    return f"Image search is not available now: {error}"
 
 
 def _uk_images(count: int) -> str:

@@ -1,4 +1,4 @@
-"""The library calls: index a picture, find pictures by text or by image.
+"""The library calls: index a picture, find pictures by text, by image or by both.
 
 They go through the running service at VISION_ENCODER_URL, or through a `backend` that is
 handed in (`LocalBackend` runs an encoder in this process).
@@ -9,13 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from rag.backends import Backend, RemoteBackend
+from pydantic import ValidationError
+
+from rag.backends import Backend, RemoteBackend, image_example
 from rag.errors import InvalidSearch
-from rag.pictures import Hit, Picture
+from rag.pictures import Picture
+from rag.schemas import Hit, SearchRequest, SearchResponse, describe
+from rag.searching import degraded
 from rag.settings import RagSettings
 from router_client import VisionEncoderClient
+
+# What says that search is not to be had now, whoever says it: the service, the store, the network.
+_UNAVAILABLE: Final = frozenset({404, 409, 429, 503, None})
 
 
 def index_image(
@@ -35,8 +42,26 @@ def index_image(
     """
     path = Path(image_path)
     picture = Picture(image_id, _read(path), str(path), dao_id, metadata or {})
+    collection = collection_name or RagSettings().image_search_collection
     with _backend(backend) as target:
-        return target.index(picture, collection_name or RagSettings().image_search_collection)
+        return target.index(picture, collection) != "unchanged"
+
+
+def search(request: SearchRequest, *, backend: Backend | None = None) -> SearchResponse:
+    """Find pictures by texts, images or both, with filters, paging, groups and diversity.
+
+    When search is not to be had (no such collection, another model's, Qdrant or the service
+    away or busy) the answer has `success` false and says why in `error`. Raises for a request
+    that cannot be answered: `InvalidSearch`, or `router_client.InvalidInput` from a service.
+    """
+    try:
+        with _backend(backend) as target:
+            return target.search(request)
+    except Exception as error:
+        # errors of rag, the client and the encoder have a code; anything else is a bug
+        if not hasattr(error, "code") or getattr(error, "status", None) not in _UNAVAILABLE:
+            raise
+        return degraded(error, request)
 
 
 def search_images_by_text(
@@ -50,9 +75,9 @@ def search_images_by_text(
     """Return the pictures most similar to a text, best first.
 
     `dao_id` restricts the search to one tenant; `top_k` is IMAGE_SEARCH_DEFAULT_TOP_K (5)
-    unless given.
+    unless given. Unlike `search` it raises when search is not to be had.
     """
-    return _search(query, dao_id, top_k, collection_name, backend)
+    return _hits(backend, text=query, dao_id=dao_id, top_k=top_k, collection=collection_name)
 
 
 def search_images_by_image(
@@ -64,24 +89,17 @@ def search_images_by_image(
     backend: Backend | None = None,
 ) -> list[Hit]:
     """Return the pictures most similar to the picture file at `image_path`, best first."""
-    return _search(_read(Path(image_path)), dao_id, top_k, collection_name, backend)
+    image = image_example(_read(Path(image_path)))
+    return _hits(backend, image=image, dao_id=dao_id, top_k=top_k, collection=collection_name)
 
 
-def _search(
-    query: str | bytes,
-    dao_id: str | None,
-    top_k: int | None,
-    collection_name: str | None,
-    backend: Backend | None,
-) -> list[Hit]:
-    settings = RagSettings()
+def _hits(backend: Backend | None, **fields: Any) -> list[Hit]:
+    try:
+        request = SearchRequest(**fields)
+    except ValidationError as error:
+        raise InvalidSearch(describe(error)) from None
     with _backend(backend) as target:
-        return target.search(
-            query,
-            collection_name or settings.image_search_collection,
-            top_k=settings.image_search_default_top_k if top_k is None else top_k,
-            dao_id=dao_id,
-        )
+        return target.search(request).hits
 
 
 @contextmanager

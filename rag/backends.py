@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+import base64
+import binascii
+import threading
+from collections.abc import Coroutine, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from rag.errors import InvalidSearch
-from rag.pictures import Hit, Picture, PictureIndex, Stats
-from rag.store import ModelIdentity, Store
+from rag.pictures import Picture, PictureIndex
+from rag.schemas import (
+    ImageExample,
+    IndexedImage,
+    Outcome,
+    PublishResponse,
+    SearchRequest,
+    SearchResponse,
+    StatsResponse,
+)
+from rag.searching import Embedder, search
+from rag.settings import RagSettings
+from rag.store import ModelIdentity, Store, Vector
 from router_client import VisionEncoderClient
 
-Query = str | bytes  # a text, or the bytes of a picture file
+R = TypeVar("R")
 
 
 class Encoder(Protocol):
@@ -34,21 +49,34 @@ class Encoder(Protocol):
 
 
 class Backend(Protocol):
-    """Where pictures are indexed and searched. Calls are synchronous and thread-safe."""
+    """Where pictures are indexed and searched. Calls are synchronous and thread-safe.
 
-    def index(self, picture: Picture, collection: str) -> bool:
-        """Index a picture; False when this very picture was there already."""
+    With `staged` a call means the generation of this backend's model that is being filled, not
+    the published one.
+    """
 
-    def delete(self, image_id: str, dao_id: str, collection: str) -> bool:
+    def index(self, picture: Picture, collection: str, *, staged: bool = False) -> Outcome:
+        """Index a picture; nothing is embedded when this very picture is there already."""
+
+    def delete(self, image_id: str, dao_id: str, collection: str, *, staged: bool = False) -> bool:
         """Forget a picture and say whether it was there."""
 
-    def search(
-        self, query: Query, collection: str, *, top_k: int, dao_id: str | None = None
-    ) -> list[Hit]:
-        """Return the `top_k` pictures most similar to a text or an image, best first."""
+    def search(self, request: SearchRequest) -> SearchResponse:
+        """Find pictures, best first."""
 
-    def stats(self, collection: str) -> Stats:
+    def images(
+        self, collection: str, *, dao_id: str | None = None, generation: str | None = None
+    ) -> Iterator[IndexedImage]:
+        """List pictures in the order of their points' ids, whichever model made the vectors."""
+
+    def stats(self, collection: str) -> StatsResponse:
         """Return what a collection holds."""
+
+    def publish(self, collection: str) -> PublishResponse:
+        """Make the generation of this backend's model the published one."""
+
+    def drop(self, collection: str, generation: str) -> bool:
+        """Delete a generation that is not published."""
 
     def close(self) -> None:
         """Release connections, or the store."""
@@ -60,66 +88,140 @@ class RemoteBackend:
     def __init__(self, client: VisionEncoderClient) -> None:
         self._client = client
 
-    def index(self, picture: Picture, collection: str) -> bool:
-        return self._client.index_image(
+    def index(self, picture: Picture, collection: str, *, staged: bool = False) -> Outcome:
+        outcome = self._client.index_image(
             picture.image_id,
             picture.data,
             dao_id=picture.dao_id,
             image_path=picture.image_path,
+            duplicates=picture.duplicates,
             metadata=dict(picture.metadata),
             collection=collection,
+            staged=staged,
+        )
+        return cast(Outcome, outcome)
+
+    def delete(self, image_id: str, dao_id: str, collection: str, *, staged: bool = False) -> bool:
+        return self._client.delete_image(
+            image_id, dao_id=dao_id, collection=collection, staged=staged
         )
 
-    def delete(self, image_id: str, dao_id: str, collection: str) -> bool:
-        return self._client.delete_image(image_id, dao_id=dao_id, collection=collection)
+    def search(self, request: SearchRequest) -> SearchResponse:
+        body = request.model_dump(exclude_unset=True, exclude_none=True)
+        return SearchResponse(**self._client.search(body))
 
-    def search(
-        self, query: Query, collection: str, *, top_k: int, dao_id: str | None = None
-    ) -> list[Hit]:
-        hits = self._client.search(query, top_k=top_k, dao_id=dao_id, collection=collection)
-        return [Hit(**hit) for hit in hits]
+    def images(
+        self, collection: str, *, dao_id: str | None = None, generation: str | None = None
+    ) -> Iterator[IndexedImage]:
+        for image in self._client.images(collection, dao_id=dao_id, generation=generation):
+            yield IndexedImage(**image)
 
-    def stats(self, collection: str) -> Stats:
-        return Stats(**self._client.stats(collection))
+    def stats(self, collection: str) -> StatsResponse:
+        return StatsResponse(**self._client.stats(collection))
+
+    def publish(self, collection: str) -> PublishResponse:
+        return PublishResponse(**self._client.publish(collection))
+
+    def drop(self, collection: str, generation: str) -> bool:
+        return self._client.drop(collection, generation)
 
     def close(self) -> None:
         self._client.close()
 
 
 class LocalBackend:
-    """Runs an encoder and a store in this process."""
+    """Runs an encoder and a store in this process.
 
-    def __init__(self, encoder: Encoder, store: Store) -> None:
-        self._encoder = encoder
+    Embeddings come from `embedder` where one is given (`bento.runners.Runners` batches what
+    several threads ask for), else from the encoder, one picture at a time.
+    """
+
+    def __init__(self, encoder: Encoder, store: Store, embedder: Embedder | None = None) -> None:
+        self._embedder = embedder or _OneByOne(encoder)
         self._store = store
         self._pictures = PictureIndex(store, identity_of(encoder))
+        self._model = f"{encoder.model_name}/{encoder.pretrained}"
+        self._settings = RagSettings()
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, name="embed", daemon=True).start()
 
-    def index(self, picture: Picture, collection: str) -> bool:
-        if self._pictures.holds(picture, collection):
-            return False
-        vector = self._encoder.encode_images([picture.data])[0]
-        self._pictures.add(picture, vector, collection)
-        return True
+    def index(self, picture: Picture, collection: str, *, staged: bool = False) -> Outcome:
+        outcome = self._pictures.refresh(picture, collection, staged=staged)
+        if outcome is not None:
+            return outcome
+        vector = self._run(self._embedder.embed_image(picture.data, normalize=True))
+        return self._pictures.add(picture, vector, collection, staged=staged)
 
-    def delete(self, image_id: str, dao_id: str, collection: str) -> bool:
-        return self._pictures.delete(image_id, dao_id, collection)
+    def delete(self, image_id: str, dao_id: str, collection: str, *, staged: bool = False) -> bool:
+        return self._pictures.delete(image_id, dao_id, collection, staged=staged)
 
-    def search(
-        self, query: Query, collection: str, *, top_k: int, dao_id: str | None = None
-    ) -> list[Hit]:
-        if isinstance(query, bytes):
-            vector = self._encoder.encode_images([query])[0]
-        elif query.strip():
-            vector = self._encoder.encode_texts([query])[0]
-        else:
-            raise InvalidSearch("the text to search for is empty")
-        return self._pictures.search(vector, collection, top_k=top_k, dao_id=dao_id)
+    def search(self, request: SearchRequest) -> SearchResponse:
+        return self._run(
+            search(
+                request,
+                self._pictures,
+                self._embedder,
+                _example_bytes,
+                collection=self._settings.image_search_collection,
+                top_k=self._settings.image_search_default_top_k,
+                model=self._model,
+            )
+        )
 
-    def stats(self, collection: str) -> Stats:
+    def images(
+        self, collection: str, *, dao_id: str | None = None, generation: str | None = None
+    ) -> Iterator[IndexedImage]:
+        start: str | None = None
+        while True:
+            page, start = self._pictures.page(
+                collection, dao_id=dao_id, generation=generation, start=start
+            )
+            yield from page
+            if start is None:
+                return
+
+    def stats(self, collection: str) -> StatsResponse:
         return self._pictures.stats(collection)
 
+    def publish(self, collection: str) -> PublishResponse:
+        return self._pictures.publish(collection)
+
+    def drop(self, collection: str, generation: str) -> bool:
+        return self._pictures.drop(collection, generation)
+
     def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
         self._store.close()
+
+    def _run(self, coroutine: Coroutine[Any, Any, R]) -> R:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+
+class _OneByOne:
+    """An encoder as an `Embedder`."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+
+    async def embed_text(self, text: str, *, normalize: bool) -> Vector:
+        return np.asarray((await asyncio.to_thread(self._encoder.encode_texts, [text]))[0])
+
+    async def embed_image(self, data: bytes, *, normalize: bool) -> Vector:
+        return np.asarray((await asyncio.to_thread(self._encoder.encode_images, [data]))[0])
+
+
+def image_example(data: bytes) -> ImageExample:
+    """Return a picture file's bytes as an example to search by."""
+    return ImageExample(image_base64=base64.b64encode(data).decode())
+
+
+async def _example_bytes(example: ImageExample) -> bytes:
+    if example.image_base64 is None:
+        raise InvalidSearch("a URL can be searched by through a service only; read the file")
+    try:
+        return base64.b64decode(example.image_base64.rpartition(",")[2], validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidSearch(f"image_base64 is not base64: {error}") from None
 
 
 def identity_of(encoder: Encoder) -> ModelIdentity:

@@ -1,8 +1,9 @@
 """The embedded store: Qdrant's own engine in this process, one folder per collection.
 
-    PATH/.lock                   held by the one process that owns the store; its pid
-    PATH/NAME/collection.json    which model made the vectors
-    PATH/NAME/shard/             the engine's files
+    PATH/.lock                               held by the one process that owns the store; its pid
+    PATH/NAME/GENERATION/collection.json     which model made the vectors
+    PATH/NAME/GENERATION/shard/              the engine's files
+    PATH/NAME/published                      a link to one of the generations
 
 A write that returned survives a killed process: the engine replays its log. Until the next
 flush (every `FLUSH_POINTS` points, and at close) it may be lost when the machine loses power.
@@ -12,62 +13,71 @@ Search is an exact scan: right for up to about 100 000 points, above that use a 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Final
 
+import numpy as np
 from qdrant_edge import (
     CountRequest,
     Distance,
     EdgeConfig,
     EdgeShard,
     EdgeVectorParams,
-    FieldCondition,
-    Filter,
     KeywordIndexParams,
-    MatchValue,
     Query,
     QueryRequest,
+    ScrollRequest,
     UpdateOperation,
 )
 from qdrant_edge import Point as EdgePoint
 
+from rag.edge_filters import edge_filter
+from rag.edge_folders import (
+    check_room,
+    drop_generation,
+    folder_errors,
+    generations_in,
+    publish_in,
+    published_in,
+    read_identity,
+    remove_leftovers,
+    sync_folder,
+    write_identity,
+)
 from rag.errors import StoreLocked, StoreUnavailable
+from rag.filters import TENANT_FIELD, Filter
 from rag.store import (
-    TENANT_FIELD,
-    CollectionInfo,
+    KEYWORD_FIELDS,
     Match,
     ModelIdentity,
     Payload,
     Point,
+    Record,
     Vector,
     check_id,
     check_identity,
     check_name,
+    check_payload,
     check_points,
     check_query,
     check_vector,
-    identity_from_json,
-    identity_to_json,
+    is_published,
     missing,
 )
 
 # Without a flush the log grows with every write (172 MB and 3.7 s to reopen after 200 000
 # points of 128 dimensions; with one every 10 000 points 44 MB and 0.2 s). A flush takes
 # some 50 ms whether it follows 1 point or 10 000, so it does not follow every write.
-FLUSH_POINTS = 10_000
-
-# The engine writes through memory maps that grow by 32 MB: on a full disk the kernel ends the
-# process (SIGBUS), without an exception. So it is kept from getting there.
-MIN_FREE_BYTES = 256 << 20
+FLUSH_POINTS: Final = 10_000
 
 
 class EdgeCollection:
-    """An open collection of the embedded store."""
+    """An open generation of a collection of the embedded store."""
 
     def __init__(self, name: str, identity: ModelIdentity, folder: Path) -> None:
         self.name = name
@@ -77,7 +87,7 @@ class EdgeCollection:
         self._pid = os.getpid()
         self._unflushed = 0
         self._shard: EdgeShard | None = None
-        _check_room(folder)  # loading replays the log, which writes
+        check_room(folder)  # loading replays the log, which writes
         with _engine_errors(folder):
             self._shard = EdgeShard.load(str(folder / "shard"))
 
@@ -87,17 +97,31 @@ class EdgeCollection:
         if not checked:
             return
         ready = [EdgePoint(p.id, p.vector.tolist(), p.payload) for p in checked]
-        _check_room(self._folder)
+        check_room(self._folder)
         with self._open_shard() as shard:
             shard.update(UpdateOperation.upsert_points(ready))
             self._wrote(shard, len(ready))
 
-    def retrieve(self, ids: Sequence[str]) -> dict[str, Payload]:
-        """Return the payloads of those ids that exist."""
+    def overwrite_payloads(self, payloads: Mapping[str, Payload]) -> int:
+        """Replace the payloads of those ids that exist, and return how many did."""
+        checked = {check_id(id): check_payload(payload, id) for id, payload in payloads.items()}
+        check_room(self._folder)
+        with self._open_shard() as shard:
+            held = shard.retrieve(list(checked), with_payload=False, with_vector=False)
+            for record in held:
+                payload = checked[str(record.id)]
+                shard.update(UpdateOperation.overwrite_payload([record.id], payload))
+            self._wrote(shard, len(held))
+        return len(held)
+
+    def retrieve(self, ids: Sequence[str], *, with_vectors: bool = False) -> dict[str, Record]:
+        """Return those points that exist, by the ids as they were given."""
         canonical = {id: check_id(id) for id in ids}
         with self._open_shard() as shard:
-            records = shard.retrieve(list(canonical.values()), with_payload=True, with_vector=False)
-        found = {str(record.id): record.payload or {} for record in records}
+            records = shard.retrieve(
+                list(canonical.values()), with_payload=True, with_vector=with_vectors
+            )
+        found = {record.id: record for record in map(_record, records)}
         return {id: found[uuid] for id, uuid in canonical.items() if uuid in found}
 
     def delete(self, ids: Sequence[str]) -> int:
@@ -116,28 +140,48 @@ class EdgeCollection:
         vector: Vector,
         top_k: int,
         *,
-        dao_id: str | None = None,
+        offset: int = 0,
+        filter: Filter | None = None,
         score_threshold: float | None = None,
+        with_vectors: bool = False,
     ) -> list[Match]:
-        """Return the `top_k` most similar points, best first; of one tenant if given."""
-        check_query(top_k, score_threshold)
+        """Return the `top_k` most similar points after the first `offset`, best first."""
+        check_query(top_k, offset, score_threshold)
         unit = check_vector(vector, self.identity.dimension, "the query vector")
         request = QueryRequest(
             limit=top_k,
+            offset=offset,
             query=Query.Nearest(unit.tolist()),
-            filter=_tenant(dao_id),
+            filter=edge_filter(filter),
             score_threshold=score_threshold,
+            with_payload=True,
+            with_vector=with_vectors,
+        )
+        with self._open_shard() as shard:
+            points = shard.query(request)
+        return [Match(str(p.id), p.score, p.payload or {}, _vector(p)) for p in points]
+
+    def scroll(
+        self, *, filter: Filter | None = None, limit: int = 1000, start: str | None = None
+    ) -> tuple[list[Record], str | None]:
+        """Return points in the order of their ids, from `start`, and where to go on."""
+        request = ScrollRequest(
+            limit=limit,
+            offset=None if start is None else check_id(start),
+            filter=edge_filter(filter),
             with_payload=True,
             with_vector=False,
         )
         with self._open_shard() as shard:
-            points = shard.query(request)
-        return [Match(str(p.id), p.score, p.payload or {}) for p in points]
+            records, following = shard.scroll(request)
+        return [_record(record) for record in records], None if following is None else str(
+            following
+        )
 
-    def count(self, *, dao_id: str | None = None) -> int:
-        """Return the exact number of points; of one tenant if given."""
+    def count(self, *, filter: Filter | None = None) -> int:
+        """Return the exact number of points; of those that pass `filter`."""
         with self._open_shard() as shard:
-            return shard.count(CountRequest(exact=True, filter=_tenant(dao_id)))
+            return shard.count(CountRequest(exact=True, filter=edge_filter(filter)))
 
     def close(self) -> None:
         """Flush and release the shard; done once, by the store."""
@@ -176,36 +220,63 @@ class EdgeStore:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._pid = os.getpid()
-        self._guard = threading.Lock()
-        self._collections: dict[str, EdgeCollection] = {}
+        self._guard = threading.RLock()
+        self._open: dict[Path, EdgeCollection] = {}
         self._lock_file: int | None = _lock(path)
+        remove_leftovers(path)
 
-    def open(self, name: str, identity: ModelIdentity, *, create: bool = True) -> EdgeCollection:
-        """Open a collection, creating it when missing; opened twice it is the same object."""
-        check_name(name)
-        _refuse_fork(self._pid)
-        with self._guard:
-            self._check_open()
-            collection = self._load(name)
-            if collection is None:
+    def open(
+        self, name: str, identity: ModelIdentity, *, create: bool = True, staged: bool = False
+    ) -> EdgeCollection:
+        """Open a generation; opened twice it is the same object."""
+        with self._using(name):
+            folder = self._path / name
+            held = folder / identity.generation if staged else published_in(folder)
+            if held is None or not held.exists():
                 if not create:
                     raise missing(name)
-                _create(self._path, name, identity)
-                collection = self._load(name)
-                assert collection is not None
+                held = create_generation(folder, identity)
+                if not staged:
+                    publish_in(folder, identity.generation)
+            collection = self._load(name, held)
         check_identity(name, collection.identity, identity)
         return collection
 
-    def info(self, name: str) -> CollectionInfo | None:
-        """Return what a collection holds, or None when there is none of that name."""
-        check_name(name)
-        _refuse_fork(self._pid)
-        with self._guard:
-            self._check_open()
-            collection = self._load(name)
-        if collection is None:
-            return None
-        return CollectionInfo(name, collection.count(), collection.identity)
+    def published(self, name: str) -> EdgeCollection | None:
+        """Open what is published, whichever model made it; None when nothing is."""
+        with self._using(name):
+            held = published_in(self._path / name)
+            return None if held is None else self._load(name, held)
+
+    def generations(self, name: str) -> list[EdgeCollection]:
+        """Open all generations, the published one first."""
+        with self._using(name):
+            folder = self._path / name
+            published = published_in(folder)
+            held = sorted(generations_in(folder), key=lambda path: (path != published, path))
+            return [self._load(name, path) for path in held]
+
+    def publish(self, name: str, identity: ModelIdentity) -> None:
+        """Make the generation of `identity` the published one, in one step."""
+        with self._using(name):
+            folder = self._path / name
+            if not (folder / identity.generation).exists():
+                raise missing(name)
+            publish_in(folder, identity.generation)
+
+    def drop(self, name: str, generation: str) -> bool:
+        """Delete an unpublished generation and say whether it was there."""
+        with self._using(name):
+            folder = self._path / name
+            held = folder / generation
+            if held == published_in(folder):
+                raise is_published(name, generation)
+            if held not in generations_in(folder):
+                return False
+            if collection := self._open.pop(held, None):
+                collection.close()
+            drop_generation(held)
+            return True
 
     def close(self) -> None:
         """Flush all collections and give the folder free; further calls do nothing."""
@@ -215,12 +286,12 @@ class EdgeStore:
             if self._lock_file is None:
                 return
             failed: StoreUnavailable | None = None
-            for collection in self._collections.values():
+            for collection in self._open.values():
                 try:
                     collection.close()
                 except StoreUnavailable as error:
                     failed = error
-            self._collections.clear()
+            self._open.clear()
             os.ftruncate(self._lock_file, 0)
             # Unlocked by name: closing alone would leave it to children that inherited it.
             fcntl.flock(self._lock_file, fcntl.LOCK_UN)
@@ -229,64 +300,63 @@ class EdgeStore:
         if failed is not None:
             raise failed
 
-    def _check_open(self) -> None:
-        if self._lock_file is None:
-            raise StoreUnavailable(f"the embedded store at {self._path} is closed")
+    @contextmanager
+    def _using(self, name: str) -> Iterator[None]:
+        check_name(name)
+        _refuse_fork(self._pid)
+        with self._guard:
+            if self._lock_file is None:
+                raise StoreUnavailable(f"the embedded store at {self._path} is closed")
+            with folder_errors(self._path):
+                yield
 
-    def _load(self, name: str) -> EdgeCollection | None:
-        if name not in self._collections:
-            folder = self._path / name
-            if not folder.exists():
-                return None
-            self._collections[name] = EdgeCollection(name, _read_identity(folder), folder)
-        return self._collections[name]
+    def _load(self, name: str, folder: Path) -> EdgeCollection:
+        if folder not in self._open:
+            self._open[folder] = EdgeCollection(name, read_identity(name, folder), folder)
+        return self._open[folder]
 
 
-def _create(path: Path, name: str, identity: ModelIdentity) -> None:
-    """Make a collection's folder, whole or not at all.
+def create_generation(folder: Path, identity: ModelIdentity) -> Path:
+    """Make a generation below a collection's folder, whole or not at all, and return it.
 
-    It is built under a name that no collection can have and then renamed, so that a crash
-    leaves neither a shard without an identity nor an identity without a shard.
+    It is built under a name that no generation has and then renamed, so that a crash leaves
+    neither a shard without an identity nor an identity without a shard.
     """
-    folder = path / f".creating-{name}"
-    _check_room(path)
-    with _folder_errors(path):
-        if folder.exists():
-            shutil.rmtree(folder)  # what a crash left; it never held a point
-        folder.mkdir()
-        with _engine_errors(path / name):
-            vectors = EdgeVectorParams(size=identity.dimension, distance=Distance.Cosine)
-            shard = EdgeShard.create(str(folder / "shard"), EdgeConfig(vectors=vectors))
-            try:
-                tenant = KeywordIndexParams(is_tenant=True)
-                shard.update(UpdateOperation.create_field_index(TENANT_FIELD, tenant))
-                shard.flush()
-            finally:
-                shard.close()
-        with open(folder / "collection.json", "w", encoding="utf-8") as file:
-            json.dump({"identity": identity_to_json(identity)}, file, indent=2)
-            file.flush()
-            os.fsync(file.fileno())
-        _sync_folder(folder)
-        os.rename(folder, path / name)
-        _sync_folder(path)
+    building, final = folder / f".creating-{identity.generation}", folder / identity.generation
+    folder.mkdir(parents=True, exist_ok=True)
+    check_room(folder)
+    if building.exists():
+        shutil.rmtree(building)  # what a crash left; it never held a point
+    building.mkdir()
+    with _engine_errors(final):
+        vectors = EdgeVectorParams(size=identity.dimension, distance=Distance.Cosine)
+        shard = EdgeShard.create(str(building / "shard"), EdgeConfig(vectors=vectors))
+        try:
+            for field in KEYWORD_FIELDS:
+                keyword = KeywordIndexParams(is_tenant=field == TENANT_FIELD)
+                shard.update(UpdateOperation.create_field_index(field, keyword))
+            shard.flush()
+        finally:
+            shard.close()
+    write_identity(building, identity)
+    sync_folder(building)
+    os.rename(building, final)
+    sync_folder(folder)
+    sync_folder(folder.parent)
+    return final
 
 
-def _read_identity(folder: Path) -> ModelIdentity:
-    file = folder / "collection.json"
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StoreUnavailable(
-            f"{file} cannot be read ({error}), and without it nobody knows which model made the "
-            f"vectors in {folder}: restore that file, or delete the folder and index again"
-        ) from error
-    return identity_from_json(folder.name, data.get("identity") if isinstance(data, dict) else None)
+def _record(record: Any) -> Record:
+    return Record(str(record.id), record.payload or {}, _vector(record))
+
+
+def _vector(point: Any) -> Vector | None:
+    return None if point.vector is None else np.asarray(point.vector, np.float32)
 
 
 def _lock(path: Path) -> int:
     """Take the folder for this process and return the lock's file descriptor."""
-    with _folder_errors(path):
+    with folder_errors(path):
         path.mkdir(parents=True, exist_ok=True)
         file = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
@@ -307,16 +377,6 @@ def _lock(path: Path) -> int:
     return file
 
 
-def _check_room(folder: Path) -> None:
-    with _folder_errors(folder):
-        free = shutil.disk_usage(folder).free
-    if free < MIN_FREE_BYTES:
-        raise StoreUnavailable(
-            f"the disk of the embedded store at {folder} has {free >> 20} MB free and at least "
-            f"{MIN_FREE_BYTES >> 20} MB are needed: make room, or move the store (QDRANT_PATH)"
-        )
-
-
 def _refuse_fork(pid: int) -> None:
     # Asked before any lock is taken: a fork may have copied it held.
     if os.getpid() != pid:
@@ -324,30 +384,6 @@ def _refuse_fork(pid: int) -> None:
             f"the embedded store was opened by the process with pid {pid}, of which this process "
             "is a fork: open it after forking and in one process only, or set QDRANT_HOST"
         )
-
-
-def _tenant(dao_id: str | None) -> Filter | None:
-    if dao_id is None:
-        return None
-    return Filter(must=[FieldCondition(key=TENANT_FIELD, match=MatchValue(dao_id))])
-
-
-def _sync_folder(folder: Path) -> None:
-    file = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
-
-
-@contextmanager
-def _folder_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StoreUnavailable(
-            f"the folder {path} of the embedded store (QDRANT_PATH) cannot be used: {error}"
-        ) from error
 
 
 @contextmanager

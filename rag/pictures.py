@@ -1,4 +1,4 @@
-"""Pictures in a collection: their ids and payloads, indexing, search and deletion.
+"""Pictures in a collection: their ids and payloads, indexing, listing and deletion.
 
 Works on vectors; whoever calls it brings the embeddings.
 """
@@ -6,39 +6,24 @@ Works on vectors; whoever calls it brings the embeddings.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from hashlib import sha256
 from typing import Any, Final
 
-from rag.errors import InvalidSearch
-from rag.store import Collection, ModelIdentity, Payload, Point, Store, Vector, missing
+from rag.errors import CollectionNotFound, ImageNotFound, InvalidSearch
+from rag.filters import tenant
+from rag.schemas import IndexedImage, Outcome, PublishResponse, StatsResponse
+from rag.store import Collection, ModelIdentity, Payload, Point, Record, Store, Vector, missing
 
 DEFAULT_DAO_ID: Final = "default"
+PAGE: Final = 1000
 _NAMESPACE: Final = uuid.UUID("6f0c5f0e-3d0b-5f7c-9a52-1c3f6f1f3b6d")
-_OURS: Final = frozenset({"dao_id", "image_id", "image_path", "content_hash", "indexed_at"})
-
-
-@dataclass(frozen=True)
-class Hit:
-    """A picture found; `score` is the cosine similarity, best 1."""
-
-    id: str
-    score: float
-    path: str
-    payload: Payload
-
-
-@dataclass(frozen=True)
-class Stats:
-    """What a collection holds; `model` as NAME/PRETRAINED."""
-
-    collection: str
-    points: int
-    model: str
-    dimension: int
+_OURS: Final = frozenset(
+    {"dao_id", "image_id", "image_path", "duplicates", "content_hash", "indexed_at"}
+)
 
 
 @dataclass(frozen=True)
@@ -50,10 +35,11 @@ class Picture:
     image_path: str
     dao_id: str
     metadata: Mapping[str, Any]
+    duplicates: Sequence[str] = ()  # other places of the same picture
 
     @cached_property
     def content_hash(self) -> str:
-        """SHA-256 of the file's bytes, in hex; asked for before and after embedding."""
+        """SHA-256 of the file's bytes, in hex."""
         return sha256(self.data).hexdigest()
 
     def payload(self) -> Payload:
@@ -70,6 +56,7 @@ class Picture:
             "dao_id": self.dao_id,
             "image_id": self.image_id,
             "image_path": self.image_path,
+            **({"duplicates": list(self.duplicates)} if self.duplicates else {}),
             "content_hash": self.content_hash,
         }
 
@@ -79,6 +66,11 @@ def point_id(dao_id: str, image_id: str) -> str:
     return str(uuid.uuid5(_NAMESPACE, f"{len(dao_id)}:{dao_id}{image_id}"))
 
 
+def metadata_of(payload: Payload) -> Payload:
+    """Return what the caller gave of a payload, without what the index set."""
+    return {key: value for key, value in payload.items() if key not in _OURS}
+
+
 class PictureIndex:
     """The pictures of a store, as one model sees them. Synchronous and thread-safe."""
 
@@ -86,54 +78,122 @@ class PictureIndex:
         self._store = store
         self._identity = identity
 
-    def open(self, collection: str) -> Collection:
-        """Open a collection, creating it when missing. Raises `CollectionMismatch`."""
-        return self._store.open(collection, self._identity)
+    def open(self, collection: str, *, create: bool = False, staged: bool = False) -> Collection:
+        """Open a collection as this model may use it. Raises `CollectionMismatch`."""
+        return self._store.open(collection, self._identity, create=create, staged=staged)
 
-    def holds(self, picture: Picture, collection: str) -> bool:
-        """Say whether this very picture, with this payload, is indexed already."""
+    def refresh(self, picture: Picture, collection: str, *, staged: bool = False) -> Outcome | None:
+        """Bring the payload of a picture up to date where this very picture is held.
+
+        Returns None when it is not, so that it has to be embedded and added.
+        """
         wanted = picture.payload()
         point = point_id(picture.dao_id, picture.image_id)
-        held = self.open(collection).retrieve([point]).get(point)
-        return held is not None and {**held, "indexed_at": None} == {**wanted, "indexed_at": None}
+        held = self.open(collection, create=True, staged=staged)
+        record = held.retrieve([point]).get(point)
+        if record is None or record.payload.get("content_hash") != picture.content_hash:
+            return None
+        if {**record.payload, "indexed_at": None} == {**wanted, "indexed_at": None}:
+            return "unchanged"
+        held.overwrite_payloads({point: {**wanted, "indexed_at": _now()}})
+        return "updated"
 
-    def add(self, picture: Picture, vector: Vector, collection: str) -> None:
+    def add(
+        self, picture: Picture, vector: Vector, collection: str, *, staged: bool = False
+    ) -> Outcome:
         """Index a picture under its embedding, float32 (dimension,); replaces an older one."""
-        payload = {**picture.payload(), "indexed_at": datetime.now(UTC).isoformat()}
+        payload = {**picture.payload(), "indexed_at": _now()}
         point = Point(point_id(picture.dao_id, picture.image_id), vector, payload)
-        self.open(collection).upsert([point])
+        self.open(collection, create=True, staged=staged).upsert([point])
+        return "indexed"
 
-    def delete(self, image_id: str, dao_id: str, collection: str) -> bool:
+    def delete(self, image_id: str, dao_id: str, collection: str, *, staged: bool = False) -> bool:
         """Forget a picture and say whether it was there."""
-        held = self._store.open(collection, self._identity, create=False)
+        held = self.open(collection, staged=staged)
         return held.delete([point_id(dao_id, image_id)]) > 0
 
-    def search(
+    def record(
+        self, image_id: str, dao_id: str, collection: str, *, with_vector: bool = False
+    ) -> Record:
+        """Return what is held of a picture. Raises `ImageNotFound`."""
+        point = point_id(dao_id, image_id)
+        held = self.open(collection).retrieve([point], with_vectors=with_vector)
+        if point not in held:
+            raise ImageNotFound(
+                f"the collection {collection!r} has no picture {image_id!r} of dao_id {dao_id!r}"
+            )
+        return held[point]
+
+    def page(
         self,
-        vector: Vector,
         collection: str,
         *,
-        top_k: int,
+        generation: str | None = None,
         dao_id: str | None = None,
-        score_threshold: float | None = None,
-    ) -> list[Hit]:
-        """Return the `top_k` pictures most similar to an embedding, best first."""
-        held = self._store.open(collection, self._identity, create=False)
-        matches = held.query(vector, top_k, dao_id=dao_id, score_threshold=score_threshold)
-        return [
-            Hit(
-                id=str(match.payload.get("image_id", match.id)),
-                score=match.score,
-                path=str(match.payload.get("image_path", "")),
-                payload=match.payload,
-            )
-            for match in matches
-        ]
+        limit: int = PAGE,
+        start: str | None = None,
+    ) -> tuple[list[IndexedImage], str | None]:
+        """List pictures, whichever model made their vectors, and where the next page begins.
 
-    def stats(self, collection: str) -> Stats:
+        Of the published generation, unless another is named.
+        """
+        held = self._generation(collection, generation)
+        tenants = None if dao_id is None else tenant(dao_id)
+        records, following = held.scroll(filter=tenants, limit=limit, start=start)
+        return [_image(record) for record in records], following
+
+    def stats(self, collection: str) -> StatsResponse:
         """Return what a collection holds, whichever model filled it."""
-        info = self._store.info(collection)
-        if info is None:
-            raise missing(collection)
-        model = f"{info.identity.model_name}/{info.identity.pretrained}"
-        return Stats(collection, info.points, model, info.identity.dimension)
+        published = self._generation(collection, None)
+        identity = published.identity
+        points = {
+            held.identity.generation: held.count() for held in self._store.generations(collection)
+        }
+        return StatsResponse(
+            collection=collection,
+            points=points.get(identity.generation, 0),
+            model=f"{identity.model_name}/{identity.pretrained}",
+            dimension=identity.dimension,
+            generation=identity.generation,
+            generations=points,
+            serving=self._identity.generation,
+        )
+
+    def publish(self, collection: str) -> PublishResponse:
+        """Make the generation of this model the published one, in one step."""
+        before = self._store.published(collection)
+        self._store.publish(collection, self._identity)
+        replaced = before.identity.generation if before else None
+        mine = self._identity.generation
+        return PublishResponse(
+            collection=collection, generation=mine, replaced=replaced if replaced != mine else None
+        )
+
+    def drop(self, collection: str, generation: str) -> bool:
+        """Delete a generation that is not published, and say whether it was there."""
+        return self._store.drop(collection, generation)
+
+    def _generation(self, collection: str, generation: str | None) -> Collection:
+        if generation is None:
+            published = self._store.published(collection)
+            if published is None:
+                raise missing(collection)
+            return published
+        for held in self._store.generations(collection):
+            if held.identity.generation == generation:
+                return held
+        raise CollectionNotFound(f"the collection {collection!r} has no generation {generation!r}")
+
+
+def _image(record: Record) -> IndexedImage:
+    payload = record.payload
+    return IndexedImage(
+        id=str(payload.get("image_id", record.id)),
+        dao_id=str(payload.get("dao_id", DEFAULT_DAO_ID)),
+        path=str(payload.get("image_path", "")),
+        payload=payload,
+    )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat()

@@ -21,5 +21,8 @@ class RagSettings(BaseSettings):
     qdrant_grpc_port: int = Field(6334, ge=1, le=65535)
     qdrant_api_key: SecretStr | None = None
     qdrant_path: Path = Field(Path(".data/qdrant"), description="Folder of the embedded store.")
+    thumbnails_path: Path = Field(
+        Path(".data/thumbnails"), description="Folder of the search page's previews."
+    )
     image_search_collection: str = Field("daarion_images", pattern=r"^[A-Za-z0-9_-]{1,64}$")
     image_search_default_top_k: int = Field(5, ge=1, le=1000)

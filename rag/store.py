@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from hashlib import sha256
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -14,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from rag.errors import CollectionMismatch, CollectionNotFound, InvalidSearch
+from rag.filters import TENANT_FIELD, Filter
 from rag.settings import RagSettings
 
-MAX_TOP_K = 10_000
-TENANT_FIELD = "dao_id"  # the payload field with a keyword index, marked as the tenant
+MAX_DEPTH = 10_000  # offset and top_k of a query together
+KEYWORD_FIELDS = (TENANT_FIELD, "tags", "category")  # payload fields with an index
 
 Vector = npt.NDArray[np.float32]
 Payload = dict[str, Any]
@@ -34,6 +36,12 @@ class ModelIdentity:
     dimension: int
     normalized: bool = True
 
+    @property
+    def generation(self) -> str:
+        """What a collection's generation of this model is called: 8 hexadecimal digits."""
+        text = json.dumps(asdict(self), sort_keys=True)
+        return sha256(text.encode()).hexdigest()[:8]
+
 
 @dataclass(frozen=True)
 class Point:
@@ -45,25 +53,26 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Record:
+    """A stored point; `vector` only when it was asked for, float32 (dimension,), length 1."""
+
+    id: str
+    payload: Payload
+    vector: Vector | None = None
+
+
+@dataclass(frozen=True)
 class Match:
     """A point found by a query; `score` is the cosine similarity, best 1."""
 
     id: str
     score: float
     payload: Payload
-
-
-@dataclass(frozen=True)
-class CollectionInfo:
-    """What a collection holds."""
-
-    name: str
-    points: int
-    identity: ModelIdentity
+    vector: Vector | None = None  # only when it was asked for, length 1
 
 
 class Collection(Protocol):
-    """An open collection. Calls are synchronous and safe from several threads."""
+    """One generation of a collection. Calls are synchronous and safe from several threads."""
 
     name: str
     identity: ModelIdentity
@@ -75,8 +84,14 @@ class Collection(Protocol):
         what `check_points` refuses.
         """
 
-    def retrieve(self, ids: Sequence[str]) -> dict[str, Payload]:
-        """Return the payloads of those ids that exist."""
+    def overwrite_payloads(self, payloads: Mapping[str, Payload]) -> int:
+        """Replace the payloads of those ids that exist, and return how many did.
+
+        Vectors stay. All payloads are checked before any is written.
+        """
+
+    def retrieve(self, ids: Sequence[str], *, with_vectors: bool = False) -> dict[str, Record]:
+        """Return those points that exist, by the ids as they were given."""
 
     def delete(self, ids: Sequence[str]) -> int:
         """Delete points by id and return how many existed."""
@@ -86,31 +101,64 @@ class Collection(Protocol):
         vector: Vector,
         top_k: int,
         *,
-        dao_id: str | None = None,
+        offset: int = 0,
+        filter: Filter | None = None,
         score_threshold: float | None = None,
+        with_vectors: bool = False,
     ) -> list[Match]:
-        """Return the `top_k` most similar points, best first; of one tenant if given.
+        """Return the `top_k` most similar points after the first `offset`, best first.
 
-        Leaves out points whose score is below `score_threshold`. Raises `InvalidSearch` for a
-        vector, `top_k` (1 to 10000) or threshold that cannot be used.
+        Only those that pass `filter` and whose score is not below `score_threshold`. Raises
+        `InvalidSearch` for a vector, `top_k`, `offset` or threshold that cannot be used.
         """
 
-    def count(self, *, dao_id: str | None = None) -> int:
-        """Return the exact number of points; of one tenant if given."""
+    def scroll(
+        self, *, filter: Filter | None = None, limit: int = 1000, start: str | None = None
+    ) -> tuple[list[Record], str | None]:
+        """Return points in the order of their ids, from `start`, and where to go on.
+
+        The second is None at the end.
+        """
+
+    def count(self, *, filter: Filter | None = None) -> int:
+        """Return the exact number of points; of those that pass `filter`."""
 
 
 class Store(Protocol):
-    """A place that holds collections."""
+    """A place that holds collections.
 
-    def open(self, name: str, identity: ModelIdentity, *, create: bool = True) -> Collection:
-        """Open a collection, creating it when missing unless `create` is false.
+    A collection has one *generation* for each model that filled it, named by
+    `ModelIdentity.generation`. One of them is published: it is what the collection's name means.
+    """
 
-        Raises `CollectionMismatch` when it holds vectors of another model, and
-        `CollectionNotFound`.
+    def open(
+        self, name: str, identity: ModelIdentity, *, create: bool = True, staged: bool = False
+    ) -> Collection:
+        """Open the published generation, creating it when nothing is published.
+
+        With `staged` open the generation of `identity`, published or not.
+        Raises `CollectionMismatch` when what is published holds vectors of another model, and
+        `CollectionNotFound` when there is nothing and `create` is false.
         """
 
-    def info(self, name: str) -> CollectionInfo | None:
-        """Return what a collection holds, or None when there is none of that name."""
+    def published(self, name: str) -> Collection | None:
+        """Open what is published, whichever model made it; None when nothing is."""
+
+    def generations(self, name: str) -> Sequence[Collection]:
+        """Open all generations, the published one first."""
+
+    def publish(self, name: str, identity: ModelIdentity) -> None:
+        """Make the generation of `identity` the published one, in one step.
+
+        The one that was published stays, unpublished, until it is dropped. Raises
+        `CollectionNotFound` when there is no such generation.
+        """
+
+    def drop(self, name: str, generation: str) -> bool:
+        """Delete an unpublished generation and say whether it was there.
+
+        Raises `InvalidSearch` for the published one.
+        """
 
     def close(self) -> None:
         """Flush what is pending and release files and connections."""
@@ -140,6 +188,14 @@ def missing(name: str) -> CollectionNotFound:
     )
 
 
+def is_published(name: str, generation: str) -> InvalidSearch:
+    """Return the error for a generation that may not be dropped."""
+    return InvalidSearch(
+        f"the generation {generation!r} of the collection {name!r} is published: publish another "
+        "one first"
+    )
+
+
 def check_identity(name: str, held: ModelIdentity, wanted: ModelIdentity) -> None:
     """Raise `CollectionMismatch` unless the collection holds vectors of the wanted model."""
     if held == wanted:
@@ -158,10 +214,7 @@ def check_identity(name: str, held: ModelIdentity, wanted: ModelIdentity) -> Non
 
 def reindex_advice(name: str) -> str:
     """Say how to go on when a collection cannot be used with this encoder."""
-    return (
-        f"index the images again into another collection, named by IMAGE_SEARCH_COLLECTION, "
-        f"or delete the collection {name!r} and index into it again"
-    )
+    return f"`vision-rag reindex --collection {name}` fills it anew from the pictures' files"
 
 
 def identity_to_json(identity: ModelIdentity) -> dict[str, Any]:
@@ -188,10 +241,10 @@ def identity_from_json(name: str, data: Any) -> ModelIdentity:
 
 def check_name(name: str) -> None:
     """Raise `InvalidSearch` unless `name` can name a collection (and a folder)."""
-    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name) or "--" in name:
         raise InvalidSearch(
             f"the collection name {name[:80]!r} is not allowed: use 1 to 64 of the characters "
-            "A-Z, a-z, 0-9, _ and -"
+            "A-Z, a-z, 0-9, _ and -, without two - in a row"
         )
 
 
@@ -240,20 +293,24 @@ def check_points(points: Sequence[Point], dimension: int) -> list[Point]:
         checked[id] = Point(
             id,
             check_vector(point.vector, dimension, f"the vector of point {id}"),
-            _check_payload(point.payload, id),
+            check_payload(point.payload, id),
         )
     return list(checked.values())
 
 
-def check_query(top_k: int, score_threshold: float | None) -> None:
+def check_query(top_k: int, offset: int, score_threshold: float | None) -> None:
     """Raise `InvalidSearch` for a number of results or a threshold that cannot be used."""
-    if not 1 <= top_k <= MAX_TOP_K:
-        raise InvalidSearch(f"top_k is {top_k}; allowed are 1 to {MAX_TOP_K}")
+    if top_k < 1 or offset < 0 or top_k + offset > MAX_DEPTH:
+        raise InvalidSearch(
+            f"top_k is {top_k} and offset {offset}; allowed are top_k from 1, offset from 0, and "
+            f"{MAX_DEPTH} for both together"
+        )
     if score_threshold is not None and not math.isfinite(score_threshold):
         raise InvalidSearch(f"score_threshold is {score_threshold}; it must be finite")
 
 
-def _check_payload(payload: Payload, id: str) -> Payload:
+def check_payload(payload: Payload, id: str) -> Payload:
+    """Return a payload as JSON gives it back. Raises `InvalidSearch` for what JSON cannot keep."""
     try:
         text = json.dumps(payload, allow_nan=False, ensure_ascii=False)
         text.encode()  # a lone surrogate is found here

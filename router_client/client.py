@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
@@ -83,22 +84,19 @@ class VisionEncoderClient:
         embedding: list[float] = answer["embedding"]
         return embedding
 
-    def search(
-        self,
-        query: str | bytes,
-        *,
-        top_k: int | None = None,
-        dao_id: str | None = None,
-        collection: str | None = None,
-    ) -> list[dict[str, Any]]:
-        """Return hits `{id, score, path, payload}`, best first, for a text or an image's bytes."""
-        body: dict[str, Any] = {"top_k": top_k, "dao_id": dao_id, "collection": collection}
-        if isinstance(query, str):
-            body["text"] = query
-        else:
-            body["image"] = {"image_base64": base64.b64encode(query).decode()}
-        hits: list[dict[str, Any]] = self._call("POST", "/search", json=body)["hits"]
-        return hits
+    def search(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Find pictures, best first: `request` and answer are those of `POST /search`.
+
+        The answer has `hits` of `{id, score, path, payload}`, `next_offset` and
+        `formatted_text`.
+        """
+        return self._call("POST", "/search", json=dict(request))
+
+    def search_many(self, requests: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Make many searches in one call; one that fails has `success` false and `error`."""
+        body = {"searches": [dict(request) for request in requests]}
+        results: list[dict[str, Any]] = self._call("POST", "/search/batch", json=body)["results"]
+        return results
 
     def index_image(
         self,
@@ -107,31 +105,63 @@ class VisionEncoderClient:
         *,
         dao_id: str = "default",
         image_path: str = "",
-        metadata: dict[str, Any] | None = None,
+        duplicates: Sequence[str] = (),
+        metadata: Mapping[str, Any] | None = None,
         collection: str | None = None,
-    ) -> bool:
-        """Index a picture; False when this very picture was there already."""
+        staged: bool = False,
+    ) -> str:
+        """Index a picture and return the outcome: indexed, updated or unchanged."""
         body = {
             "id": image_id,
             "image_base64": base64.b64encode(data).decode(),
             "dao_id": dao_id,
             "image_path": image_path,
-            "metadata": metadata or {},
+            "duplicates": list(duplicates),
+            "metadata": dict(metadata or {}),
             "collection": collection,
+            "staged": staged,
         }
-        return bool(self._call("POST", "/images", json=body)["indexed"])
+        return str(self._call("POST", "/images", json=body)["outcome"])
 
     def delete_image(
-        self, image_id: str, *, dao_id: str = "default", collection: str | None = None
+        self,
+        image_id: str,
+        *,
+        dao_id: str = "default",
+        collection: str | None = None,
+        staged: bool = False,
     ) -> bool:
         """Forget a picture and say whether it was there."""
-        params = {"dao_id": dao_id} | ({"collection": collection} if collection else {})
+        params = _given(dao_id=dao_id, collection=collection, staged="true" if staged else None)
         path = f"/images/{quote(image_id, safe='')}"
         return bool(self._call("DELETE", path, params=params)["deleted"])
 
+    def images(
+        self, collection: str, *, dao_id: str | None = None, generation: str | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """List what a collection holds, `{id, dao_id, path, payload}` each, page by page."""
+        path = f"/collections/{quote(collection, safe='')}/images"
+        start: str | None = None
+        while True:
+            params = _given(dao_id=dao_id, generation=generation, start=start)
+            answer = self._call("GET", path, params=params)
+            yield from answer["images"]
+            start = answer["next"]
+            if start is None:
+                return
+
     def stats(self, collection: str) -> dict[str, Any]:
-        """Return `{collection, points, model, dimension}` of a collection."""
+        """Return what a collection holds: points, model, dimension, generations."""
         return self._call("GET", f"/collections/{quote(collection, safe='')}")
+
+    def publish(self, collection: str) -> dict[str, Any]:
+        """Make the generation of the service's model the published one, in one step."""
+        return self._call("POST", f"/collections/{quote(collection, safe='')}/publish")
+
+    def drop(self, collection: str, generation: str) -> bool:
+        """Delete a generation that is not published and say whether it was there."""
+        path = f"/collections/{quote(collection, safe='')}/generations/{quote(generation, safe='')}"
+        return bool(self._call("DELETE", path)["dropped"])
 
     def _call(self, method: str, path: str, **request: Any) -> dict[str, Any]:
         try:
@@ -160,7 +190,17 @@ def _error(response: httpx.Response) -> VisionEncoderError:
         message, code = f"HTTP {response.status_code} from {response.url}", "http_error"
     status = response.status_code
     if status in (429, 503):
-        return VisionEncoderBusy(message, status=status, code=code)
+        return VisionEncoderBusy(message, status=status, code=code, retry_after=_seconds(response))
     if 400 <= status < 500:
         return InvalidInput(message, status=status, code=code)
     return VisionEncoderError(message, status=status, code=code)
+
+
+def _seconds(response: httpx.Response) -> float | None:
+    """Return what Retry-After says, where it says seconds."""
+    value = response.headers.get("Retry-After", "")
+    return float(value) if value.isdecimal() else None
+
+
+def _given(**parameters: str | None) -> dict[str, str]:
+    return {name: value for name, value in parameters.items() if value is not None}

@@ -11,12 +11,23 @@ from __future__ import annotations
 
 
 class VisionEncoderError(Exception):
-    """Base of all errors of the client; `str(error)` is a sentence for people."""
+    """Base of all errors of the client; `str(error)` is a sentence for people.
 
-    def __init__(self, message: str, *, status: int | None = None, code: str = "error") -> None:
+    `retry_after` is in how many seconds a busy service wants to be asked again, if it said.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        code: str = "error",
+        retry_after: float | None = None,
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
+        self.retry_after = retry_after
 
 
 class VisionEncoderConnectionError(VisionEncoderError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable
 
@@ -39,13 +40,33 @@ def test_it_embeds_as_the_encoder_does(server: Server, encoder: Encoder) -> None
 def test_it_indexes_searches_and_deletes(server: Server) -> None:
     data = file_bytes(scene_image(2))
     with VisionEncoderClient(server.url) as remote:
-        assert remote.index_image("a/b c.png", data, collection="client") is True
-        assert remote.index_image("a/b c.png", data, collection="client") is False
-        (hit,) = remote.search(data, collection="client")
+        assert remote.index_image("a/b c.png", data, collection="client") == "indexed"
+        assert remote.index_image("a/b c.png", data, collection="client") == "unchanged"
+        image = {"image_base64": base64.b64encode(data).decode()}
+        (hit,) = remote.search({"image": image, "collection": "client"})["hits"]
         assert hit["id"] == "a/b c.png"
-        assert remote.search("a star", collection="client", dao_id="other") == []
+        others = {"text": "a star", "collection": "client", "dao_id": "other"}
+        found, refused = remote.search_many([others, {"text": "a", "collection": "never"}])
+        assert (found["success"], found["hits"]) == (True, [])
+        assert (refused["success"], refused["code"]) == (False, "collection_not_found")
+        assert [held["id"] for held in remote.images("client")] == ["a/b c.png"]
         assert remote.delete_image("a/b c.png", collection="client") is True
-        assert remote.stats("client")["points"] == 0
+        stats = remote.stats("client")
+        assert stats["points"] == 0
+        assert remote.publish("client")["generation"] == stats["generation"]
+        assert remote.drop("client", "ffffffff") is False
+
+
+def test_a_list_is_followed_page_by_page() -> None:
+    pages = {None: (["a", "b"], "x"), "x": (["c"], None)}
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        assert request.url.path == "/collections/c/images"
+        assert request.url.params["dao_id"] == "me"
+        ids, following = pages[request.url.params.get("start")]
+        return httpx.Response(200, json={"images": [{"id": i} for i in ids], "next": following})
+
+    assert [image["id"] for image in client(handler).images("c", dao_id="me")] == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize(
@@ -67,6 +88,15 @@ def test_an_error_carries_status_code_and_sentence(
         client(lambda request: httpx.Response(status, json=body)).embed_text("a")
     assert type(caught.value) is kind
     assert (caught.value.status, caught.value.code) == (status, "some_code")
+
+
+@pytest.mark.parametrize(("header", "seconds"), [("7", 7.0), ("soon", None), (None, None)])
+def test_a_busy_service_says_when_to_ask_again(header: str | None, seconds: float | None) -> None:
+    headers = {"Retry-After": header} if header else {}
+    answer = httpx.Response(429, json={"error": "busy", "code": "busy"}, headers=headers)
+    with pytest.raises(VisionEncoderBusy) as caught:
+        client(lambda request: answer).embed_text("a")
+    assert caught.value.retry_after == seconds
 
 
 def test_an_answer_that_is_not_the_services_is_an_error_too() -> None:

@@ -13,17 +13,20 @@ from rag import (
     LocalBackend,
     PictureIndex,
     RagError,
+    SearchRequest,
     format_image_search_results_for_agent,
     identity_of,
     index_image,
+    search,
     search_images_by_image,
     search_images_by_text,
 )
 from rag.edge import EdgeStore
 from rag.errors import CollectionNotFound, InvalidSearch
 from rag.pictures import point_id
+from router_client import VisionEncoderConnectionError
 
-from .conftest import scene_image
+from .conftest import free_port, scene_image
 
 
 @pytest.fixture
@@ -116,6 +119,27 @@ def test_what_cannot_be_read_or_searched_is_a_sentence(
     assert issubclass(InvalidSearch, RagError)
 
 
+def test_a_search_that_cannot_be_made_is_an_answer_that_says_why(backend: LocalBackend) -> None:
+    answer = search(SearchRequest(text="a circle", language="en"), backend=backend)
+    assert (answer.success, answer.code, answer.hits) == (False, "collection_not_found", [])
+    assert answer.error and "vision-rag index" in answer.error
+    assert answer.formatted_text == f"Image search is not available now: {answer.error}"
+    with pytest.raises(
+        InvalidSearch, match="allowed there are must, should, must_not"
+    ):  # the caller's mistake is raised
+        search(SearchRequest(text="a", filter={"all": []}), backend=backend)
+
+
+def test_a_service_that_is_away_is_an_answer_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VISION_ENCODER_URL", f"http://127.0.0.1:{free_port()}")
+    answer = search(SearchRequest(text="a circle"))
+    assert not answer.success and answer.error
+    assert answer.error.startswith("no vision encoder answers at")
+    assert answer.formatted_text.startswith("Пошук зображень зараз недоступний: no vision")
+    with pytest.raises(VisionEncoderConnectionError):
+        search_images_by_text("a circle")
+
+
 def test_another_models_collection_is_refused(
     backend: LocalBackend, encoder: Encoder, pictures: list[Path], tmp_path: Path
 ) -> None:
@@ -129,7 +153,7 @@ def test_another_models_collection_is_refused(
     try:
         other = PictureIndex(store, replace(identity_of(encoder), weights_digest="other"))
         with pytest.raises(CollectionMismatch, match="weights_digest"):
-            other.open("daarion_images")
+            other.open("daarion_images", create=True)
         assert other.stats("daarion_images").points == 1
     finally:
         store.close()
@@ -144,7 +168,10 @@ def test_a_models_folder_may_move(encoder: Encoder, monkeypatch: pytest.MonkeyPa
 
 
 def hits(count: int) -> list[Hit]:
-    return [Hit(f"id{i}", 0.9 - i / 100, f"/pictures/cat_{i}.jpg", {}) for i in range(count)]
+    return [
+        Hit(id=f"id{i}", score=0.9 - i / 100, path=f"/pictures/cat_{i}.jpg", payload={})
+        for i in range(count)
+    ]
 
 
 def test_hits_are_told_in_ukrainian() -> None:

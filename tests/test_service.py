@@ -25,6 +25,7 @@ from PIL import Image
 
 from bento import Encoder
 from bento.version import VERSION
+from rag import identity_of
 
 from .conftest import BUNDLED, ROOT, Reference, Server, file_bytes, free_port, scene_image, serving
 
@@ -442,11 +443,11 @@ def test_a_picture_is_indexed_found_and_forgotten(http: httpx.Client) -> None:
         "id": "folder/ten.png",
         "dao_id": "lifecycle",
         "collection": "daarion_images",
-        "indexed": True,
+        "outcome": "indexed",
     }
-    assert http.post("/images", json=body).json()["indexed"] is False
+    assert http.post("/images", json=body).json()["outcome"] == "unchanged"
     changed = {**body, "metadata": {"title": "Another"}}
-    assert http.post("/images", json=changed).json()["indexed"] is True
+    assert http.post("/images", json=changed).json()["outcome"] == "updated"
 
     search = {"image": {"image_base64": encoded(data)}, "dao_id": "lifecycle"}
     answer = http.post("/search", json=search).json()
@@ -475,7 +476,7 @@ def test_a_search_ranks_by_cosine(http: httpx.Client, encoder: Encoder) -> None:
     images = [file_bytes(scene_image(seed)) for seed in range(20, 28)]
     for i, data in enumerate(images):
         body = {"id": str(i), "image_base64": encoded(data), "dao_id": "rank"}
-        assert http.post("/images", json=body).json()["indexed"]
+        assert http.post("/images", json=body).json()["outcome"] == "indexed"
     query = "a large green star"
     cosines = encoder.encode_images(images) @ encoder.encode_texts([query])[0]
     body = {"text": query, "dao_id": "rank", "top_k": 3}
@@ -496,8 +497,138 @@ def test_stats_say_what_a_collection_holds(http: httpx.Client, encoder: Encoder)
         "points": 1,
         "model": "local-dir:shapes/local",
         "dimension": encoder.embedding_dim,
+        "generation": (generation := identity_of(encoder).generation),
+        "generations": {generation: 1},
+        "serving": generation,
     }
     assert http.get("/collections/none").json()["code"] == "collection_not_found"
+
+
+def test_a_search_that_cannot_be_made_says_why_in_its_own_shape(http: httpx.Client) -> None:
+    body = {"text": "x", "collection": "never", "language": "en"}
+    answer = http.post("/search", json=body)
+    assert answer.status_code == 404
+    degraded = answer.json()
+    assert (degraded["success"], degraded["hits"], degraded["count"]) == (False, [], 0)
+    assert degraded["code"] == "collection_not_found"
+    assert "vision-rag index" in degraded["error"]
+    assert degraded["formatted_text"].startswith("Image search is not available now: there is no")
+
+
+def test_many_searches_are_answered_each_for_itself(http: httpx.Client) -> None:
+    http.post("/images", json={"id": "a", "image_base64": PNG, "dao_id": "many"})
+    searches = [
+        {"text": "a circle", "dao_id": "many"},
+        {"text": "a circle", "top_k": 0},
+        {"image": {"id": "a"}, "dao_id": "nobody"},
+        {"image": {"image_base64": encoded(b"text")}},
+        {"text": "a circle", "collection": "never"},
+        {"image": {"image_base64": PNG}, "dao_id": "many", "weights": [0.5]},
+        {"text": "a circle", "filter": {"must": [{"key": "a", "match": {}}]}},
+        "nothing like it",
+    ]
+    assert http.post("/search/batch", json={"searches": searches}).status_code == 400
+    results = http.post("/search/batch", json={"searches": searches[:-1]}).json()["results"]
+    assert [result["success"] for result in results] == [
+        True,
+        False,
+        False,
+        False,
+        False,
+        True,
+        False,
+    ]
+    assert [result["code"] for result in results if not result["success"]] == [
+        "invalid_request",
+        "image_not_found",
+        "not_an_image",
+        "collection_not_found",
+        "invalid_request",
+    ]
+    assert "top_k" in results[1]["error"]
+    assert [hit["id"] for hit in results[0]["hits"]] == ["a"]
+    assert results[5]["hits"][0]["score"] == pytest.approx(1, abs=1e-4)
+    assert http.post("/search/batch", json={"searches": []}).status_code == 400
+    assert http.post("/search/batch", json={"searches": [searches[0]] * 101}).status_code == 400
+
+
+def test_what_a_collection_holds_is_listed_page_by_page(http: httpx.Client) -> None:
+    for n in range(5):
+        body = {"id": f"{n}", "image_base64": PNG, "dao_id": f"dao{n % 2}", "collection": "listed"}
+        http.post("/images", json={**body, "image_path": f"/{n}.png", "metadata": {"n": n}})
+    listed: list[Any] = []
+    start: dict[str, str] = {}
+    for _ in range(3):
+        page = http.get("/collections/listed/images", params={"limit": "2", **start}).json()
+        listed += page["images"]
+        start = {"start": page["next"]}
+    assert page["next"] is None
+    assert sorted(image["payload"]["n"] for image in listed) == [0, 1, 2, 3, 4]
+    assert {(image["id"], image["dao_id"], image["path"]) for image in listed} == {
+        (f"{n}", f"dao{n % 2}", f"/{n}.png") for n in range(5)
+    }
+    mine = http.get("/collections/listed/images", params={"dao_id": "dao1"}).json()["images"]
+    assert {image["id"] for image in mine} == {"1", "3"}
+    for bad in ("0", "1001", "many"):
+        refused = http.get("/collections/listed/images", params={"limit": bad})
+        assert (refused.status_code, refused.json()["code"]) == (400, "invalid_request")
+    unknown = http.get("/collections/listed/images", params={"generation": "ffffffff"})
+    assert unknown.json()["code"] == "collection_not_found"
+
+
+def test_a_staged_generation_of_the_same_model_is_the_published_one(http: httpx.Client) -> None:
+    body = {"id": "1", "image_base64": PNG, "collection": "staged", "staged": True}
+    assert http.post("/images", json=body).json()["outcome"] == "indexed"
+    assert http.post("/search", json={"text": "x", "collection": "staged"}).status_code == 404
+    published = http.post("/collections/staged/publish").json()
+    assert published["replaced"] is None
+    assert http.post("/search", json={"text": "x", "collection": "staged"}).json()["count"] == 1
+    url = f"/collections/staged/generations/{published['generation']}"
+    refused = http.delete(url)
+    assert (refused.status_code, refused.json()["code"]) == (400, "invalid_request")
+    assert http.delete("/collections/staged/generations/ffffffff").json()["dropped"] is False
+    assert http.post("/collections/none/publish").status_code == 404
+
+
+def test_a_thumbnail_comes_from_the_indexed_file_or_from_what_was_sent(
+    http: httpx.Client, tmp_path: Path
+) -> None:
+    file = tmp_path / "large.png"
+    scene_image(40, side=900).save(file)
+    url, who = "/images/one%2Flarge.png/thumbnail", {"dao_id": "thumbs"}
+    body = {"id": "one/large.png", "dao_id": "thumbs", "image_base64": encoded(file.read_bytes())}
+    for path in (str(file), ""):
+        assert http.post("/images", json={**body, "image_path": path}).status_code == 200
+        answer = http.get(url, params=who)
+        assert answer.status_code == 200 and answer.headers["Content-Type"] == "image/jpeg"
+        assert Image.open(io.BytesIO(answer.content)).size == (384, 384)
+        again = http.get(url, params=who, headers={"If-None-Match": answer.headers["ETag"]})
+        assert (again.status_code, again.content) == (304, b"")
+        http.delete("/images/one%2Flarge.png", params=who)
+        assert http.get(url, params=who).status_code == 404
+    sent = {**body, "image_path": "large.png"}  # nothing that the service could find again
+    assert http.post("/images", json=sent).status_code == 200
+    assert http.get(url, params=who).status_code == 200
+    assert http.get(url).status_code == 404  # of another tenant
+
+
+def test_a_thumbnail_shows_nothing_but_what_was_indexed(http: httpx.Client, tmp_path: Path) -> None:
+    secret, public = tmp_path / "secret.png", tmp_path / "public.png"
+    scene_image(41).save(secret)
+    scene_image(42).save(public)
+    who = {"dao_id": "thief"}
+    body = {"dao_id": "thief", "image_base64": encoded(public.read_bytes())}
+    for name, path in (("a", secret), ("b", tmp_path), ("c", f"{tmp_path}/x/../secret.png")):
+        http.post("/images", json={**body, "id": name, "image_path": str(path)})
+        answer = http.get(f"/images/{name}/thumbnail", params=who)  # of the bytes that were sent
+        assert answer.status_code == 200
+        shown = np.asarray(Image.open(io.BytesIO(answer.content)), np.float32)
+        wanted = np.asarray(Image.open(public).convert("RGB"), np.float32)
+        assert np.abs(shown - wanted).mean() < 4
+    http.post("/images", json={**body, "id": "d", "image_path": str(public)})
+    public.write_bytes(secret.read_bytes())  # no longer what was indexed
+    gone = http.get("/images/d/thumbnail", params=who)
+    assert (gone.status_code, gone.json()["code"]) == (404, "image_not_found")
 
 
 def test_a_request_id_is_kept_or_made_and_logged(http: httpx.Client, server: Server) -> None:
@@ -574,6 +705,12 @@ def test_the_docs_are_complete_and_load_nothing_from_elsewhere(http: httpx.Clien
         ("DELETE", "/images/{id}"),
         ("POST", "/search"),
         ("GET", "/collections/{name}"),
+        ("GET", "/collections/{name}/images"),
+        ("POST", "/collections/{name}/publish"),
+        ("DELETE", "/collections/{name}/generations/{generation}"),
+        ("GET", "/images/{id}/thumbnail"),
+        ("POST", "/search/batch"),
+        ("GET", "/ui"),
     } <= documented
 
 
@@ -702,6 +839,7 @@ def test_bentomls_own_client_knows_the_json_routes(server: Server, encoder: Enco
         "openai_embeddings",
         "rank",
         "search",
+        "search_many",
     ]
     assert_same(got, encoder.encode_texts(["a red circle"])[0])
 
@@ -710,7 +848,7 @@ def test_a_stopped_service_leaves_no_process_and_keeps_what_it_indexed(tmp_path:
     body = {"id": "kept", "image_base64": PNG}
     with serving(tmp_path) as first:
         with first.client() as http:
-            assert http.post("/images", json=body).json()["indexed"] is True
+            assert http.post("/images", json=body).json()["outcome"] == "indexed"
         children = psutil.Process(first.pid).children(recursive=True)
         # what an impatient person presses
         os.kill(first.pid, signal.SIGINT)
@@ -719,7 +857,7 @@ def test_a_stopped_service_leaves_no_process_and_keeps_what_it_indexed(tmp_path:
     # the store was closed in order: its lock names no owner any more
     assert (tmp_path / "qdrant" / ".lock").read_text() == ""
     with serving(tmp_path) as second, second.client() as http:
-        assert http.post("/images", json=body).json()["indexed"] is False
+        assert http.post("/images", json=body).json()["outcome"] == "unchanged"
         assert http.get("/collections/daarion_images").json()["points"] == 1
 
 
@@ -734,6 +872,7 @@ def test_a_collection_of_another_model_is_refused_and_embedding_goes_on(tmp_path
         refused = http.post("/search", json={"text": "a circle"})
         assert (refused.status_code, refused.json()["code"]) == (409, "collection_mismatch")
         assert "ViT-B-32/openai" in refused.json()["error"]
+        assert "vision-rag reindex" in refused.json()["error"]
         assert http.post("/embed/text", json={"text": "a circle"}).status_code == 200
         assert http.get("/readyz").status_code == 200
         assert "search is degraded" in served.log.read_text()

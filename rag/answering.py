@@ -1,0 +1,165 @@
+"""From a request to its answer: what the routes of the index do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from pydantic import ValidationError
+
+from rag.errors import InvalidSearch
+from rag.pictures import PAGE, Picture, PictureIndex, point_id
+from rag.schemas import (
+    DeleteResponse,
+    DropResponse,
+    ImageExample,
+    IndexRequest,
+    IndexResponse,
+    ListResponse,
+    ManySearchesRequest,
+    ManySearchesResponse,
+    Outcome,
+    PublishResponse,
+    SearchRequest,
+    SearchResponse,
+    StatsResponse,
+    describe,
+)
+from rag.searching import Embedder, degraded, search
+from rag.settings import RagSettings
+from rag.store import Vector
+from rag.thumbnails import Thumbnails
+
+
+class IndexAnswering:
+    """Answers the routes of the index.
+
+    Every method raises a `RagError` for what it cannot answer, and what `embedder` and
+    `image_bytes`, which returns the bytes that a request has or points to, raise.
+    """
+
+    def __init__(
+        self,
+        pictures: PictureIndex,
+        embedder: Embedder,
+        image_bytes: Callable[[IndexRequest | ImageExample], Awaitable[bytes]],
+        thumbnails: Thumbnails,
+        settings: RagSettings,
+        model: str,
+    ) -> None:
+        self._pictures = pictures
+        self._embedder = embedder
+        self._image_bytes = image_bytes
+        self._thumbnails = thumbnails
+        self._collection = settings.image_search_collection
+        self._top_k = settings.image_search_default_top_k
+        self._model = model
+
+    async def index(self, request: IndexRequest) -> IndexResponse:
+        collection = request.collection or self._collection
+        picture = Picture(
+            request.id,
+            await self._image_bytes(request),
+            request.image_path,
+            request.dao_id,
+            request.metadata,
+            request.duplicates,
+        )
+        outcome = await asyncio.to_thread(
+            self._pictures.refresh, picture, collection, staged=request.staged
+        )
+        if outcome is None:
+            vector = await self._embedder.embed_image(picture.data, normalize=True)
+            outcome = await asyncio.to_thread(self._add, picture, vector, collection, request)
+        return IndexResponse(
+            id=request.id, dao_id=request.dao_id, collection=collection, outcome=outcome
+        )
+
+    async def delete(
+        self, image_id: str, dao_id: str, collection: str | None, *, staged: bool
+    ) -> DeleteResponse:
+        name = collection or self._collection
+        deleted = await asyncio.to_thread(
+            self._pictures.delete, image_id, dao_id, name, staged=staged
+        )
+        if deleted and not staged:
+            await asyncio.to_thread(self._thumbnails.forget, name, point_id(dao_id, image_id))
+        return DeleteResponse(id=image_id, dao_id=dao_id, deleted=deleted)
+
+    async def search(self, request: SearchRequest) -> SearchResponse:
+        return await search(
+            request,
+            self._pictures,
+            self._embedder,
+            self._image_bytes,
+            collection=self._collection,
+            top_k=self._top_k,
+            model=self._model,
+        )
+
+    async def search_many(self, request: ManySearchesRequest) -> ManySearchesResponse:
+        """Make all searches at once; what is wrong with one is its own answer."""
+        results = await asyncio.gather(*(self._one_of_many(body) for body in request.searches))
+        return ManySearchesResponse(results=list(results))
+
+    async def page(
+        self,
+        collection: str,
+        *,
+        generation: str | None,
+        dao_id: str | None,
+        limit: int,
+        start: str | None,
+    ) -> ListResponse:
+        if not 1 <= limit <= PAGE:
+            raise InvalidSearch(f"limit is {limit}; allowed are 1 to {PAGE}")
+        images, following = await asyncio.to_thread(
+            self._pictures.page,
+            collection,
+            generation=generation,
+            dao_id=dao_id,
+            limit=limit,
+            start=start,
+        )
+        return ListResponse(images=images, next=following)
+
+    async def stats(self, collection: str) -> StatsResponse:
+        return await asyncio.to_thread(self._pictures.stats, collection)
+
+    async def publish(self, collection: str) -> PublishResponse:
+        return await asyncio.to_thread(self._pictures.publish, collection)
+
+    async def drop(self, collection: str, generation: str) -> DropResponse:
+        dropped = await asyncio.to_thread(self._pictures.drop, collection, generation)
+        return DropResponse(collection=collection, generation=generation, dropped=dropped)
+
+    async def thumbnail(
+        self, image_id: str, dao_id: str, collection: str | None
+    ) -> tuple[bytes, str]:
+        """Return a picture's thumbnail, a JPEG, and the hash of the picture."""
+        name = collection or self._collection
+        return await asyncio.to_thread(self._thumbnail, image_id, dao_id, name)
+
+    async def _one_of_many(self, body: dict[str, Any]) -> SearchResponse:
+        request = None
+        try:
+            request = SearchRequest.model_validate(body)
+            return await self.search(request)
+        except ValidationError as error:
+            return degraded(InvalidSearch(describe(error)), request)
+        except Exception as error:
+            if not hasattr(error, "code"):
+                raise
+            return degraded(error, request)
+
+    def _add(
+        self, picture: Picture, vector: Vector, collection: str, request: IndexRequest
+    ) -> Outcome:
+        outcome = self._pictures.add(picture, vector, collection, staged=request.staged)
+        self._thumbnails.keep(picture, collection)
+        return outcome
+
+    def _thumbnail(self, image_id: str, dao_id: str, collection: str) -> tuple[bytes, str]:
+        record = self._pictures.record(image_id, dao_id, collection)
+        return self._thumbnails.of(collection, record), str(record.payload.get("content_hash"))

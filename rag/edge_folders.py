@@ -1,0 +1,131 @@
+"""The folders of the embedded store: generations, which one is published, room on the disk.
+
+Every change is one rename, so that a killed process leaves the one state or the other.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from rag.errors import StoreUnavailable
+from rag.store import ModelIdentity, identity_from_json, identity_to_json
+
+FORMAT: Final = 1  # of collection.json and what lies beside it
+
+# The engine writes through memory maps that grow by 32 MB: on a full disk the kernel ends the
+# process (SIGBUS), without an exception. So it is kept from getting there.
+MIN_FREE_BYTES: Final = 256 << 20
+
+_LINK: Final = "published"
+_GENERATION: Final = re.compile(r"[0-9a-f]{8}")
+
+
+def published_in(folder: Path) -> Path | None:
+    """Return the published generation of a collection's folder, None when there is none."""
+    try:
+        return folder / os.readlink(folder / _LINK)
+    except FileNotFoundError:
+        return None
+
+
+def generations_in(folder: Path) -> list[Path]:
+    """Return the generations in a collection's folder."""
+    if not folder.exists():
+        return []
+    return [path for path in folder.iterdir() if _GENERATION.fullmatch(path.name)]
+
+
+def publish_in(folder: Path, generation: str) -> None:
+    """Make the link name a generation."""
+    link = folder / ".publishing"
+    link.unlink(missing_ok=True)  # what a crash left
+    link.symlink_to(generation)
+    os.replace(link, folder / _LINK)
+    sync_folder(folder)
+
+
+def drop_generation(generation: Path) -> None:
+    """Delete a generation: it is gone with the renaming, the rest may be cut short."""
+    dropped = generation.with_name(f".dropped-{generation.name}")
+    if dropped.exists():
+        shutil.rmtree(dropped)
+    os.rename(generation, dropped)
+    sync_folder(generation.parent)
+    shutil.rmtree(dropped)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Delete what a killed process left of generations that it dropped or was creating."""
+    with folder_errors(path):
+        for pattern in ("*/.dropped-*", "*/.creating-*"):
+            for leftover in path.glob(pattern):
+                shutil.rmtree(leftover)
+
+
+def write_identity(generation: Path, identity: ModelIdentity) -> None:
+    """Write which model makes the vectors of a generation."""
+    data = {"format": FORMAT, "identity": identity_to_json(identity)}
+    with open(generation / "collection.json", "w", encoding="utf-8") as file:
+        json.dump(data, file, indent=2)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_identity(name: str, generation: Path) -> ModelIdentity:
+    """Return which model made the vectors of a generation.
+
+    Raises `StoreUnavailable` when nobody can know, or when a newer version wrote it.
+    """
+    file = generation / "collection.json"
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StoreUnavailable(
+            f"{file} cannot be read ({error}), and without it nobody knows which model made the "
+            f"vectors in {generation}: restore that file, or delete the folder and index again"
+        ) from error
+    data = data if isinstance(data, dict) else {}
+    if isinstance(data.get("format"), int) and data["format"] > FORMAT:
+        raise StoreUnavailable(
+            f"{generation} was written by a newer version of vision-encoder (format "
+            f"{data['format']}, this one reads up to {FORMAT}): upgrade, or use another QDRANT_PATH"
+        )
+    return identity_from_json(name, data.get("identity"))
+
+
+def check_room(folder: Path) -> None:
+    """Raise `StoreUnavailable` unless the disk has room for what the engine may write."""
+    with folder_errors(folder):
+        free = shutil.disk_usage(folder).free
+    if free < MIN_FREE_BYTES:
+        raise StoreUnavailable(
+            f"the disk of the embedded store at {folder} has {free >> 20} MB free and at least "
+            f"{MIN_FREE_BYTES >> 20} MB are needed: make room, or move the store (QDRANT_PATH)"
+        )
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a renaming in a folder outlast a loss of power."""
+    file = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+@contextmanager
+def folder_errors(path: Path) -> Iterator[None]:
+    """Turn what the file system says into `StoreUnavailable`."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreUnavailable(
+            f"the folder {path} of the embedded store (QDRANT_PATH) cannot be used: {error}"
+        ) from error

@@ -1,0 +1,163 @@
+"""The routes of the index that are no JSON POST: lists, deletion, thumbnails, the search page."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+
+from rag.answering import IndexAnswering
+from rag.errors import InvalidSearch
+from rag.pictures import DEFAULT_DAO_ID
+from rag.schemas import DeleteResponse, DropResponse, ListResponse, PublishResponse, StatsResponse
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+_PAGE: Final = Path(__file__).parent / "page"
+_ASSETS: Final = {"app.js": "text/javascript", "style.css": "text/css"}
+_PAGE_HEADERS: Final = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; "
+    "frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
+    "Cache-Control": "no-cache",  # asked for each time; answered 304 while it is the same
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+async def page(_: Request) -> Response:
+    return FileResponse(_PAGE / "index.html", media_type="text/html", headers=_PAGE_HEADERS)
+
+
+async def asset(request: Request) -> Response:
+    name = request.path_params["name"]
+    if name not in _ASSETS:
+        raise InvalidSearch(f"the page has no file {name[:80]!r}")
+    return FileResponse(_PAGE / name, media_type=_ASSETS[name], headers=_PAGE_HEADERS)
+
+
+async def thumbnail(request: Request) -> Response:
+    query = request.query_params
+    data, content_hash = await _index(request).thumbnail(
+        request.path_params["id"], query.get("dao_id", DEFAULT_DAO_ID), query.get("collection")
+    )
+    headers = {
+        "ETag": f'"{content_hash}"',
+        "Cache-Control": "private, max-age=300",
+        "X-Content-Type-Options": "nosniff",
+    }
+    if request.headers.get("If-None-Match") == headers["ETag"]:
+        return Response(status_code=304, headers=headers)
+    return Response(data, media_type="image/jpeg", headers=headers)
+
+
+async def delete_image(request: Request) -> Response:
+    query = request.query_params
+    return _json(
+        await _index(request).delete(
+            request.path_params["id"],
+            query.get("dao_id", DEFAULT_DAO_ID),
+            query.get("collection"),
+            staged=query.get("staged") == "true",
+        )
+    )
+
+
+async def list_images(request: Request) -> Response:
+    query = request.query_params
+    limit = query.get("limit", "1000")
+    if not limit.isdecimal():
+        raise InvalidSearch(f"limit is {limit[:80]!r}; a whole number is needed")
+    return _json(
+        await _index(request).page(
+            request.path_params["name"],
+            generation=query.get("generation"),
+            dao_id=query.get("dao_id"),
+            limit=int(limit),
+            start=query.get("start"),
+        )
+    )
+
+
+async def stats(request: Request) -> Response:
+    return _json(await _index(request).stats(request.path_params["name"]))
+
+
+async def publish(request: Request) -> Response:
+    return _json(await _index(request).publish(request.path_params["name"]))
+
+
+async def drop(request: Request) -> Response:
+    parameters = request.path_params
+    return _json(await _index(request).drop(parameters["name"], parameters["generation"]))
+
+
+def _index(request: Request) -> IndexAnswering:
+    index: IndexAnswering = request.app.state.service.index
+    return index
+
+
+def _json(answer: BaseModel) -> JSONResponse:
+    return JSONResponse(answer.model_dump())
+
+
+ROUTES: Final[tuple[tuple[str, str, Handler], ...]] = (
+    ("GET", "/ui", page),
+    ("GET", "/ui/{name}", asset),
+    ("GET", "/images/{id:path}/thumbnail", thumbnail),
+    ("DELETE", "/images/{id:path}", delete_image),
+    ("GET", "/collections/{name}", stats),
+    ("GET", "/collections/{name}/images", list_images),
+    ("POST", "/collections/{name}/publish", publish),
+    ("DELETE", "/collections/{name}/generations/{generation}", drop),
+)
+
+
+def _parameter(name: str, where: str, description: str = "") -> dict[str, Any]:
+    parameter = {"name": name, "in": where, "required": where == "path"}
+    return {**parameter, "schema": {"type": "string"}, "description": description}
+
+
+_ID: Final = _parameter("id", "path", "Your name for the picture.")
+_NAME: Final = _parameter("name", "path", "The collection.")
+_DAO_ID: Final = _parameter("dao_id", "query", "The tenant that the picture belongs to.")
+_COLLECTION: Final = _parameter("collection", "query", "Other than IMAGE_SEARCH_COLLECTION.")
+
+# What the docs say of them: method, path, summary, answer (None: no JSON), parameters.
+DESCRIBED: Final[
+    tuple[tuple[str, str, str, type[BaseModel] | None, tuple[dict[str, Any], ...]], ...]
+] = (
+    ("get", "/ui", "The search page", None, ()),
+    ("get", "/images/{id}/thumbnail", "A preview, JPEG", None, (_ID, _DAO_ID, _COLLECTION)),
+    ("delete", "/images/{id}", "Forget a picture", DeleteResponse, (_ID, _DAO_ID, _COLLECTION)),
+    ("get", "/collections/{name}", "What a collection holds", StatsResponse, (_NAME,)),
+    (
+        "get",
+        "/collections/{name}/images",
+        "List pictures, page by page",
+        ListResponse,
+        (
+            _NAME,
+            _DAO_ID,
+            _parameter("limit", "query", "1 to 1000."),
+            _parameter("start", "query", "`next` of the page before."),
+            _parameter("generation", "query", "Another generation than the published one."),
+        ),
+    ),
+    (
+        "post",
+        "/collections/{name}/publish",
+        "Make the generation of this service's model the published one",
+        PublishResponse,
+        (_NAME,),
+    ),
+    (
+        "delete",
+        "/collections/{name}/generations/{generation}",
+        "Delete a generation that is not published",
+        DropResponse,
+        (_NAME, _parameter("generation", "path", "8 hexadecimal digits.")),
+    ),
+)

@@ -1,0 +1,274 @@
+"""Search: from examples to one query vector, from that to hits.
+
+Grouping and diversity are computed here, over what either engine finds, so that both engines
+give the same answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, Protocol
+
+import numpy as np
+
+from rag.agent import explain_failure_to_agent, format_image_search_results_for_agent
+from rag.errors import InvalidSearch
+from rag.filters import Filter, MatchAny, Value, both, parse_filter, tenant
+from rag.pictures import DEFAULT_DAO_ID, PictureIndex
+from rag.schemas import MAX_DEPTH, Examples, Hit, ImageExample, SearchRequest, SearchResponse
+from rag.store import Collection, Match, Payload, Vector
+
+NEGATIVE_WEIGHT: Final = 0.5  # a negative example takes away half of what a positive one gives
+CANDIDATES: Final = 500  # that diversity chooses from
+_CHUNK: Final = 1000  # matches looked through at a time for groups
+
+
+class Embedder(Protocol):
+    """What turns examples into embeddings; `bento.runners.Runners` does."""
+
+    async def embed_text(self, text: str, *, normalize: bool) -> Vector:
+        """Return the embedding of a text, float32 (dimension,)."""
+
+    async def embed_image(self, data: bytes, *, normalize: bool) -> Vector:
+        """Return the embedding of a picture file's bytes, float32 (dimension,)."""
+
+
+Fetch = Callable[[ImageExample], Awaitable[bytes]]  # gives what an example has or points to
+
+
+async def search(
+    request: SearchRequest,
+    pictures: PictureIndex,
+    embedder: Embedder,
+    fetch: Fetch,
+    *,
+    collection: str,
+    top_k: int,
+    model: str,
+) -> SearchResponse:
+    """Answer a search; `collection` and `top_k` are what holds when the request names none.
+
+    Raises `RagError` for what cannot be searched, and what `embedder` and `fetch` raise.
+    """
+    name = request.collection or collection
+    wanted = _filter(request)
+    limit = request.top_k or top_k
+    _check_page(request, limit)
+    vectors = _Vectors(pictures, embedder, fetch, name, request.dao_id or DEFAULT_DAO_ID)
+    query = compose(
+        await vectors.of(request, 1.0),
+        await vectors.of(request.negative, NEGATIVE_WEIGHT) if request.negative else [],
+    )
+    held = await asyncio.to_thread(pictures.open, name)
+    hits, following = await asyncio.to_thread(_find, held, query, request, limit, wanted)
+    return SearchResponse(
+        hits=hits,
+        count=len(hits),
+        next_offset=following,
+        model=model,
+        formatted_text=format_image_search_results_for_agent(hits, request.language),
+    )
+
+
+def degraded(error: Exception, request: SearchRequest | None = None) -> SearchResponse:
+    """Return the answer to a search that could not be made: why, and what to do."""
+    language = request.language if request else "uk"
+    return SearchResponse(
+        success=False,
+        error=str(error),
+        code=getattr(error, "code", "internal_error"),
+        formatted_text=explain_failure_to_agent(error, language),
+    )
+
+
+def compose(
+    positive: Sequence[tuple[Vector, float]], negative: Sequence[tuple[Vector, float]]
+) -> Vector:
+    """Return the query vector, float32 (dimension,) of length 1: weighted examples summed up.
+
+    What is negative is subtracted. Raises `InvalidSearch` when nothing remains.
+    """
+    signed = [*positive, *((vector, -weight) for vector, weight in negative)]
+    total = np.sum([weight * vector.astype(np.float64) for vector, weight in signed], axis=0)
+    length = np.linalg.norm(total)
+    if length < 1e-6:
+        raise InvalidSearch("the positive and the negative examples cancel each other out")
+    return np.asarray(total / length, np.float32)
+
+
+class _Vectors:
+    """The vectors of examples: embedded, or those of indexed pictures."""
+
+    def __init__(
+        self,
+        pictures: PictureIndex,
+        embedder: Embedder,
+        fetch: Fetch,
+        collection: str,
+        dao_id: str,
+    ) -> None:
+        self._pictures = pictures
+        self._embedder = embedder
+        self._fetch = fetch
+        self._collection = collection
+        self._dao_id = dao_id
+
+    async def of(self, examples: Examples, weight: float) -> list[tuple[Vector, float]]:
+        """Return each example's vector, float32 (dimension,), and its weight."""
+        vectors = await asyncio.gather(
+            *(self._embedder.embed_text(text, normalize=True) for text in examples.texts),
+            *(self._image(image) for image in examples.images),
+        )
+        return list(zip(vectors, examples.weights or [weight] * len(vectors), strict=True))
+
+    async def _image(self, example: ImageExample) -> Vector:
+        if example.id is None:
+            return await self._embedder.embed_image(await self._fetch(example), normalize=True)
+        record = await asyncio.to_thread(
+            partial(
+                self._pictures.record, example.id, self._dao_id, self._collection, with_vector=True
+            )
+        )
+        assert record.vector is not None  # it was asked for
+        return record.vector
+
+
+def _filter(request: SearchRequest) -> Filter | None:
+    """Return all conditions of a request: its tenant's, its own, and not the examples."""
+    wanted = None if request.dao_id is None else tenant(request.dao_id)
+    if request.filter is not None:
+        wanted = both(wanted, parse_filter(request.filter))
+    images = [*request.images, *(request.negative.images if request.negative else [])]
+    ids = tuple(dict.fromkeys(image.id for image in images if image.id is not None))
+    if ids:
+        mine = Filter(
+            must=(*tenant(request.dao_id or DEFAULT_DAO_ID).must, MatchAny("image_id", ids))
+        )
+        wanted = both(wanted, Filter(must_not=(mine,)))
+    return wanted
+
+
+def _check_page(request: SearchRequest, top_k: int) -> None:
+    depth = request.offset + top_k
+    if depth > MAX_DEPTH:
+        raise InvalidSearch(f"offset and top_k together are at most {MAX_DEPTH}; they are {depth}")
+    if request.diversity is not None and request.group_by is not None:
+        raise InvalidSearch("group_by and diversity cannot be combined: leave one of them out")
+    if request.diversity is not None and depth > CANDIDATES:
+        raise InvalidSearch(
+            f"with diversity, offset and top_k together are at most {CANDIDATES}; they are {depth}"
+        )
+
+
+def _find(
+    held: Collection, query: Vector, request: SearchRequest, top_k: int, wanted: Filter | None
+) -> tuple[list[Hit], int | None]:
+    """Return the hits of one page, and the offset of the next one if there is one."""
+    start, end = request.offset, request.offset + top_k
+    look = _Look(held, query, wanted, request.score_threshold)
+    if request.group_by is not None:
+        groups = group(look, request.group_by, end + 1, request.group_size)
+        page = [_hit(match, value) for value, matches in groups[start:end] for match in matches]
+        return page, end if len(groups) > end else None
+    if request.diversity is not None:
+        matches = diverse(look(CANDIDATES, with_vectors=True), request.diversity, end + 1)[start:]
+    else:
+        matches = look(min(top_k + 1, MAX_DEPTH - start), start)
+    return [_hit(match) for match in matches[:top_k]], end if len(matches) > top_k else None
+
+
+@dataclass(frozen=True)
+class _Look:
+    """One query to one collection, asked in pieces."""
+
+    held: Collection
+    query: Vector
+    wanted: Filter | None
+    threshold: float | None
+
+    def __call__(
+        self,
+        limit: int,
+        offset: int = 0,
+        *,
+        besides: Filter | None = None,
+        with_vectors: bool = False,
+    ) -> list[Match]:
+        return self.held.query(
+            self.query,
+            limit,
+            offset=offset,
+            filter=both(self.wanted, besides),
+            score_threshold=self.threshold,
+            with_vectors=with_vectors,
+        )
+
+
+def group(look: _Look, field: str, count: int, size: int) -> list[tuple[Value, list[Match]]]:
+    """Return the first `count` values of a payload field with the `size` best matches of each.
+
+    A picture whose field is a list belongs to the group of each item, one without it to none.
+    """
+    groups: dict[Value, list[Match]] = {}
+    offset, seen = 0, _CHUNK
+    while len(groups) < count and seen == _CHUNK and offset < MAX_DEPTH:
+        matches = look(_CHUNK, offset)
+        offset, seen = offset + _CHUNK, len(matches)
+        for match in matches:
+            for value in _values(match.payload, field):
+                if value in groups or len(groups) < count:
+                    groups.setdefault(value, []).append(match)
+    exhausted = seen < _CHUNK
+    for value, matches in groups.items():
+        if len(matches) < size and not exhausted:
+            groups[value] = look(size, besides=Filter(must=(MatchAny(field, (value,)),)))
+    return [(value, matches[:size]) for value, matches in groups.items()]
+
+
+def _values(payload: Payload, field: str) -> list[Value]:
+    """Return the distinct values of a field that can name a group, `a.b` within objects."""
+    value: Any = payload
+    for name in field.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    items = value if isinstance(value, list) else [value]
+    return list(
+        dict.fromkeys(
+            x for x in items if isinstance(x, str | int) and x is not True and x is not False
+        )
+    )
+
+
+def _hit(match: Match, group: Value | None = None) -> Hit:
+    return Hit(
+        id=str(match.payload.get("image_id", match.id)),
+        score=match.score,
+        path=str(match.payload.get("image_path", "")),
+        payload=match.payload,
+        group=group,
+    )
+
+
+def diverse(candidates: Sequence[Match], diversity: float, count: int) -> list[Match]:
+    """Choose matches that are relevant and unlike each other, in the order of choosing.
+
+    Maximal marginal relevance (Carbonell and Goldstein, 1998): each time the one with the
+    largest `(1 - diversity) * score - diversity * similarity to what is chosen`.
+    """
+    if not candidates:
+        return []
+    vectors = np.stack([match.vector for match in candidates if match.vector is not None])
+    scores = np.array([match.score for match in candidates])
+    nearest = np.full(len(candidates), -np.inf)  # similarity to what is chosen
+    left = np.ones(len(candidates), bool)
+    order = [int(np.argmax(scores))]
+    while True:
+        last = order[-1]
+        left[last] = False
+        if len(order) == min(count, len(candidates)):
+            return [candidates[i] for i in order]
+        nearest = np.maximum(nearest, vectors @ vectors[last])
+        value = (1 - diversity) * scores - diversity * nearest
+        order.append(int(np.argmax(np.where(left, value, -np.inf))))
