@@ -143,7 +143,8 @@ class LocalBackend:
         self._model = f"{encoder.model_name}/{encoder.pretrained}"
         self._settings = RagSettings()
         self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, name="embed", daemon=True).start()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="embed", daemon=True)
+        self._thread.start()
 
     def index(self, picture: Picture, collection: str, *, staged: bool = False) -> Outcome:
         outcome = self._pictures.refresh(picture, collection, staged=staged)
@@ -190,7 +191,11 @@ class LocalBackend:
         return self._pictures.drop(collection, generation)
 
     def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.run_until_complete(self._loop.shutdown_default_executor())
+            self._loop.close()
         self._store.close()
 
     def _run(self, coroutine: Coroutine[Any, Any, R]) -> R:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     StringConstraints,
@@ -39,6 +40,10 @@ CollectionName = Annotated[
     ),
 ]
 Weight = Annotated[float, Field(gt=0, le=100)]
+
+
+def _listed(value: Any) -> Any:
+    return value if value is None or isinstance(value, list) else [value]
 
 
 class Body(BaseModel):
@@ -107,23 +112,25 @@ class ImageExample(Body):
 class Examples(Body):
     """Texts and images, each with a weight."""
 
-    text: Text | list[Text] | None = Field(None, examples=["a red circle"])
-    image: ImageExample | list[ImageExample] | None = None
+    text: Annotated[
+        list[Text] | None,
+        BeforeValidator(_listed, json_schema_input_type=Text | list[Text] | None),
+    ] = Field(None, examples=["a red circle"])
+    image: Annotated[
+        list[ImageExample] | None,
+        BeforeValidator(_listed, json_schema_input_type=ImageExample | list[ImageExample] | None),
+    ] = None
     weights: list[Weight] | None = Field(
         None, description="One for each text, then one for each image."
     )
 
     @property
     def texts(self) -> list[str]:
-        if self.text is None:
-            return []
-        return self.text if isinstance(self.text, list) else [self.text]
+        return self.text or []
 
     @property
     def images(self) -> list[ImageExample]:
-        if self.image is None:
-            return []
-        return self.image if isinstance(self.image, list) else [self.image]
+        return self.image or []
 
     @model_validator(mode="after")
     def _some_and_as_many_weights(self) -> Examples:
