@@ -288,6 +288,8 @@ class VisionEncoder:
         try:
             return await self.index.search(request)
         except RagError as error:
+            if error.status == 400:  # the request's own fault
+                raise
             answer = degraded(error, request).model_dump()
             return JSONResponse(answer, error.status)  # type: ignore[return-value]
 
