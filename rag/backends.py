@@ -191,6 +191,7 @@ class LocalBackend:
         return self._pictures.drop(collection, generation)
 
     def close(self) -> None:
+        self._embedder.close()
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
@@ -213,6 +214,9 @@ class _OneByOne:
 
     async def embed_image(self, data: bytes, *, normalize: bool) -> Vector:
         return np.asarray((await asyncio.to_thread(self._encoder.encode_images, [data]))[0])
+
+    def close(self) -> None:
+        pass  # nothing runs between calls
 
 
 def image_example(data: bytes) -> ImageExample:

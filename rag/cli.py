@@ -3,46 +3,40 @@
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import asdict
+import os
+from collections.abc import Sequence
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Final
 
 from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Table
 
+from rag import commands
 from rag.backends import Backend, LocalBackend, RemoteBackend
 from rag.errors import InvalidSearch
-from rag.pictures import DEFAULT_DAO_ID, Hit, Picture
+from rag.pictures import DEFAULT_DAO_ID
+from rag.schemas import describe
 from rag.settings import RagSettings
 from rag.store import open_store
 from router_client import VisionEncoderClient
 
-SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
-_PICTURES_FAULT: Final = frozenset({400, 413, 415, 422})  # an error's status, local or remote
-_AT_ONCE: Final = 8  # pictures under way: enough to keep a batching service busy
+_EPILOG: Final = (
+    "Exit status: 0 done; 1 it could not be done; 2 wrong usage; 3 done, but some files could not "
+    "be indexed; 130 stopped by Ctrl-C."
+)
+_LOCAL_WORKERS: Final = 64  # two batches of the encoder: one on the device, one being prepared
+_WORKERS: Final = 8
 
-_out = Console()
 _err = Console(stderr=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status: 0, or 1 for what a user can mend."""
+    """Run the command and return its exit status."""
     try:
         options = _parser().parse_args(arguments)
+        if not options.workers:
+            options.workers = _LOCAL_WORKERS if options.local else _WORKERS
         backend = _backend(options.local)
         try:
             status: int = options.run(backend, options)
@@ -50,11 +44,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             backend.close()
         return status
     except KeyboardInterrupt:
-        _err.print("stopped; what was indexed stays indexed")
+        _err.print("stopped; what is done stays done, and running it again goes on")
         return 130
     except ValidationError as error:
-        wrong = "; ".join(f"{d['loc'][0]}: {d['msg']}".upper()[:200] for d in error.errors())
-        _err.print(f"[red]error:[/] a variable is not valid: {escape(wrong)}")
+        # of a variable of the settings, or of an argument that became a field of a request
+        said = describe(error)
+        if issubclass(RagSettings, _model_of(error)):
+            said = f"a variable is not valid: {said.upper()[:400]}"
+        _err.print(f"[red]error:[/] {escape(said)}", soft_wrap=True)
         return 1
     except Exception as error:
         # errors of rag, the client and the encoder have a code and are sentences;
@@ -78,40 +75,156 @@ def _parser() -> argparse.ArgumentParser:
         default=settings.image_search_collection,
         help="IMAGE_SEARCH_COLLECTION, now %(default)s",
     )
+    shared.set_defaults(workers=None)
     parser = argparse.ArgumentParser(
         prog="vision-rag",
         description="Index pictures and find them by text or by image, through the running "
         "service at VISION_ENCODER_URL or, with --local, in this process.",
+        epilog=_EPILOG,
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    index = commands.add_parser("index", parents=[shared], help="index the pictures in folders")
-    index.add_argument("folder", nargs="+", type=Path, help="folders or picture files")
+    def command(name: str, help: str, more: str = "") -> argparse.ArgumentParser:
+        description = f"{help[0].upper()}{help[1:]}. {more}".strip()
+        return subparsers.add_parser(
+            name, parents=[shared], help=help, description=description, epilog=_EPILOG
+        )
+
+    index = command(
+        "index",
+        "index pictures",
+        "Files are known by their content: what is indexed already is skipped, a run that was "
+        "stopped goes on, and the same picture in several places is indexed once.",
+    )
+    index.add_argument(
+        "source",
+        nargs="+",
+        help="a folder, a picture file, a manifest (.jsonl: an object a line with path, and id, "
+        "title, caption, category, tags, metadata as you like), or - for a list of files from "
+        "standard input, one a line",
+    )
     index.add_argument("--dao-id", default=DEFAULT_DAO_ID, help="whose they are (%(default)s)")
-    index.set_defaults(run=_index)
+    index.add_argument("--tag", action="append", default=[], help="a tag for all of them")
+    index.add_argument(
+        "--include",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="only files whose path below the folder matches, as in '*/cats/*' (* matches / too)",
+    )
+    index.add_argument(
+        "--exclude", action="append", default=[], metavar="PATTERN", help="not files that match"
+    )
+    index.add_argument(
+        "--prune",
+        action="store_true",
+        help="forget pictures of these folders whose files are gone",
+    )
+    index.add_argument(
+        "--dry-run", action="store_true", help="say what would be done, and do nothing"
+    )
+    _add_failures(index)
+    _add_workers(index)
+    index.set_defaults(run=commands.index)
 
-    search = commands.add_parser("search", parents=[shared], help="find pictures, best first")
-    search.add_argument("text", nargs="?", help="what the picture shows")
-    search.add_argument("--image", type=Path, help="a picture file to find similar ones to")
-    search.add_argument("--dao-id", help="search this tenant's pictures only")
+    search = command(
+        "search",
+        "find pictures, best first",
+        "Texts and images add up to one query; what is negative is taken away from it.",
+    )
+    search.add_argument("text", nargs="*", help="what the picture shows; several texts add up")
+    search.add_argument(
+        "--image", action="append", default=[], metavar="FILE", help="similar to this picture"
+    )
+    search.add_argument(
+        "--like", action="append", default=[], metavar="ID", help="similar to this indexed picture"
+    )
+    search.add_argument(
+        "--weight",
+        action="append",
+        type=float,
+        metavar="NUMBER",
+        help="one for each text, then for each --image, then for each --like (1)",
+    )
+    search.add_argument(
+        "--not", dest="unlike", action="append", default=[], metavar="TEXT", help="unlike this"
+    )
+    search.add_argument(
+        "--not-image", action="append", default=[], metavar="FILE", help="unlike this picture"
+    )
+    search.add_argument("--dao-id", help="this tenant's pictures only")
+    search.add_argument("--tag", action="append", default=[], help="with all of these tags")
+    search.add_argument("--category", help="of this category")
+    search.add_argument("--filter", metavar="JSON", help="a filter in Qdrant's form")
     search.add_argument(
         "--top-k",
         type=int,
         default=settings.image_search_default_top_k,
         help="how many (%(default)s)",
     )
+    search.add_argument("--offset", type=int, default=0, help="leave out so many of the best")
+    search.add_argument("--threshold", type=float, help="the lowest score, -1 to 1")
+    search.add_argument("--group-by", metavar="FIELD", help="the best of each value of a field")
+    search.add_argument("--diversity", type=float, help="0 to 1: pictures unlike each other")
     search.add_argument("--json", action="store_true", help="a list of {id, score, path, payload}")
-    search.set_defaults(run=_search)
+    search.set_defaults(run=commands.search)
 
-    delete = commands.add_parser("delete", parents=[shared], help="forget pictures")
-    delete.add_argument("id", nargs="+", help="the pictures' ids; indexed files have their path")
+    duplicates = command("duplicates", "list pictures that are the same or nearly so")
+    duplicates.add_argument(
+        "--threshold", type=float, default=0.95, help="the lowest similarity (%(default)s)"
+    )
+    duplicates.add_argument("--dao-id", default=DEFAULT_DAO_ID, help="whose (%(default)s)")
+    duplicates.add_argument(
+        "--json", action="store_true", help="a list of {score, pictures: [{id, paths}]}"
+    )
+    duplicates.set_defaults(run=commands.duplicates)
+
+    delete = command("delete", "forget pictures")
+    delete.add_argument("id", nargs="+", help="their ids, or the paths of their files")
     delete.add_argument("--dao-id", default=DEFAULT_DAO_ID, help="whose they are (%(default)s)")
-    delete.set_defaults(run=_delete)
+    delete.set_defaults(run=commands.delete)
 
-    stats = commands.add_parser("stats", parents=[shared], help="say what a collection holds")
-    stats.add_argument("--json", action="store_true", help="{collection, points, model, dimension}")
-    stats.set_defaults(run=_stats)
+    stats = command("stats", "say what a collection holds")
+    stats.add_argument("--json", action="store_true", help="as GET /collections/NAME answers")
+    stats.set_defaults(run=commands.stats)
+
+    reindex = command(
+        "reindex",
+        "fill a collection anew after a change of the model",
+        "From the pictures' files; the old vectors stay until the new ones are complete, and are "
+        "then replaced at once.",
+    )
+    reindex.add_argument(
+        "--drop-missing", action="store_true", help="go on without pictures whose file is gone"
+    )
+    _add_failures(reindex)
+    _add_workers(reindex)
+    reindex.set_defaults(run=commands.reindex_collection)
     return parser
+
+
+def _add_workers(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--workers",
+        type=_positive,
+        help=f"pictures under way at once ({_WORKERS}; with --local {_LOCAL_WORKERS})",
+    )
+
+
+def _add_failures(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--failures",
+        default="vision-rag-failed.jsonl",
+        metavar="FILE",
+        help="where to list what could not be indexed, and why (%(default)s)",
+    )
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
 
 
 def _backend(local: bool) -> Backend:
@@ -124,148 +237,27 @@ def _backend(local: bool) -> Backend:
             "pip install 'vision-encoder[service]', or leave --local out and ask a service"
         )
     from bento import Encoder, Settings
+    from bento.admission import ByteBudget
+    from bento.metrics import Metrics
+    from bento.runners import Runners
 
     store = open_store(RagSettings())  # first: it refuses at once when another process owns it
-    return LocalBackend(Encoder.load(Settings()), store)
-
-
-def _index(backend: Backend, options: argparse.Namespace) -> int:
-    files = _files(options.folder)
-    if not files:
-        raise InvalidSearch(f"no files in {', '.join(map(str, options.folder))}")
-    indexed, unchanged = 0, 0
-    skipped: list[tuple[Path, str]] = []
-    progress = Progress(
-        TextColumn("indexing"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-        console=_err,
+    settings = Settings()
+    encoder = Encoder.load(settings)
+    runners = Runners(
+        encoder,
+        settings,
+        budget=ByteBudget(settings.max_queue_bytes, lambda: None),
+        metrics=Metrics(workers=1),
+        on_death=_end,
     )
-    with progress, ThreadPoolExecutor(_AT_ONCE) as threads:
-        task = progress.add_task("", total=len(files), rate="")
-        for path, done in _concurrently(threads, backend, files, options):
-            try:
-                if done.result():
-                    indexed += 1
-                else:
-                    unchanged += 1
-            except Exception as error:
-                if getattr(error, "status", None) not in _PICTURES_FAULT:
-                    raise  # the next ones would fail alike
-                skipped.append((path, str(error)))
-            speed = progress.tasks[0].speed
-            progress.update(task, advance=1, rate=f"{speed:.0f} pictures/s" if speed else "")
-    for path, why in skipped:
-        _err.print(f"skipped {escape(str(path))}: {escape(why)}", soft_wrap=True)
-    _out.print(
-        f"indexed {indexed}, unchanged {unchanged}, skipped {len(skipped)} "
-        f"(collection {options.collection}, dao_id {options.dao_id})",
-        soft_wrap=True,
-        highlight=False,
-    )
-    return 0 if indexed or unchanged else 1
+    return LocalBackend(encoder, store, runners)
 
 
-def _concurrently(
-    threads: ThreadPoolExecutor,
-    backend: Backend,
-    files: Sequence[Path],
-    options: argparse.Namespace,
-) -> Iterator[tuple[Path, Future[bool]]]:
-    """Index files, a few at a time, and yield each when it is done."""
-    under_way: dict[Future[bool], Path] = {}
-    waiting = iter(files)
-    try:
-        while True:
-            while len(under_way) < _AT_ONCE and (path := next(waiting, None)):
-                under_way[threads.submit(_index_file, backend, path, options)] = path
-            if not under_way:
-                return
-            for done in wait(under_way, return_when=FIRST_COMPLETED).done:
-                yield under_way.pop(done), done
-    finally:
-        for future in under_way:
-            future.cancel()
+def _end(why: str) -> None:
+    _err.print(f"[red]error:[/] {escape(why)}", soft_wrap=True)
+    os._exit(1)  # its threads wait for embeddings that never come
 
 
-def _index_file(backend: Backend, path: Path, options: argparse.Namespace) -> bool:
-    if path.suffix.lower() not in SUFFIXES:
-        raise InvalidSearch(f"not a picture; indexed are {', '.join(sorted(SUFFIXES))}")
-    name = str(path.resolve())
-    metadata = {"title": path.stem.replace("_", " ")}
-    picture = Picture(name, _read(path), name, options.dao_id, metadata)
-    return backend.index(picture, options.collection)
-
-
-def _search(backend: Backend, options: argparse.Namespace) -> int:
-    if (options.text is None) == (options.image is None):
-        raise InvalidSearch("give a text or --image FILE, one of them")
-    query = options.text if options.image is None else _read(options.image)
-    hits = backend.search(query, options.collection, top_k=options.top_k, dao_id=options.dao_id)
-    if options.json:
-        print(json.dumps([asdict(hit) for hit in hits], ensure_ascii=False))
-    else:
-        _print_hits(hits, title=options.text or str(options.image))
-    return 0
-
-
-def _print_hits(hits: Sequence[Hit], title: str) -> None:
-    table = Table(title=escape(title), title_justify="left")
-    table.add_column("", justify="right")
-    table.add_column("score", justify="right")
-    table.add_column("picture", overflow="fold")
-    for place, hit in enumerate(hits, 1):
-        table.add_row(str(place), f"{hit.score:.3f}", escape(hit.path or hit.id))
-    _out.print(table if hits else "nothing found")
-
-
-def _delete(backend: Backend, options: argparse.Namespace) -> int:
-    missing = [
-        image_id
-        for image_id in options.id
-        if not backend.delete(image_id, options.dao_id, options.collection)
-    ]
-    _out.print(f"deleted {len(options.id) - len(missing)}")
-    if missing:
-        raise InvalidSearch(f"not indexed for dao_id {options.dao_id}: {', '.join(missing)}")
-    return 0
-
-
-def _stats(backend: Backend, options: argparse.Namespace) -> int:
-    stats = asdict(backend.stats(options.collection))
-    if options.json:
-        print(json.dumps(stats, ensure_ascii=False))
-        return 0
-    table = Table(show_header=False)
-    for name, value in stats.items():
-        table.add_row(name, escape(str(value)))
-    _out.print(table)
-    return 0
-
-
-def _files(folders: Sequence[Path]) -> list[Path]:
-    """Return the files below folders, sorted, without hidden ones; files as they are."""
-    found: list[Path] = []
-    for folder in folders:
-        if folder.is_dir():
-            below = (path for path in folder.rglob("*") if path.is_file())
-            found += sorted(p for p in below if not _is_hidden(p.relative_to(folder)))
-        elif folder.is_file():
-            found.append(folder)
-        else:
-            raise InvalidSearch(f"there is no file or folder {folder}")
-    return found
-
-
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InvalidSearch(f"cannot read {path}: {error.strerror}") from None
+def _model_of(error: ValidationError) -> type:
+    return RagSettings if error.title == RagSettings.__name__ else ValidationError

@@ -1,0 +1,295 @@
+"""What each command of `vision-rag` does, and what it prints."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from rag.backends import Backend, image_example
+from rag.errors import InvalidSearch
+from rag.indexing import (
+    Loss,
+    Plan,
+    Progress,
+    carry_out,
+    hash_sources,
+    hold,
+    lose,
+    make_plan,
+    paths_of,
+    read,
+)
+from rag.near import near_duplicates
+from rag.reindex import reindex
+from rag.schemas import Examples, ImageExample, SearchRequest
+from rag.sources import Failure, find_sources, shown
+
+FINISHED_WITH_FAILURES = 3
+_SHOWN = 20  # failures on the terminal; the file has all
+
+_out = Console()
+_err = Console(stderr=True)
+
+
+def index(backend: Backend, options: argparse.Namespace) -> int:
+    """Index what the arguments name; see `rag.indexing`."""
+    sources = find_sources(
+        options.source,
+        sys.stdin,
+        tags=options.tag,
+        include=options.include,
+        exclude=options.exclude,
+    )
+    if options.prune and not sources.folders:
+        raise InvalidSearch(
+            "--prune needs a folder that can be read: it forgets what is gone there"
+        )
+    if not (sources.pictures or sources.failures or options.prune):
+        raise InvalidSearch(f"no pictures in {', '.join(map(shown, options.source))}")
+    with _progress() as progress:
+        hashed, failures = hash_sources(sources, options.workers, progress)
+        failures = sources.failures + failures
+        held = hold(backend, options.collection, options.dao_id)
+        plan = make_plan(hashed, held, sources.folders if options.prune else ())
+        if options.dry_run:
+            _print_plan(plan, failures)
+            return 0
+        report = carry_out(
+            plan, backend, options.collection, options.dao_id, options.workers, progress
+        )
+    failures += report.failures
+    _print(
+        f"indexed {report.indexed}, updated {report.updated}, unchanged {report.unchanged}, "
+        f"duplicates {report.duplicates}, forgotten {report.forgotten}, failed {len(failures)}, "
+        f"other files {sources.others} "
+        f"(collection {options.collection}, dao_id {options.dao_id})"
+    )
+    return _tell(failures, options.failures)
+
+
+def search(backend: Backend, options: argparse.Namespace) -> int:
+    """Search, and print the hits."""
+    images = [_file_example(path) for path in options.image]
+    images += [ImageExample(id=image_id) for image_id in options.like]
+    unlike = [_file_example(path) for path in options.not_image]
+    if not (options.text or images):
+        raise InvalidSearch("give a text, --image FILE or --like ID")
+    negative = None
+    if options.unlike or unlike:
+        negative = Examples(text=options.unlike or None, image=unlike or None)
+    request = SearchRequest(
+        text=options.text or None,
+        image=images or None,
+        weights=options.weight,
+        negative=negative,
+        top_k=options.top_k,
+        offset=options.offset,
+        dao_id=options.dao_id,
+        filter=_filter(options),
+        score_threshold=options.threshold,
+        group_by=options.group_by,
+        diversity=options.diversity,
+        collection=options.collection,
+    )
+    hits = backend.search(request).hits
+    if options.json:
+        print(json.dumps([hit.model_dump() for hit in hits], ensure_ascii=False))
+        return 0
+    if not hits:
+        _print("nothing found")
+        return 0
+    table = Table()
+    table.add_column("", justify="right")
+    table.add_column("score", justify="right")
+    if options.group_by:
+        table.add_column(escape(options.group_by))
+    table.add_column("picture", overflow="fold")
+    for place, hit in enumerate(hits, options.offset + 1):
+        group = [escape(str(hit.group))] if options.group_by else []
+        table.add_row(str(place), f"{hit.score:.3f}", *group, escape(hit.path or hit.id))
+    _out.print(table)
+    return 0
+
+
+def duplicates(backend: Backend, options: argparse.Namespace) -> int:
+    """List groups of pictures that are the same or nearly so."""
+    with _progress() as progress:
+        groups = near_duplicates(
+            backend, options.collection, options.dao_id, options.threshold, progress
+        )
+    if options.json:
+        print(json.dumps([group.as_json() for group in groups], ensure_ascii=False))
+        return 0
+    for group in groups:
+        _print(f"{group.score:.3f}")
+        for image in group.images:
+            for path in paths_of(image) or (image.id,):
+                _print(f"  {path}")
+    _print(f"{len(groups)} groups of pictures at least {options.threshold} alike")
+    return 0
+
+
+def delete(backend: Backend, options: argparse.Namespace) -> int:
+    """Forget pictures by id, or take paths from them."""
+    deleted, missing = 0, []
+    for given in options.id:
+        if backend.delete(given, options.dao_id, options.collection) or _forget_path(
+            backend, os.path.abspath(given), options
+        ):
+            deleted += 1
+        else:
+            missing.append(given)
+    _print(f"deleted {deleted}")
+    if missing:
+        raise InvalidSearch(f"not indexed for dao_id {options.dao_id}: {', '.join(missing)}")
+    return 0
+
+
+def stats(backend: Backend, options: argparse.Namespace) -> int:
+    """Print what a collection holds."""
+    held = backend.stats(options.collection).model_dump()
+    if options.json:
+        print(json.dumps(held, ensure_ascii=False))
+        return 0
+    table = Table(show_header=False)
+    for name, value in held.items():
+        table.add_row(name, escape(str(value)))
+    _out.print(table)
+    return 0
+
+
+def reindex_collection(backend: Backend, options: argparse.Namespace) -> int:
+    """Fill a collection anew with the backend's model; see `rag.reindex`."""
+    with _progress() as progress:
+        done = reindex(
+            backend,
+            options.collection,
+            workers=options.workers,
+            drop_missing=options.drop_missing,
+            progress=progress,
+        )
+    status = _tell(done.failures, options.failures)
+    if not done.published:
+        raise InvalidSearch(
+            f"{len(done.failures)} pictures cannot be embedded anew, so the collection stays as it "
+            f"was: index them again, or go on without them (--drop-missing); {options.failures} "
+            "lists them"
+        )
+    held = backend.stats(options.collection)
+    _print(
+        f"embedded {done.embedded}, failed {len(done.failures)}; {options.collection} holds "
+        f"{held.points} pictures of {held.model}"
+    )
+    return status
+
+
+def _forget_path(backend: Backend, path: str, options: argparse.Namespace) -> bool:
+    for image in hold(backend, options.collection, options.dao_id):
+        paths = paths_of(image)
+        if path in paths:
+            left = tuple(other for other in paths if other != path)
+            lose(Loss(image, left), backend, options.collection)
+            return True
+    return False
+
+
+def _filter(options: argparse.Namespace) -> dict[str, Any] | None:
+    conditions: list[dict[str, Any]] = [
+        {"key": "tags", "match": {"value": tag}} for tag in options.tag
+    ]
+    if options.category is not None:
+        conditions.append({"key": "category", "match": {"value": options.category}})
+    if options.filter is not None:
+        try:
+            conditions.append(json.loads(options.filter))
+        except ValueError as error:
+            raise InvalidSearch(f"--filter is not JSON: {error}") from None
+    return {"must": conditions} if conditions else None
+
+
+def _file_example(path: str) -> ImageExample:
+    try:
+        return image_example(read(path))
+    except InvalidSearch as error:
+        raise InvalidSearch(f"{shown(path)} {error}") from None
+
+
+def _print_plan(plan: Plan, failures: Sequence[Failure]) -> None:
+    for one in plan.add:
+        _print(f"index   {one.paths[0]}" + "".join(f" = {path}" for path in one.paths[1:]))
+    for loss in plan.lose:
+        for path in paths_of(loss.image):
+            if path not in loss.left:
+                _print(f"forget  {path}")
+    for failure in failures:
+        _print(f"fail    {shown(failure.path)}: {failure.why}")
+    _print(
+        f"would index or update {len(plan.add)}, leave {plan.unchanged} unchanged, take paths from "
+        f"{len(plan.lose)}; {len(failures)} would fail"
+    )
+
+
+def _tell(failures: Sequence[Failure], file: str) -> int:
+    """Say what failed, and list it in a file; return the exit status."""
+    if not failures:
+        with suppress(FileNotFoundError):
+            os.remove(file)  # of an earlier run
+        return 0
+    for failure in failures[:_SHOWN]:
+        _err.print(f"failed {escape(shown(failure.path))}: {escape(failure.why)}", soft_wrap=True)
+    if len(failures) > _SHOWN:
+        _err.print(f"and {len(failures) - _SHOWN} more")
+    try:
+        with open(file, "w", encoding="utf-8") as lines:
+            for failure in failures:  # as ASCII: a path may be no UTF-8
+                lines.write(json.dumps({"path": failure.path, "why": failure.why}) + "\n")
+    except OSError as error:
+        raise InvalidSearch(f"{file} cannot be written: {error.strerror} (--failures)") from None
+    _err.print(f"all of them: {escape(file)}", soft_wrap=True)
+    return FINISHED_WITH_FAILURES
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """Show on the terminal what is being done, how far it is, how fast, and the time left."""
+    bar = Bar(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        console=_err,
+    )
+    tasks: dict[str, Any] = {}
+
+    def progress(what: str, done: int, total: int) -> None:
+        if what not in tasks:
+            tasks[what] = bar.add_task(what, total=total, rate="")
+        task = next(task for task in bar.tasks if task.id == tasks[what])
+        rate = f"{task.speed:.0f} pictures/s" if task.speed else ""
+        bar.update(tasks[what], completed=done, total=total, rate=rate)
+
+    with bar:
+        yield progress
+
+
+def _print(line: str) -> None:
+    _out.print(line, soft_wrap=True, highlight=False, markup=False)

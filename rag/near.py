@@ -1,0 +1,63 @@
+"""Near duplicates: groups of pictures whose vectors are alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from rag.backends import Backend
+from rag.indexing import Progress, paths_of
+from rag.schemas import ImageExample, IndexedImage, SearchRequest
+
+_NEIGHBOURS = 100  # of one picture; groups of more come together over several pictures
+
+
+@dataclass(frozen=True)
+class Alike:
+    """Pictures that are alike, directly or through each other; `score` of the closest two."""
+
+    score: float
+    images: tuple[IndexedImage, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        pictures = [{"id": image.id, "paths": list(paths_of(image))} for image in self.images]
+        return {"score": self.score, "pictures": pictures}
+
+
+def near_duplicates(
+    backend: Backend, collection: str, dao_id: str, threshold: float, progress: Progress
+) -> list[Alike]:
+    """Return groups of a tenant's pictures with cosine similarity `threshold`, closest first.
+
+    A picture that lies in several places is a group of its own, with score 1.
+    """
+    images = {image.id: image for image in backend.images(collection, dao_id=dao_id)}
+    group_of = {image_id: {image_id} for image_id in images}
+    score_of: dict[int, float] = {}  # of the closest two of a group, by the group's identity
+    for done, image_id in enumerate(images, 1):
+        request = SearchRequest(
+            image=[ImageExample(id=image_id)],
+            dao_id=dao_id,
+            score_threshold=threshold,
+            top_k=_NEIGHBOURS,
+            collection=collection,
+        )
+        for hit in backend.search(request).hits:
+            ours, theirs = group_of[image_id], group_of.get(hit.id)
+            if theirs is None:
+                continue  # indexed after the list was made
+            score = max(hit.score, score_of.get(id(ours), -1.0), score_of.get(id(theirs), -1.0))
+            if ours is not theirs:
+                ours |= theirs
+                group_of.update(dict.fromkeys(theirs, ours))
+            score_of[id(ours)] = score
+        progress("comparing", done, len(images))
+    groups = {id(group): group for group in group_of.values()}
+    found = []
+    for key, group in groups.items():
+        held = tuple(images[image_id] for image_id in sorted(group))
+        if len(held) > 1:
+            found.append(Alike(score_of[key], held))
+        elif len(paths_of(held[0])) > 1:
+            found.append(Alike(1.0, held))
+    return sorted(found, key=lambda alike: -alike.score)

@@ -1,0 +1,155 @@
+"""Filling a collection anew with another model, from the pictures' files.
+
+The new generation is filled beside the published one and then published in one step. Killed
+anywhere, one of the two is complete and published, and running it again finishes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+
+from rag.backends import Backend
+from rag.errors import InvalidSearch
+from rag.indexing import PICTURES_FAULT, Progress, each, paths_of, patiently, still
+from rag.pictures import Picture
+from rag.schemas import IndexedImage
+from rag.sources import Failure
+
+_PASSES = 5  # over what is added while the new generation is filled
+
+Key = tuple[str, str]  # dao_id, id
+
+
+@dataclass
+class Reindexed:
+    """What a run did; `published` is false when pictures cannot be embedded anew."""
+
+    published: bool
+    embedded: int = 0
+    failures: list[Failure] = field(default_factory=list)
+
+
+def reindex(
+    backend: Backend,
+    collection: str,
+    *,
+    workers: int,
+    drop_missing: bool,
+    progress: Progress,
+) -> Reindexed:
+    """Fill the generation of the backend's model from what is published, and publish it.
+
+    Stops before that when pictures have no file any more, unless `drop_missing`. Raises
+    `CollectionNotFound`, and what concerns more than one picture.
+    """
+    stats = backend.stats(collection)
+    done = Reindexed(published=True)
+    if stats.generation != stats.serving:
+        listed = _fill(backend, collection, stats.serving, workers, progress, done)
+        if done.failures and not drop_missing:
+            done.published = False
+            return done
+        backend.publish(collection)
+        before = len(done.failures)
+        _catch_up(backend, collection, stats.generation, listed, done)
+        if len(done.failures) > before:
+            return done  # the replaced generation has what the new one lacks: it stays
+    for generation in backend.stats(collection).generations:
+        if generation != stats.serving:
+            backend.drop(collection, generation)
+    return done
+
+
+def _fill(
+    backend: Backend,
+    collection: str,
+    staged: str,
+    workers: int,
+    progress: Progress,
+    done: Reindexed,
+) -> dict[Key, IndexedImage]:
+    """Embed what is published into the staged generation, until a pass changes nothing.
+
+    Returns what was published at the last pass.
+    """
+    for _ in range(_PASSES):
+        published = {(image.dao_id, image.id): image for image in backend.images(collection)}
+        held = {(image.dao_id, image.id): image for image in _images(backend, collection, staged)}
+        todo = [image for key, image in published.items() if not _same(image, held.get(key))]
+        extra = [key for key in held if key not in published]
+        done.failures = _embed(backend, collection, todo, workers, progress, done, staged=True)
+        for dao_id, image_id in extra:
+            backend.delete(image_id, dao_id, collection, staged=True)
+        if len(todo) == len(done.failures) and not extra:
+            break
+    return published
+
+
+def _catch_up(
+    backend: Backend,
+    collection: str,
+    replaced: str,
+    listed: dict[Key, IndexedImage],
+    done: Reindexed,
+) -> None:
+    """Bring over what was written to the replaced generation since it was listed."""
+    last = {(image.dao_id, image.id): image for image in _images(backend, collection, replaced)}
+    changed = [image for key, image in last.items() if not _same(image, listed.get(key))]
+    ignore: Progress = lambda what, count, total: None  # noqa: E731
+    done.failures += _embed(backend, collection, changed, 1, ignore, done, staged=False)
+    for dao_id, image_id in listed.keys() - last.keys():
+        backend.delete(image_id, dao_id, collection)
+
+
+def _embed(
+    backend: Backend,
+    collection: str,
+    images: list[IndexedImage],
+    workers: int,
+    progress: Progress,
+    done: Reindexed,
+    *,
+    staged: bool,
+) -> list[Failure]:
+    failures = []
+    embed = partial(_embed_one, backend, collection, staged=staged)
+    for count, (image, result) in enumerate(each(embed, images, workers), 1):
+        try:
+            done.embedded += result.result()
+        except Exception as error:
+            if getattr(error, "status", None) not in PICTURES_FAULT:
+                raise
+            failures.append(Failure(image.path or image.id, str(error)))
+        progress("re-indexing", count, len(images))
+    return failures
+
+
+def _embed_one(backend: Backend, collection: str, image: IndexedImage, *, staged: bool) -> bool:
+    picture = _source(image)
+    outcome = patiently(lambda: backend.index(picture, collection, staged=staged))
+    return outcome == "indexed"
+
+
+def _source(image: IndexedImage) -> Picture:
+    """Return a held picture with the bytes of its file. Raises `InvalidSearch` without one."""
+    for path in paths_of(image):
+        if picture := still(image, path):
+            return picture
+    raise InvalidSearch("its file is gone or has changed: index it again, or use --drop-missing")
+
+
+def _images(backend: Backend, collection: str, generation: str) -> Iterator[IndexedImage]:
+    try:
+        yield from backend.images(collection, generation=generation)
+    except Exception as error:
+        if getattr(error, "code", None) != "collection_not_found":
+            raise  # anything else than that there is none yet
+
+
+def _same(image: IndexedImage, other: IndexedImage | None) -> bool:
+    if other is None:
+        return False
+    ours, theirs = ({**one.payload, "indexed_at": None} for one in (image, other))
+    return ours == theirs

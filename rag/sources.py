@@ -1,0 +1,189 @@
+"""What is to be indexed: the files of folders, lists and manifests, and what cannot be."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Final
+
+from rag.errors import InvalidSearch
+
+SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+_TEXTS: Final = ("caption", "title", "category")  # of a manifest's line, into the payload as is
+_KEYS: Final = ("path", "id", *_TEXTS, "tags", "metadata")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A picture file to index, with what is known about it; `image_id` where somebody named it."""
+
+    path: str  # absolute
+    metadata: Mapping[str, Any]
+    image_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What cannot be indexed: a path, or a line of a manifest, and why."""
+
+    path: str
+    why: str
+
+
+@dataclass
+class Sources:
+    """What was found: the pictures, what cannot be indexed, and where was looked."""
+
+    pictures: list[Source] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)  # looked through to the end
+    others: int = 0  # files that are no pictures by their names
+
+    def fail(self, path: str, why: str) -> None:
+        self.failures.append(Failure(path, why))
+
+
+def find_sources(
+    given: Sequence[str],
+    lines: Iterable[str],
+    *,
+    tags: Sequence[str] = (),
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+) -> Sources:
+    """Find the pictures below folders, in manifests (`.jsonl`), and files that are named.
+
+    `-` among `given` stands for the files that `lines` name. `include` and `exclude` are
+    patterns for the path below its folder. Raises `InvalidSearch` when something given is not
+    there.
+    """
+    found = Sources()
+    shared = {"tags": list(tags)} if tags else {}
+    for name in given:
+        path = os.path.abspath(name)
+        if name == "-":
+            for line in lines:
+                if line.strip():
+                    _add_file(os.path.abspath(line.rstrip("\r\n")), shared, found)
+        elif os.path.isdir(path):
+            _walk(os.path.realpath(path), shared, include, exclude, found)
+        elif not os.path.exists(path):
+            raise InvalidSearch(f"there is no file or folder {shown(name)}")
+        elif path.endswith(".jsonl"):
+            _read_manifest(path, shared, found)
+        else:
+            _add_file(path, shared, found)
+    return found
+
+
+def shown(path: str) -> str:
+    """Return a path as it can be printed, also where its name is not UTF-8."""
+    return path.encode("utf-8", "backslashreplace").decode()
+
+
+def _walk(
+    top: str,
+    shared: Mapping[str, Any],
+    include: Sequence[str],
+    exclude: Sequence[str],
+    found: Sources,
+) -> None:
+    broken = len(found.failures)
+    for folder, names in _folders(top, (), found):
+        for name in names:
+            path = os.path.join(folder, name)
+            below = os.path.relpath(path, top)
+            if os.path.splitext(name)[1].lower() not in SUFFIXES:
+                found.others += 1
+            elif _wanted(below, include, exclude):
+                _add_file(path, shared, found)
+    if not any(failure.why.startswith("cannot be read") for failure in found.failures[broken:]):
+        found.folders.append(top)
+
+
+def _folders(
+    folder: str, above: tuple[tuple[int, int], ...], found: Sources
+) -> Iterator[tuple[str, list[str]]]:
+    """Yield a folder and those below with the names of their files, sorted, without hidden ones."""
+    try:
+        status = os.stat(folder)
+        here = (status.st_dev, status.st_ino)
+        if here in above:
+            found.fail(folder, "is a link to a folder that it lies in: a loop, not followed")
+            return
+        with os.scandir(folder) as entries:
+            visible = sorted(
+                (e for e in entries if not e.name.startswith(".")), key=lambda e: e.name
+            )
+    except OSError as error:
+        found.fail(folder, f"cannot be read: {error.strerror}")
+        return
+    yield folder, [entry.name for entry in visible if not entry.is_dir()]
+    for entry in visible:
+        if entry.is_dir():
+            yield from _folders(entry.path, (*above, here), found)
+
+
+def _wanted(below: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
+    """Say whether patterns, of which `*` also matches `/`, let a path through."""
+    if include and not any(fnmatchcase(below, pattern) for pattern in include):
+        return False
+    return not any(fnmatchcase(below, pattern) for pattern in exclude)
+
+
+def _add_file(
+    path: str, metadata: Mapping[str, Any], found: Sources, image_id: str | None = None
+) -> None:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        found.fail(path, "its name is not UTF-8: rename it")
+        return
+    found.pictures.append(Source(path, metadata, image_id))
+
+
+def _read_manifest(manifest: str, shared: Mapping[str, Any], found: Sources) -> None:
+    ids: set[str] = set()
+    with open(manifest, "rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                _add_line(line, Path(manifest).parent, shared, ids, found)
+            except ValueError as error:
+                found.fail(f"{manifest}, line {number}", str(error))
+
+
+def _add_line(
+    line: bytes, folder: Path, shared: Mapping[str, Any], ids: set[str], found: Sources
+) -> None:
+    """Add what a line of a manifest names. Raises `ValueError` with what is wrong with it."""
+    try:
+        given = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"is not JSON: {error}") from None
+    if not isinstance(given, dict) or not isinstance(given.get("path"), str):
+        raise ValueError('needs an object with a "path"')
+    if unknown := sorted(given.keys() - set(_KEYS)):
+        raise ValueError(f"has {', '.join(unknown)}; allowed are {', '.join(_KEYS)}")
+    for key in ("id", *_TEXTS):
+        if not isinstance(given.get(key, ""), str):
+            raise ValueError(f"{key} must be a string")
+    tags = given.get("tags", [])
+    if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
+        raise ValueError("tags must be a list of strings")
+    if not isinstance(given.get("metadata", {}), dict):
+        raise ValueError("metadata must be an object")
+    image_id = given.get("id")
+    if image_id is not None and (image_id in ids or not image_id):
+        raise ValueError(f"the id {image_id!r} is empty or was on a line before")
+    if image_id is not None:
+        ids.add(image_id)
+    metadata = {**given.get("metadata", {}), **{k: given[k] for k in _TEXTS if k in given}}
+    if all_tags := list(dict.fromkeys([*tags, *shared.get("tags", ())])):
+        metadata["tags"] = all_tags
+    _add_file(os.path.abspath(folder / given["path"]), metadata, found, image_id)
