@@ -199,7 +199,9 @@ class EdgeCollection:
         _refuse_fork(self._pid)
         with self._lock:
             if self._shard is None:
-                raise StoreUnavailable(f"the embedded store of {self._folder} is closed")
+                raise StoreUnavailable(
+                    f"the embedded store of {self._folder} is closed, or was dropped just now"
+                )
             with _engine_errors(self._folder):
                 yield self._shard
 

@@ -10,6 +10,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -19,12 +20,14 @@ from rag.errors import InvalidSearch
 TENANT_FIELD: Final = "dao_id"  # the payload field with a keyword index, marked as the tenant
 MAX_CONDITIONS: Final = 100  # in one filter, nested ones included
 MAX_VALUES: Final = 1000  # of one `any` or `except`
+MAX_NESTING: Final = 10  # filters within filters; a server's gRPC ends at about 50
 
 Value = str | int | bool
 Bound = float | datetime
 
 _CLAUSES: Final = ("must", "should", "must_not")
 _BOUNDS: Final = ("gt", "gte", "lt", "lte")
+_SURROGATE: Final = re.compile(r"[\ud800-\udfff]")  # half a character: JSON has it, UTF-8 not
 # names joined by dots, each with [] where a list is meant: title, camera.lens, people[].name
 _KEY: Final = re.compile(r"[\w-]+(\[\])?(\.[\w-]+(\[\])?)*")
 
@@ -39,7 +42,11 @@ class MatchAny:
 
 @dataclass(frozen=True)
 class MatchExcept:
-    """The field, or an item of it where it is a list, is something else than `values`."""
+    """The field, or an item of it where it is a list, is something else than `values`.
+
+    A field that is missing, null or an empty list is not. Of a field with a keyword index (and
+    strings as `values`) only strings count: that is how Qdrant's index sees it.
+    """
 
     key: str
     values: tuple[Value, ...]
@@ -47,7 +54,7 @@ class MatchExcept:
 
 @dataclass(frozen=True)
 class Range:
-    """The field lies within bounds: numbers, or dates with a time zone."""
+    """The field lies within bounds: numbers, or dates in UTC."""
 
     key: str
     bounds: Mapping[str, Bound]
@@ -62,7 +69,7 @@ class IsEmpty:
 
 @dataclass(frozen=True)
 class IsNull:
-    """The field is null."""
+    """The field is null, or a list with a null in it."""
 
     key: str
 
@@ -103,25 +110,29 @@ class _Parser:
     def __init__(self) -> None:
         self._conditions = 0
 
-    def filter(self, data: Any, where: str) -> Filter:
+    def filter(self, data: Any, where: str, nesting: int = 1) -> Filter:
         _check_keys(data, where, _CLAUSES)
-        return Filter(**{clause: self._clause(data, clause, where) for clause in _CLAUSES})
+        if nesting > MAX_NESTING:
+            raise InvalidSearch(f"the filter has more than {MAX_NESTING} filters in each other")
+        return Filter(**{clause: self._clause(data, clause, where, nesting) for clause in _CLAUSES})
 
     def _clause(
-        self, data: Mapping[str, Any], clause: str, where: str
+        self, data: Mapping[str, Any], clause: str, where: str, nesting: int
     ) -> tuple[Condition | Filter, ...]:
         given = data.get(clause)
         if given is None:
             return ()
         items = given if isinstance(given, list) else [given]  # Qdrant takes one alone, too
-        return tuple(self._item(item, f"{where}.{clause}[{i}]") for i, item in enumerate(items))
+        return tuple(
+            self._item(item, f"{where}.{clause}[{i}]", nesting) for i, item in enumerate(items)
+        )
 
-    def _item(self, data: Any, where: str) -> Condition | Filter:
+    def _item(self, data: Any, where: str, nesting: int) -> Condition | Filter:
         self._conditions += 1
         if self._conditions > MAX_CONDITIONS:
             raise InvalidSearch(f"the filter has more than {MAX_CONDITIONS} conditions")
         if isinstance(data, Mapping) and data.keys() & set(_CLAUSES):
-            return self.filter(data, where)
+            return self.filter(data, where, nesting + 1)
         return _condition(data, where)
 
 
@@ -165,9 +176,9 @@ def _values(data: Any, where: str) -> tuple[Value, ...]:
 
 
 def _value(data: Any, where: str) -> Value:
-    if isinstance(data, bool | str):
+    if isinstance(data, str) and _SURROGATE.search(data) is None:
         return data
-    if isinstance(data, int) and -(2**63) <= data < 2**63:
+    if isinstance(data, int) and -(2**63) <= data < 2**63:  # true and false among them
         return data
     raise InvalidSearch(
         f"{where} is {_shown(data)}; allowed are a string, a whole number of 64 bits, true and "
@@ -184,15 +195,12 @@ def _bounds(data: Any, where: str) -> dict[str, Bound]:
 
 
 def _bound(data: Any, where: str) -> Bound:
-    if isinstance(data, int | float) and not isinstance(data, bool) and math.isfinite(data):
-        return float(data)
-    if isinstance(data, str):
-        try:
+    with suppress(ValueError, OverflowError):  # the latter of 10**400, and of years before 1
+        if isinstance(data, str):
             date = datetime.fromisoformat(data)
-        except ValueError:
-            pass
-        else:
-            return date if date.tzinfo else date.replace(tzinfo=UTC)
+            return date.astimezone(UTC) if date.tzinfo else date.replace(tzinfo=UTC)
+        if isinstance(data, int | float) and not isinstance(data, bool) and math.isfinite(data):
+            return float(data)
     raise InvalidSearch(
         f"{where} is {_shown(data)}; allowed are a number and a date such as 2026-01-31 or "
         "2026-01-31T12:00:00Z"
@@ -218,4 +226,5 @@ def _check_keys(data: Any, where: str, allowed: Sequence[str]) -> None:
 
 
 def _shown(data: Any) -> str:
-    return json.dumps(data, ensure_ascii=False, default=str)[:80]
+    text = json.dumps(data, ensure_ascii=False, default=str)[:80]
+    return _SURROGATE.sub("?", text)

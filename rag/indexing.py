@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -38,6 +38,7 @@ class Wanted:
     image_id: str
     content_hash: str
     paths: tuple[str, ...]
+    source: str  # the one of them that this run looked at
     metadata: Mapping[str, Any]
     named: bool  # the id is somebody's, not the content's
 
@@ -112,24 +113,27 @@ def make_plan(
     otherwise; tags add up.
     """
     wanted: dict[str, Wanted] = {}
-    now: dict[str, set[str]] = {}  # the pictures that a path belongs to
+    now: set[str] = set()
     for source, content_hash in hashed:
         image_id = source.image_id or content_hash[:ID_DIGITS]
-        now.setdefault(source.path, set()).add(image_id)
+        now.add(source.path)
         one = wanted.get(image_id)
         if one is None:
             named = source.image_id is not None
-            one = Wanted(image_id, content_hash, (source.path,), source.metadata, named)
+            one = Wanted(
+                image_id, content_hash, (source.path,), source.path, source.metadata, named
+            )
         else:
             one = replace(one, paths=tuple(sorted({*one.paths, source.path})))
         wanted[image_id] = one
     images = list(held)
-    known = {path: metadata_of(image.payload) for image in images for path in paths_of(image)}
+    known = {path: _known(image) for image in images for path in paths_of(image)}
     by_id = {image.id: image for image in images}
     plan = Plan()
     for one in wanted.values():
         image = by_id.get(one.image_id)
-        plan.add.append(_completed(one, image, known, now))
+        left = () if image is None or one.named else _left(image, now, gone)
+        plan.add.append(_completed(one, image, left, known))
         plan.duplicates += len(plan.add[-1].paths) - 1
         if image is not None and _is_held(plan.add[-1], image):
             plan.add.pop()
@@ -137,32 +141,38 @@ def make_plan(
     for image in images:
         if image.id in wanted:
             continue
-        paths = paths_of(image)
-        left = tuple(path for path in paths if path not in now and not _is_gone(path, gone))
-        if left != paths:
+        left = _left(image, now, gone)
+        if left != paths_of(image):
             plan.lose.append(Loss(image, left))
     return plan
+
+
+def _left(image: IndexedImage, now: Container[str], gone: Sequence[str]) -> tuple[str, ...]:
+    """Return the paths of a held picture that this run neither looked at nor found gone."""
+    return tuple(path for path in paths_of(image) if path not in now and not _is_gone(path, gone))
 
 
 def _completed(
     one: Wanted,
     image: IndexedImage | None,
+    left: Sequence[str],
     known: Mapping[str, Mapping[str, Any]],
-    now: Mapping[str, set[str]],
 ) -> Wanted:
     """Return a wanted picture with what stays of the one that is held, or that its path had."""
-    before: Mapping[str, Any] = {}
-    paths = set(one.paths)
-    if image is not None:
-        before = metadata_of(image.payload)
-        if not one.named:  # places that this run did not look at
-            paths |= {path for path in paths_of(image) if path not in now}
-    else:
-        before = known.get(one.paths[0], {})
-    metadata = {"title": _title(min(paths)), **before, **one.metadata}
+    before = known.get(one.source, {}) if image is None else _known(image)
+    paths = tuple(sorted({*one.paths, *left}))
+    metadata = {"title": _title(paths[0]), **before, **one.metadata}
     if tags := list(dict.fromkeys([*before.get("tags", ()), *one.metadata.get("tags", ())])):
         metadata["tags"] = tags
-    return replace(one, paths=tuple(sorted(paths)), metadata=metadata)
+    return replace(one, paths=paths, metadata=metadata)
+
+
+def _known(image: IndexedImage) -> dict[str, Any]:
+    """Return what is known of a held picture, without a title that only repeats its file's name."""
+    metadata = metadata_of(image.payload)
+    if image.path and metadata.get("title") == _title(image.path):
+        del metadata["title"]
+    return metadata
 
 
 def _title(path: str) -> str:
@@ -194,7 +204,7 @@ def carry_out(
         except Exception as error:
             if getattr(error, "status", None) not in PICTURES_FAULT:
                 raise
-            report.failures += [Failure(path, str(error)) for path in one.paths]
+            report.failures.append(Failure(one.source, str(error)))
         else:
             report.indexed += outcome == "indexed"
             report.updated += outcome == "updated"
@@ -257,13 +267,12 @@ def _passes(error: Exception) -> bool:
 
 
 def _add(one: Wanted, backend: Backend, collection: str, dao_id: str) -> str:
-    path = one.paths[0]
-    data = read(path)
-    picture = Picture(one.image_id, data, path, dao_id, one.metadata, one.paths[1:])
+    data = read(one.source)
+    picture = Picture(one.image_id, data, one.paths[0], dao_id, one.metadata, one.paths[1:])
     if not one.named and picture.content_hash != one.content_hash:
         # it has changed since it was looked at: what it is now is indexed, alone
         image_id = picture.content_hash[:ID_DIGITS]
-        picture = Picture(image_id, data, path, dao_id, one.metadata)
+        picture = Picture(image_id, data, one.source, dao_id, one.metadata)
     return backend.index(picture, collection)
 
 

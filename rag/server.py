@@ -311,7 +311,14 @@ class ServerStore:
             try:
                 with self._turn:
                     return call(self._client)
-            except (grpc.RpcError, ApiException, ResourceExhaustedResponse) as error:
+            except (grpc.RpcError, ApiException, ResourceExhaustedResponse, ValueError) as error:
+                if _is_missing(error):
+                    raise StoreUnavailable(
+                        f"Qdrant at {self._address} has the collection no more: it was replaced or "
+                        "deleted just now, so ask again"
+                    ) from error
+                if isinstance(error, ValueError):
+                    raise
                 delay = _retry_delay(error, attempt)
                 if delay is None or attempt == ATTEMPTS:
                     raise StoreUnavailable(

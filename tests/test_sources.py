@@ -1,0 +1,153 @@
+"""What is found to be indexed, and what is said of what cannot be."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rag.errors import InvalidSearch
+from rag.sources import Sources, find_sources, shown
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    for name in ("b.jpg", "a.PNG", "sub/c.webp", "sub/deep/d.gif", "notes.txt", ".hidden.png"):
+        (tmp_path / "tree" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "tree" / name).write_bytes(name.encode())
+    (tmp_path / "tree" / ".cache").mkdir()
+    (tmp_path / "tree" / ".cache" / "e.png").write_bytes(b"e")
+    return tmp_path / "tree"
+
+
+def found(*given: object, lines: tuple[str, ...] = (), **options: Any) -> Sources:
+    return find_sources([str(name) for name in given], lines, **options)
+
+
+def below(sources: Sources, top: Path) -> list[str]:
+    return [os.path.relpath(source.path, top) for source in sources.pictures]
+
+
+def test_a_folder_gives_its_pictures_without_what_is_hidden(tree: Path) -> None:
+    sources = found(tree)
+    assert below(sources, tree) == ["a.PNG", "b.jpg", "sub/c.webp", "sub/deep/d.gif"]
+    assert (sources.others, sources.failures, sources.folders) == (1, [], [str(tree)])
+
+
+def test_patterns_choose_by_the_path_below_the_folder(tree: Path) -> None:
+    assert below(found(tree, include=["sub/*"]), tree) == ["sub/c.webp", "sub/deep/d.gif"]
+    assert below(found(tree, exclude=["*.gif", "a.*"]), tree) == ["b.jpg", "sub/c.webp"]
+    assert below(found(tree, include=["*.gif", "b.*"], exclude=["sub/*"]), tree) == ["b.jpg"]
+
+
+def test_a_file_that_is_named_is_taken_whatever_it_is_called(tree: Path) -> None:
+    assert below(found(tree / "notes.txt"), tree) == ["notes.txt"]
+
+
+def test_a_list_from_standard_input_is_taken_line_by_line(tree: Path) -> None:
+    lines = (f"{tree / 'b.jpg'}\n", "\n", f"{tree / 'with blank .jpg'}\r\n")
+    assert below(found("-", lines=lines), tree) == ["b.jpg", "with blank .jpg"]
+
+
+def test_what_is_not_there_is_said_so(tree: Path) -> None:
+    with pytest.raises(InvalidSearch, match=r"there is no file or folder /nowhere$"):
+        found("/nowhere")
+
+
+def test_tags_go_to_all(tree: Path) -> None:
+    assert {tuple(s.metadata["tags"]) for s in found(tree, tags=["x", "y"]).pictures} == {
+        ("x", "y")
+    }
+    assert "tags" not in found(tree).pictures[0].metadata
+
+
+def test_a_link_to_a_folder_is_followed_and_a_loop_is_told(tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "z.png").write_bytes(b"z")
+    (tree / "linked").symlink_to(tmp_path / "other")
+    (tree / "sub" / "again").symlink_to(tree)
+    sources = found(tree)
+    assert "linked/z.png" in below(sources, tree)
+    assert len(sources.pictures) == 5
+    (failure,) = sources.failures
+    assert failure.path == str(tree / "sub" / "again")
+    assert failure.why == "is a link to a folder that it lies in: a loop, not followed"
+
+
+def test_a_folder_that_cannot_be_read_is_told_and_nothing_there_is_pruned(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scandir = os.scandir
+
+    def refusing(path: str) -> Any:  # as root, permissions refuse nothing
+        if path.endswith("sub"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    sources = found(tree)
+    assert below(sources, tree) == ["a.PNG", "b.jpg"]
+    assert [(f.path, f.why) for f in sources.failures] == [
+        (str(tree / "sub"), "cannot be read: Permission denied")
+    ]
+    assert sources.folders == []
+
+
+def test_a_name_that_is_not_utf_8_is_told(tree: Path) -> None:
+    Path(os.fsdecode(os.fsencode(tree) + b"/caf\xe9.png")).write_bytes(b"x")
+    sources = found(tree)
+    (failure,) = sources.failures
+    assert failure.why == "its name is not UTF-8: rename it"
+    assert shown(failure.path).endswith("caf\\udce9.png")
+    assert len(sources.pictures) == 4
+
+
+def test_a_manifest_brings_what_is_known(tree: Path) -> None:
+    lines: list[dict[str, Any]] = [
+        {"path": "b.jpg", "id": "42", "caption": "Рудий кіт", "tags": ["cat"], "category": "pets"},
+        {"path": "sub/c.webp", "title": "C", "metadata": {"year": 2026}},
+        {"path": str(tree / "a.PNG")},
+    ]
+    manifest = tree / "all.jsonl"
+    manifest.write_text("\n".join(json.dumps(line) for line in lines) + "\n\n")
+    sources = found(manifest, tags=["t"])
+    assert sources.failures == []
+    first, second, third = sources.pictures
+    assert (first.path, first.image_id) == (str(tree / "b.jpg"), "42")
+    assert first.metadata == {"caption": "Рудий кіт", "category": "pets", "tags": ["cat", "t"]}
+    assert second.metadata == {"year": 2026, "title": "C", "tags": ["t"]}
+    assert (third.path, third.image_id) == (str(tree / "a.PNG"), None)
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("{nothing", "is not JSON: Expecting property name"),
+        ("[]", 'needs an object with a "path"'),
+        ('{"id": "1"}', 'needs an object with a "path"'),
+        (
+            '{"path": "a.PNG", "capton": "x"}',
+            "has capton; allowed are path, id, caption, title, category, tags, metadata",
+        ),
+        ('{"path": "a.PNG", "id": 7}', "id must be a string"),
+        ('{"path": "a.PNG", "tags": "cat"}', "tags must be a list of strings"),
+        ('{"path": "a.PNG", "metadata": []}', "metadata must be an object"),
+        ('{"path": "a.PNG", "id": "first"}', "the id 'first' is empty or was on a line before"),
+    ],
+)
+def test_a_bad_line_of_a_manifest_is_told_with_its_number(tree: Path, line: str, why: str) -> None:
+    manifest = tree / "all.jsonl"
+    manifest.write_text(f'{{"path": "b.jpg", "id": "first"}}\n\n{line}\n{{"path": "a.PNG"}}\n')
+    sources = found(manifest)
+    assert below(sources, tree) == ["b.jpg", "a.PNG"]
+    (failure,) = sources.failures
+    assert failure.path == f"{manifest}, line 3"
+    assert failure.why.startswith(why)
+
+
+def test_a_line_that_is_not_utf_8_is_told(tree: Path) -> None:
+    (tree / "all.jsonl").write_bytes(b'{"path": "caf\xe9.png"}\n')
+    assert found(tree / "all.jsonl").failures[0].why.startswith("is not JSON: 'utf-8' codec")
