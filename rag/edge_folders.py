@@ -30,9 +30,10 @@ _GENERATION: Final = re.compile(r"[0-9a-f]{8}")
 def published_in(folder: Path) -> Path | None:
     """Return the published generation of a collection's folder, None when there is none."""
     try:
-        return folder / os.readlink(folder / _LINK)
+        published = folder / os.readlink(folder / _LINK)
     except FileNotFoundError:
         return None
+    return published if published.exists() else None
 
 
 def generations_in(folder: Path) -> list[Path]:
@@ -48,7 +49,26 @@ def publish_in(folder: Path, generation: str) -> None:
     link.unlink(missing_ok=True)  # what a crash left
     link.symlink_to(generation)
     os.replace(link, folder / _LINK)
-    sync_folder(folder)
+    _sync(folder)
+
+
+@contextmanager
+def new_generation(folder: Path, identity: ModelIdentity) -> Iterator[Path]:
+    """Lend a folder that becomes the generation of `identity` when the block ends well.
+
+    It has a name that no generation has until then, so that a crash leaves neither a shard
+    without an identity nor an identity without a shard.
+    """
+    building = folder / f".creating-{identity.generation}"
+    if building.exists():
+        shutil.rmtree(building)  # what a failure left; it never held a point
+    building.mkdir(parents=True)
+    yield building
+    _write_identity(building, identity)
+    _sync(building)
+    os.rename(building, folder / identity.generation)
+    _sync(folder)
+    _sync(folder.parent)
 
 
 def drop_generation(generation: Path) -> None:
@@ -57,7 +77,7 @@ def drop_generation(generation: Path) -> None:
     if dropped.exists():
         shutil.rmtree(dropped)
     os.rename(generation, dropped)
-    sync_folder(generation.parent)
+    _sync(generation.parent)
     shutil.rmtree(dropped)
 
 
@@ -67,15 +87,6 @@ def remove_leftovers(path: Path) -> None:
         for pattern in ("*/.dropped-*", "*/.creating-*"):
             for leftover in path.glob(pattern):
                 shutil.rmtree(leftover)
-
-
-def write_identity(generation: Path, identity: ModelIdentity) -> None:
-    """Write which model makes the vectors of a generation."""
-    data = {"format": FORMAT, "identity": identity_to_json(identity)}
-    with open(generation / "collection.json", "w", encoding="utf-8") as file:
-        json.dump(data, file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def read_identity(name: str, generation: Path) -> ModelIdentity:
@@ -111,15 +122,6 @@ def check_room(folder: Path) -> None:
         )
 
 
-def sync_folder(folder: Path) -> None:
-    """Make a renaming in a folder outlast a loss of power."""
-    file = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
-
-
 @contextmanager
 def folder_errors(path: Path) -> Iterator[None]:
     """Turn what the file system says into `StoreUnavailable`."""
@@ -129,3 +131,19 @@ def folder_errors(path: Path) -> Iterator[None]:
         raise StoreUnavailable(
             f"the folder {path} of the embedded store (QDRANT_PATH) cannot be used: {error}"
         ) from error
+
+
+def _write_identity(generation: Path, identity: ModelIdentity) -> None:
+    data = {"format": FORMAT, "identity": identity_to_json(identity)}
+    with open(generation / "collection.json", "w", encoding="utf-8") as file:
+        json.dump(data, file, indent=2)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:  # so that a renaming outlasts a loss of power
+    file = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)

@@ -113,7 +113,7 @@ class _Parser:
     def filter(self, data: Any, where: str, nesting: int = 1) -> Filter:
         _check_keys(data, where, _CLAUSES)
         if nesting > MAX_NESTING:
-            raise InvalidSearch(f"the filter has more than {MAX_NESTING} filters in each other")
+            raise InvalidSearch(f"the filter is nested deeper than {MAX_NESTING} levels")
         return Filter(**{clause: self._clause(data, clause, where, nesting) for clause in _CLAUSES})
 
     def _clause(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from hashlib import sha256
 from typing import Any, Protocol
@@ -108,8 +108,9 @@ class Collection(Protocol):
     ) -> list[Match]:
         """Return the `top_k` most similar points after the first `offset`, best first.
 
-        Only those that pass `filter` and whose score is not below `score_threshold`. Raises
-        `InvalidSearch` for a vector, `top_k`, `offset` or threshold that cannot be used.
+        Only those that pass `filter` and whose score is not below `score_threshold`; equal scores
+        in the order of ids. Raises `InvalidSearch` for a vector, `top_k`, `offset` or threshold
+        that cannot be used.
         """
 
     def scroll(
@@ -307,6 +308,11 @@ def check_query(top_k: int, offset: int, score_threshold: float | None) -> None:
         )
     if score_threshold is not None and not math.isfinite(score_threshold):
         raise InvalidSearch(f"score_threshold is {score_threshold}; it must be finite")
+
+
+def best_first(matches: Iterable[Match]) -> list[Match]:
+    """Return matches by falling score; engines leave open in which order equal ones come."""
+    return sorted(matches, key=lambda match: (-match.score, match.id))
 
 
 def check_payload(payload: Payload, id: str) -> Payload:

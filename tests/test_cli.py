@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import sys
 from collections.abc import Callable
@@ -49,22 +51,124 @@ def as_json(output: str) -> Any:
     return json.loads(output)
 
 
-def test_a_folder_is_indexed_once_and_what_is_no_picture_is_told(run: Run, folder: Path) -> None:
-    status, out, err = run("index", folder, "--collection", "folder", "--dao-id", "me")
-    assert status == 0
-    assert out.strip() == "indexed 6, unchanged 0, skipped 2 (collection folder, dao_id me)"
-    assert f"skipped {folder / 'notes.txt'}: not a picture" in err
-    assert f"skipped {folder / 'broken.png'}: the PNG image is broken or truncated" in err
-    assert ".hidden.png" not in err
-    again = run("index", folder, "--collection", "folder", "--dao-id", "me")[1]
-    assert again.startswith("indexed 0, unchanged 6, skipped 2")
+def test_a_folder_is_indexed_once_and_what_cannot_be_is_told(
+    run: Run, folder: Path, tmp_path: Path
+) -> None:
+    options = ("--collection", "folder", "--dao-id", "me", "--failures", tmp_path / "failed.jsonl")
+    status, out, err = run("index", folder, *options)
+    assert status == 3
+    assert out == (
+        "indexed 6, updated 0, unchanged 0, duplicates 0, forgotten 0, failed 1, other files 1 "
+        "(collection folder, dao_id me)\n"
+    )
+    why = "the PNG image is broken or truncated"
+    assert f"failed {folder / 'broken.png'}: {why}" in err
+    assert "all of them: " in err and "failed.jsonl" in err
+    assert ".hidden.png" not in err and "notes.txt" not in err
+    (line,) = (tmp_path / "failed.jsonl").read_text().splitlines()
+    assert as_json(line)["path"] == str(folder / "broken.png")
+    assert as_json(line)["why"].startswith(why)
+    again = run("index", folder, *options)[1]
+    assert again.startswith("indexed 0, updated 0, unchanged 6,")
+    (folder / "broken.png").unlink()
+    assert run("index", folder, *options)[0] == 0
+    assert not (tmp_path / "failed.jsonl").exists()
     stats = as_json(run("stats", "--collection", "folder", "--json")[1])
-    assert stats == {
-        "collection": "folder",
-        "points": 6,
-        "model": "local-dir:shapes/local",
-        "dimension": 128,
-    }
+    assert (stats["points"], stats["model"], stats["dimension"]) == (
+        6,
+        "local-dir:shapes/local",
+        128,
+    )
+
+
+def test_a_dry_run_says_what_would_happen_and_changes_nothing(run: Run, folder: Path) -> None:
+    (folder / "twin.png").write_bytes((folder / "scene_0.png").read_bytes())
+    (folder / "empty.png").write_bytes(b"")
+    status, out, _ = run("index", folder, "--dry-run", "--collection", "dry")
+    assert status == 0
+    assert f"index   {folder / 'scene_0.png'} = {folder / 'twin.png'}\n" in out
+    assert f"fail    {folder / 'empty.png'}: the file is empty\n" in out
+    assert "would index or update 7, leave 0 unchanged" in out
+    assert run("stats", "--collection", "dry")[0] == 1
+
+
+def test_gone_files_are_forgotten_when_asked(run: Run, folder: Path) -> None:
+    (folder / "broken.png").unlink()
+    run("index", folder, "--collection", "prune")
+    (folder / "scene_1.png").unlink()
+    assert ", forgotten 0," in run("index", folder, "--collection", "prune")[1]
+    assert ", forgotten 1," in run("index", folder, "--prune", "--collection", "prune")[1]
+    status, _, err = run("index", folder / "scene_0.png", "--prune", "--collection", "prune")
+    assert status == 1 and "--prune needs a folder" in err
+
+
+def test_a_list_and_a_manifest_are_sources(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{folder / 'scene_0.png'}\n"))
+    assert run("index", "-", "--collection", "listed")[1].startswith("indexed 1,")
+    manifest = folder / "m.jsonl"
+    line = {"path": "scene_1.png", "id": "42", "caption": "Рудий кіт", "category": "pets"}
+    manifest.write_text(f"{json.dumps(line)}\nnothing\n")
+    status, out, err = run("index", manifest, "--tag", "t", "--collection", "listed")
+    assert (status, out[:10]) == (3, "indexed 1,")
+    assert f"failed {manifest}, line 2: is not JSON" in err
+    found = run(
+        "search", "x", "--category", "pets", "--tag", "t", "--collection", "listed", "--json"
+    )
+    (hit,) = as_json(found[1])
+    assert (hit["id"], hit["payload"]["caption"]) == ("42", "Рудий кіт")
+
+
+def test_texts_and_pictures_add_up_to_a_search(run: Run, folder: Path, tmp_path: Path) -> None:
+    (folder / "broken.png").unlink()
+    run("index", folder, "--collection", "composite")
+
+    def search(*arguments: object) -> list[Any]:
+        command = ("search", *arguments, "--collection", "composite", "--json")
+        found: list[Any] = as_json(run(*map(str, command))[1])
+        return found
+
+    first = search("--image", folder / "scene_3.png")[0]
+    assert first["path"] == str(folder / "scene_3.png")
+    like = search("--like", first["id"], "--dao-id", "default", "--top-k", 50)
+    assert len(like) == 5 and first["id"] not in [hit["id"] for hit in like]
+    weighed = search(
+        "a star", "--image", folder / "scene_3.png", "--weight", "0.1", "--weight", "5"
+    )
+    assert weighed[0]["id"] == first["id"]
+    unlike = search("a star", "--not-image", folder / "scene_3.png", "--top-k", 50)
+    assert unlike[-1]["id"] == first["id"]
+    assert search("a star", "--not", "a circle")[0]["score"] < 1
+    assert len(search("a star", "--offset", 4, "--top-k", 50)) == 2
+    assert len(search("a star", "--threshold", "0.999")) == 0
+    assert len(search("a star", "--group-by", "dao_id")) == 1
+    assert len(search("a star", "--diversity", "0.5", "--top-k", 3)) == 3
+    only = {"must": [{"key": "title", "match": {"value": "scene 2"}}]}
+    assert len(search("a star", "--filter", json.dumps(only))) == 1
+
+
+def test_near_duplicates_are_listed(run: Run, folder: Path) -> None:
+    (folder / "broken.png").unlink()
+    scene_image(1).resize((180, 180)).save(folder / "smaller.png")
+    (folder / "twin.png").write_bytes((folder / "scene_2.png").read_bytes())
+    run("index", folder, "--collection", "near")
+    status, out, _ = run("duplicates", "--threshold", "0.98", "--collection", "near", "--json")
+    groups = [{Path(p).name for one in g["pictures"] for p in one["paths"]} for g in as_json(out)]
+    assert status == 0
+    assert {"scene_2.png", "twin.png"} in groups and {"scene_1.png", "smaller.png"} in groups
+    text = run("duplicates", "--threshold", "0.98", "--collection", "near")[1]
+    assert f"  {folder / 'smaller.png'}\n" in text
+    assert text.endswith("groups of pictures at least 0.98 alike\n")
+
+
+def test_reindex_has_nothing_to_do_with_the_same_model(run: Run, folder: Path) -> None:
+    run("index", folder / "scene_0.png", "--collection", "same")
+    status, out, _ = run("reindex", "--collection", "same")
+    assert (status, out) == (
+        0,
+        "embedded 0, failed 0; same holds 1 pictures of local-dir:shapes/local\n",
+    )
 
 
 def test_pictures_are_found_by_text_and_by_image(run: Run, folder: Path) -> None:
@@ -73,8 +177,9 @@ def test_pictures_are_found_by_text_and_by_image(run: Run, folder: Path) -> None
     status, out, _ = run("search", "--image", query, "--collection", "search", "--json")
     hits = as_json(out)
     assert status == 0
-    assert [set(hit) for hit in hits] == [{"id", "score", "path", "payload"}] * 5
-    assert hits[0]["path"] == hits[0]["id"] == str(query)
+    assert [set(hit) for hit in hits] == [{"id", "score", "path", "payload", "group"}] * 5
+    assert hits[0]["path"] == str(query)
+    assert hits[0]["id"] == hashlib.sha256(query.read_bytes()).hexdigest()[:32]
     assert hits[0]["payload"]["title"] == "scene 3"
     text = run("search", "a circle", "--collection", "search", "--top-k", "2", "--json")[1]
     assert len(as_json(text)) == 2
@@ -84,8 +189,14 @@ def test_pictures_are_found_by_text_and_by_image(run: Run, folder: Path) -> None
     assert nobody[:2] == (0, "nothing found\n")
 
 
-def test_pictures_are_deleted_by_their_path(run: Run, folder: Path) -> None:
-    run("index", folder / "scene_0.png", folder / "scene_1.png", "--collection", "delete")
+def test_pictures_are_deleted_by_their_path_or_id(run: Run, folder: Path) -> None:
+    (folder / "twin.png").write_bytes((folder / "scene_0.png").read_bytes())
+    names = ("scene_0", "twin", "scene_1", "scene_2")
+    run("index", *(folder / f"{name}.png" for name in names), "--collection", "delete")
+    second = hashlib.sha256((folder / "scene_2.png").read_bytes()).hexdigest()[:32]
+    assert run("delete", second, "--collection", "delete")[1] == "deleted 1\n"
+    assert run("delete", folder / "twin.png", "--collection", "delete")[1] == "deleted 1\n"
+    assert as_json(run("stats", "--collection", "delete", "--json")[1])["points"] == 2
     assert run("delete", folder / "scene_0.png", "--collection", "delete")[1] == "deleted 1\n"
     status, out, err = run("delete", folder / "scene_0.png", "--collection", "delete")
     assert (status, out) == (1, "deleted 0\n")
@@ -101,10 +212,11 @@ def test_local_needs_no_service(
     monkeypatch.setenv("MODEL_NAME", BUNDLED)
     monkeypatch.setenv("DEVICE", "cpu")
     monkeypatch.setenv("QDRANT_PATH", str(tmp_path / "local"))
+    monkeypatch.chdir(tmp_path)
     status, out, err = run("index", folder, "--local")
-    assert status == 0, err
-    assert out.startswith("indexed 6, unchanged 0, skipped 2")
-    assert "broken.png" in err and "notes.txt" in err
+    assert status == 3, err
+    assert out.startswith("indexed 6, updated 0, unchanged 0")
+    assert "broken.png" in err and (tmp_path / "vision-rag-failed.jsonl").exists()
     hits = as_json(run("search", "--image", folder / "scene_1.png", "--local", "--json")[1])
     assert hits[0]["path"] == str(folder / "scene_1.png")
 
@@ -125,11 +237,14 @@ def test_local_says_who_holds_the_store(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("search",), "give a text or --image FILE"),
-        (("search", "a", "--image", "b.png"), "give a text or --image FILE"),
+        (("search",), "give a text, --image FILE or --like ID"),
         (("search", ""), "at least 1 character"),
+        (("search", "a", "--filter", "{"), "--filter is not JSON"),
+        (("search", "a", "--filter", '{"all": []}'), "allowed there are key, match"),
+        (("search", "a", "--weight", "1", "--weight", "2"), "weights has 2 numbers for 1"),
+        (("search", "--like", "nobody"), "no picture 'nobody'"),
         (("search", "a", "--top-k", "0"), "top_k"),
-        (("search", "--image", "/nowhere.png"), "cannot read /nowhere.png"),
+        (("search", "--image", "/nowhere.png"), "/nowhere.png cannot be read"),
         (("search", "a", "--collection", "never"), "there is no collection 'never'"),
         (("search", "a", "--collection", "no/name"), "collection"),
         (("stats", "--collection", "never"), "there is no collection 'never'"),
@@ -147,12 +262,13 @@ def test_a_users_mistake_is_one_line_and_status_1(
 
 def test_an_empty_folder_is_said_so(run: Run, tmp_path: Path) -> None:
     status, _, err = run("index", tmp_path)
-    assert status == 1 and "no files" in err
+    assert (status, err) == (1, f"error: no pictures in {tmp_path}\n")
 
 
 def test_no_service_is_said_so(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     monkeypatch.setenv("VISION_ENCODER_URL", url)
+    monkeypatch.setattr("rag.indexing.ATTEMPTS", 1)  # it is waited for, for a minute
     for arguments in (("search", "a"), ("index", folder)):
         status, _, err = run(*arguments)
         assert status == 1
@@ -168,11 +284,13 @@ def test_a_bad_variable_is_said_so(run: Run, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_help_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ([], ["index"], ["search"], ["delete"], ["stats"]):
+    commands = ("index", "search", "duplicates", "delete", "stats", "reindex")
+    for command in ([], *([name] for name in commands)):
         with pytest.raises(SystemExit) as done:
             main([*command, "--help"])
         assert done.value.code == 0
-        assert len(capsys.readouterr().out) > 200
+        out = capsys.readouterr().out
+        assert len(out) > 200 and "Exit status: 0 done" in out
 
 
 def test_local_without_torch_is_said_so(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

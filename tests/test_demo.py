@@ -35,7 +35,7 @@ def run_demo(folder: Path, port: int) -> str:
 def test_the_demo_finds_the_right_pictures_and_indexes_nothing_twice(tmp_path: Path) -> None:
     port = free_port()
     first = run_demo(tmp_path, port)
-    assert "indexed 300, unchanged 0, skipped 0" in first
+    assert "indexed 300, updated 0, unchanged 0" in first
     for best in (
         "large red circle on yellow background",
         "four small blue squares on black background",
@@ -46,7 +46,7 @@ def test_the_demo_finds_the_right_pictures_and_indexes_nothing_twice(tmp_path: P
     with Image.open(tmp_path / "demo.png") as sheet:
         assert sheet.width > 900 and sheet.height > 700
     second = run_demo(tmp_path, port)
-    assert "indexed 0, unchanged 300, skipped 0" in second
+    assert "indexed 0, updated 0, unchanged 300" in second
     assert not processes_of(port)
 
 

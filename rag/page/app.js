@@ -1,0 +1,890 @@
+// The search page. What the service says is only ever set as text, never as HTML; the query
+// string of the page's address holds the search, under the names of the form's fields.
+
+const PAGE = 24; // pictures at a time
+const UPLOADS = 4; // requests under way at a time
+const TYPING_MS = 250; // of rest before a search is made
+const TRIES = 4; // of a request that is answered 429
+const LONGEST_WAIT = 10; // seconds between two of them, whatever the service says
+const ONE_PICTURES = new Set([400, 413, 415, 422, 429]); // statuses that say nothing of the next
+
+export const TEXTS = {
+  en: {
+    title: "Picture search",
+    language: "Language",
+    search: "Search",
+    query: "What the picture shows",
+    queryHint: "Describe a picture, or drop one here",
+    byPicture: "Search by a picture",
+    similarTo: "Similar to",
+    withoutPicture: "Search without this picture",
+    mix: "Weight of the picture",
+    mixText: "Text",
+    mixPicture: "Picture",
+    filters: "Filters",
+    not: "Not",
+    notHint: "what they should not show",
+    tenant: "Tenant",
+    tenantHint: "anyone's",
+    tag: "Tag",
+    tagHint: "any",
+    tags: "Tags",
+    tagsHint: "separated by commas",
+    collection: { one: "{n} picture in {name}", other: "{n} pictures in {name}" },
+    results: "Pictures found",
+    some: "From this collection",
+    found: { one: "{n} picture, best first", other: "{n} pictures, best first" },
+    foundMore: { one: "{n} picture so far", other: "{n} pictures so far" },
+    tagged: { one: "{n} picture", other: "{n} pictures" },
+    none: "Nothing found. Try other words or fewer filters.",
+    more: "Show more",
+    busy: { one: "Busy: trying again in {n} second", other: "Busy: trying again in {n} seconds" },
+    again: "Try again",
+    away: "The service does not answer. Is it running?",
+    odd: "The service gave an answer that is not understood (status {status}).",
+    unreadable: "The file cannot be read.",
+    tooLarge: "The file has {size} MB; at most {most} MB are allowed.",
+    emptyTitle: "No pictures here yet",
+    emptyDrop: "Drop pictures anywhere on this page, or choose “Add pictures” above.",
+    emptyCommand: "A whole folder goes in with",
+    offTitle: "Search is off",
+    offHow: "This service runs without search. Start it with",
+    add: "Add pictures",
+    addHint: "They are indexed at once, and can be found as soon as that is done.",
+    chooseFiles: "Choose pictures",
+    choose: "Choose pictures, or drop them here",
+    chosen: { one: "{n} picture chosen", other: "{n} pictures chosen" },
+    start: { one: "Add {n} picture", other: "Add {n} pictures" },
+    cancel: "Cancel",
+    uploads: "Pictures being added",
+    running: { one: "Adding {n} picture", other: "Adding {n} pictures" },
+    added: { one: "{n} picture added", other: "{n} pictures added" },
+    unchanged: { one: "{n} was there already", other: "{n} were there already" },
+    failed: { one: "{n} could not be added", other: "{n} could not be added" },
+    stopped: { one: "{n} was left out", other: "{n} were left out" },
+    of: "{done} of {n}",
+    stop: "Stop",
+    close: "Close",
+    score: "Score",
+    id: "Id",
+    path: "Path",
+    likeThis: "More like this",
+    forget: "Forget",
+    forgetAsk: "Forget this picture? Its file stays.",
+    forgetYes: "Forget it",
+    forgetNo: "Keep it",
+    forgotten: "Forgotten: {title}",
+    dropSearch: "Search by it",
+    dropAdd: "Add it here",
+  },
+  uk: {
+    title: "Пошук зображень",
+    language: "Мова",
+    search: "Шукати",
+    query: "Що на зображенні",
+    queryHint: "Опишіть зображення або перетягніть його сюди",
+    byPicture: "Шукати за зображенням",
+    similarTo: "Схожі на",
+    withoutPicture: "Шукати без цього зображення",
+    mix: "Вага зображення",
+    mixText: "Текст",
+    mixPicture: "Зображення",
+    filters: "Фільтри",
+    not: "Без",
+    notHint: "чого не має бути",
+    tenant: "Власник",
+    tenantHint: "будь-хто",
+    tag: "Мітка",
+    tagHint: "будь-яка",
+    tags: "Мітки",
+    tagsHint: "через кому",
+    collection: {
+      one: "{n} зображення в {name}",
+      few: "{n} зображення в {name}",
+      many: "{n} зображень у {name}",
+    },
+    results: "Знайдені зображення",
+    some: "З цієї колекції",
+    found: {
+      one: "{n} зображення, найкращі спочатку",
+      few: "{n} зображення, найкращі спочатку",
+      many: "{n} зображень, найкращі спочатку",
+    },
+    foundMore: {
+      one: "Поки що {n} зображення",
+      few: "Поки що {n} зображення",
+      many: "Поки що {n} зображень",
+    },
+    tagged: { one: "{n} зображення", few: "{n} зображення", many: "{n} зображень" },
+    none: "Нічого не знайдено. Спробуйте інші слова або менше фільтрів.",
+    more: "Показати ще",
+    busy: {
+      one: "Служба зайнята: наступна спроба за {n} секунду",
+      few: "Служба зайнята: наступна спроба за {n} секунди",
+      many: "Служба зайнята: наступна спроба за {n} секунд",
+    },
+    again: "Спробувати ще раз",
+    away: "Служба не відповідає. Чи вона запущена?",
+    odd: "Служба дала незрозумілу відповідь (статус {status}).",
+    unreadable: "Файл не вдається прочитати.",
+    tooLarge: "Файл має {size} МБ; дозволено щонайбільше {most} МБ.",
+    emptyTitle: "Тут ще немає зображень",
+    emptyDrop: "Перетягніть зображення на цю сторінку або натисніть «Додати зображення» вгорі.",
+    emptyCommand: "Цілу теку додає команда",
+    offTitle: "Пошук вимкнено",
+    offHow: "Ця служба працює без пошуку. Запустіть її з",
+    add: "Додати зображення",
+    addHint: "Вони індексуються одразу, і тоді їх можна знайти.",
+    chooseFiles: "Вибрати зображення",
+    choose: "Виберіть зображення або перетягніть їх сюди",
+    chosen: {
+      one: "Вибрано {n} зображення",
+      few: "Вибрано {n} зображення",
+      many: "Вибрано {n} зображень",
+    },
+    start: {
+      one: "Додати {n} зображення",
+      few: "Додати {n} зображення",
+      many: "Додати {n} зображень",
+    },
+    cancel: "Скасувати",
+    uploads: "Зображення, що додаються",
+    running: {
+      one: "Додається {n} зображення",
+      few: "Додаються {n} зображення",
+      many: "Додаються {n} зображень",
+    },
+    added: {
+      one: "Додано {n} зображення",
+      few: "Додано {n} зображення",
+      many: "Додано {n} зображень",
+    },
+    unchanged: { one: "{n} вже було тут", few: "{n} вже були тут", many: "{n} вже були тут" },
+    failed: {
+      one: "{n} не вдалося додати",
+      few: "{n} не вдалося додати",
+      many: "{n} не вдалося додати",
+    },
+    stopped: { one: "{n} пропущено", few: "{n} пропущено", many: "{n} пропущено" },
+    of: "{done} з {n}",
+    stop: "Зупинити",
+    close: "Закрити",
+    score: "Оцінка",
+    id: "Ідентифікатор",
+    path: "Шлях",
+    likeThis: "Більше схожих",
+    forget: "Забути",
+    forgetAsk: "Забути це зображення? Файл залишиться.",
+    forgetYes: "Забути",
+    forgetNo: "Залишити",
+    forgotten: "Забуто: {title}",
+    dropSearch: "Шукати за ним",
+    dropAdd: "Додати сюди",
+  },
+};
+
+// ---- language ------------------------------------------------------------------------------
+
+const $ = (selector) => document.querySelector(selector);
+
+let language = localStorage.getItem("language") ?? navigator.language.slice(0, 2);
+if (!(language in TEXTS)) language = "en";
+const redrawn = new Set([drawQuery, drawStatus, drawCollection, drawPictures, drawChosen]);
+
+function t(key, values = {}) {
+  const texts = TEXTS[language][key];
+  const text = texts[new Intl.PluralRules(language).select(values.n)] ?? texts;
+  return text.replace(/\{(\w+)\}/g, (_, name) =>
+    typeof values[name] === "number" ? values[name].toLocaleString(language) : values[name],
+  );
+}
+
+function speak(wanted) {
+  language = wanted;
+  document.documentElement.lang = language;
+  for (const one of document.querySelectorAll("[data-t]")) one.textContent = t(one.dataset.t);
+  for (const one of document.querySelectorAll("[data-t-label]")) {
+    one.ariaLabel = t(one.dataset.tLabel);
+    if (one.matches("button")) one.title = one.ariaLabel;
+  }
+  for (const one of document.querySelectorAll("[data-t-placeholder]")) {
+    one.placeholder = t(one.dataset.tPlaceholder);
+  }
+  for (const one of document.querySelectorAll("[data-language]")) {
+    one.ariaPressed = String(one.dataset.language === language);
+  }
+  for (const draw of redrawn) draw();
+}
+
+// ---- the service ---------------------------------------------------------------------------
+
+class Failure extends Error {
+  constructor(sentence, status, code) {
+    super(sentence);
+    this.status = status;
+    this.code = code;
+  }
+}
+
+/** Ask the service, and again while it is busy. Raises `Failure`, or AbortError. */
+async function ask(path, { method = "GET", body, signal, onBusy = () => {} } = {}) {
+  for (let tries = 1; ; tries++) {
+    let answer;
+    try {
+      answer = await fetch(path, {
+        method,
+        signal,
+        headers: body && { "Content-Type": "application/json" },
+        body: body && JSON.stringify(body),
+      });
+    } catch (error) {
+      if (error.name === "AbortError") throw error;
+      throw new Failure(t("away"));
+    }
+    if (answer.status === 429 && tries < TRIES) {
+      const seconds = Number(answer.headers.get("Retry-After")) || 1;
+      onBusy(Math.min(seconds, LONGEST_WAIT));
+      await rest(Math.min(seconds, LONGEST_WAIT) * 1000, signal);
+      continue;
+    }
+    const data = await answer.json().catch(() => null);
+    if (!answer.ok || !data) {
+      const sentence = data?.error ?? t("odd", { status: answer.status });
+      throw new Failure(sentence, answer.status, data?.code);
+    }
+    return data;
+  }
+}
+
+function rest(ms, signal) {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(resolve, ms);
+    signal?.addEventListener("abort", () => {
+      clearTimeout(timer);
+      reject(signal.reason);
+    });
+  });
+}
+
+/** Return a file as a data: URI. Raises `Failure` where it is too large or unreadable. */
+async function dataOf(file) {
+  const most = info.max_image_bytes;
+  if (file.size > most) {
+    throw new Failure(t("tooLarge", { size: Math.ceil(file.size / 1e6), most: most / 1e6 }), 413);
+  }
+  return new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve(reader.result);
+    reader.onerror = () => reject(new Failure(t("unreadable"), 400));
+    reader.readAsDataURL(file);
+  });
+}
+
+/** Return the address of what the service has of one picture. */
+function addressOf(id, daoId, what = "") {
+  const query = new URLSearchParams({ dao_id: daoId, collection });
+  return `images/${encodeURIComponent(id)}${what}?${query}`;
+}
+
+// ---- what is searched for ------------------------------------------------------------------
+
+const form = $("#search");
+const examples = new Map(); // files searched by, by the key that the history has of them
+
+let info = {};
+let collection = "";
+let example = null; // the file to search by
+
+const value = (name) => form.elements[name].value.trim();
+const isBrowsing = () => !example && !["q", "like", "not", "tag"].some(value);
+const isScored = () => Boolean(example || value("q") || value("like"));
+
+/** Return the page's address for what the form says. */
+function address() {
+  const query = new URLSearchParams();
+  const asked = new URLSearchParams(location.search).get("collection");
+  if (asked) query.set("collection", asked);
+  for (const { name } of form.elements) {
+    if (!name || !value(name) || (name === "share" && !isMixed())) continue;
+    query.set(name, value(name));
+  }
+  const text = query.toString();
+  return location.pathname + (text && `?${text}`);
+}
+
+const isMixed = () => Boolean(value("q") && (example || value("like")));
+
+/** Make the search that the form says, and give it a place in the history. */
+function go({ typing = false } = {}) {
+  clearTimeout(go.timer);
+  const to = address();
+  const key = example && [...examples].find(([, file]) => file === example)[0];
+  const state = { typing, example: key };
+  const same = to === location.pathname + location.search && key === (history.state?.example ?? null);
+  // one entry for all that is typed until Enter
+  if (same || (typing && history.state?.typing)) history.replaceState(state, "", to);
+  else history.pushState(state, "", to);
+  drawQuery();
+  return run();
+}
+
+function goSoon() {
+  clearTimeout(go.timer);
+  go.timer = setTimeout(go, TYPING_MS, { typing: true });
+}
+
+/** Fill the form with what the page's address says, and search. */
+function comeBack() {
+  clearTimeout(go.timer);
+  const query = new URLSearchParams(location.search);
+  for (const one of form.elements) {
+    if (one.name) one.value = query.get(one.name) ?? one.defaultValue;
+  }
+  example = examples.get(history.state?.example) ?? null;
+  if (value("not") || value("dao_id") || value("tag")) $("#filters").open = true;
+  drawQuery();
+  return run();
+}
+
+function searchBy(file) {
+  examples.set(crypto.getRandomValues(new Uint32Array(2)).join(""), file);
+  example = file;
+  form.elements.like.value = form.elements.like_dao_id.value = "";
+  return go();
+}
+
+function searchLike(picture) {
+  form.elements.q.value = "";
+  example = null;
+  form.elements.like.value = picture.id;
+  form.elements.like_dao_id.value = picture.dao_id;
+  return go();
+}
+
+/** Return one page of pictures `from` a place on: {pictures, next}. */
+async function find(from, signal) {
+  if (isBrowsing()) {
+    const query = new URLSearchParams({ limit: PAGE });
+    if (value("dao_id")) query.set("dao_id", value("dao_id"));
+    if (from) query.set("start", from);
+    const path = `collections/${encodeURIComponent(collection)}/images?${query}`;
+    const { images, next } = await ask(path, { signal, onBusy });
+    return { pictures: images, next };
+  }
+  const share = Number(value("share")) / 100;
+  const image = example
+    ? { image_base64: await dataOf(example) }
+    : value("like") && { id: value("like") };
+  const body = {
+    // a search needs an example: where there are only conditions, any will do
+    text: value("q") || (image ? undefined : "a picture"),
+    image: image || undefined,
+    weights: isMixed() ? [1 - share, share] : undefined,
+    negative: value("not") ? { text: value("not") } : undefined,
+    // an indexed picture is looked up, and searched by, within its tenant
+    dao_id: (value("like") ? value("like_dao_id") : value("dao_id")) || undefined,
+    filter: value("tag")
+      ? { must: [{ key: "tags", match: { value: value("tag") } }] }
+      : undefined,
+    top_k: PAGE,
+    offset: from ?? 0,
+    collection,
+  };
+  const { hits, next_offset: next } = await ask("search", { method: "POST", body, signal, onBusy });
+  const pictures = hits.map((hit) => ({ ...hit, dao_id: hit.payload.dao_id ?? "default" }));
+  return { pictures, next };
+}
+
+function drawQuery() {
+  const like = value("like");
+  $("#chip").hidden = !example && !like;
+  $("#mix").hidden = !isMixed();
+  document.title = [value("q"), t("title")].filter(Boolean).join(" · ");
+  const source = example ?? like;
+  if ($("#chip").hidden || drawQuery.drawn === source) return;
+  drawQuery.drawn = source;
+  URL.revokeObjectURL($("#chip-picture").src);
+  const address = example
+    ? URL.createObjectURL(example)
+    : addressOf(like, value("like_dao_id") || "default", "/thumbnail");
+  $("#chip-picture").src = address;
+  $("#chip-title").textContent = example ? example.name : (titles.get(like) ?? titleOf({ id: like, path: like, payload: {} }));
+}
+
+// ---- what is found -------------------------------------------------------------------------
+
+const titles = new Map(); // of pictures seen, by id
+
+let found = { pictures: [], next: null };
+let status = () => "";
+let controller = new AbortController(); // of the search whose answer is wanted
+
+function onBusy(n) {
+  status = () => t("busy", { n });
+  drawStatus();
+}
+
+/** Show what the form asks for, in place of what is shown or, with `more`, after it. */
+async function run({ more = false } = {}) {
+  controller.abort();
+  controller = new AbortController();
+  const { signal } = controller;
+  const main = $("main");
+  main.ariaBusy = "true";
+  $("#more").hidden = true;
+  try {
+    const page = await find(more ? found.next : null, signal);
+    if (signal.aborted) return;
+    const seen = more ? found.pictures : [];
+    found = { pictures: [...seen, ...page.pictures], next: page.next };
+    $("#alert").hidden = true;
+    showFound(seen.length);
+  } catch (error) {
+    if (!signal.aborted) showFailure(error, more);
+  } finally {
+    if (!signal.aborted) main.ariaBusy = "false";
+  }
+}
+
+function showFound(from) {
+  const n = found.pictures.length;
+  const filtered = Boolean(!isBrowsing() || value("dao_id"));
+  const empty = n === 0 && (!filtered || points === 0);
+  $("#empty").hidden = !empty;
+  status = () => {
+    if (n === 0) return empty ? "" : t("none");
+    if (isBrowsing()) return t("some");
+    if (from > 0) return t("foundMore", { n });
+    return t(isScored() ? "found" : "tagged", { n });
+  };
+  for (const picture of found.pictures.slice(from)) remember(picture);
+  drawStatus();
+  drawPictures(from);
+  if (from > 0) $("#grid").children[from]?.firstChild.focus();
+}
+
+function showFailure(error, more) {
+  if (!(error instanceof Failure)) throw error;
+  if (more) $("#more").hidden = false;
+  const empty = error.code === "collection_not_found";
+  if (!more) found = { pictures: [], next: null };
+  status = () => "";
+  drawStatus();
+  if (!more) drawPictures();
+  $("#empty").hidden = !empty;
+  $("#alert").hidden = empty;
+  $("#alert p").textContent = error.message;
+  $("#alert button").onclick = () => run({ more });
+}
+
+function remember({ id, dao_id, payload }) {
+  titles.set(id, titleOf({ id, payload }));
+  suggest("#tenants", [dao_id]);
+  suggest("#tags", tagsOf(payload));
+}
+
+function suggest(list, values) {
+  const options = $(list);
+  const known = new Set([...options.children].map((option) => option.value));
+  for (const one of values) if (!known.has(one)) options.append(make("option", { value: one }));
+}
+
+const tagsOf = (payload) => [payload.tags ?? []].flat().filter((tag) => typeof tag === "string");
+
+function titleOf({ id, path, payload }) {
+  const name = (path || payload.image_path || "").split(/[\\/]/).pop();
+  return String(payload.title || payload.caption || name || id);
+}
+
+function make(tag, properties = {}, ...children) {
+  const element = Object.assign(document.createElement(tag), properties);
+  element.append(...children);
+  return element;
+}
+
+/** Return a picture's thumbnail, which becomes a tile with its title where there is none. */
+function thumbnail(picture, lazy) {
+  const alt = titleOf(picture);
+  const image = make("img", { alt, loading: lazy ? "lazy" : "eager", width: 384, height: 384 });
+  image.onerror = () => {
+    const tile = make("span", { className: "missing", textContent: alt });
+    image.replaceWith(tile);
+  };
+  image.src = addressOf(picture.id, picture.dao_id, "/thumbnail");
+  return image;
+}
+
+const scoreOf = ({ score }) =>
+  score.toLocaleString(language, { minimumFractionDigits: 3, maximumFractionDigits: 3 });
+
+function card(picture) {
+  const title = make("span", { className: "title", textContent: titleOf(picture) });
+  title.ariaHidden = "true"; // the picture's alternative text says it
+  const caption = make("span", { className: "caption" }, title);
+  if (isScored()) caption.append(make("span", { className: "score", textContent: scoreOf(picture) }));
+  const button = make("button", { type: "button" }, thumbnail(picture, true), caption);
+  button.onclick = () => {
+    button.focus(); // Safari does not; the dialog gives the focus back when it closes
+    openDetails(picture);
+  };
+  return make("li", {}, button);
+}
+
+/** Draw the cards of what is found, those before `from` being drawn already. */
+function drawPictures(from = 0) {
+  const cards = found.pictures.slice(from).map(card);
+  if (from > 0) $("#grid").append(...cards);
+  else $("#grid").replaceChildren(...cards);
+  $("#more").hidden = found.next === null;
+}
+
+function drawStatus() {
+  $("#status").textContent = status();
+}
+
+/** Move the focus in the grid with the arrow keys. */
+function moveFocus(event) {
+  const cards = [...$("#grid").children];
+  const at = cards.findIndex((one) => one.contains(document.activeElement));
+  const columns = cards.findIndex((one) => one.offsetTop > cards[0].offsetTop);
+  const row = columns < 0 ? cards.length : columns;
+  const steps = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: row, ArrowUp: -row };
+  const ends = { Home: 0, End: cards.length - 1 };
+  const to = ends[event.key] ?? at + steps[event.key];
+  if (at < 0 || !(to in cards)) return;
+  event.preventDefault();
+  cards[to].firstChild.focus();
+}
+
+// ---- one picture ---------------------------------------------------------------------------
+
+const details = $("#details");
+
+let opened = null; // the picture that it shows
+
+function openDetails(picture) {
+  opened = picture;
+  const { id, dao_id, path, payload } = picture;
+  $("#details .photo").replaceChildren(thumbnail(picture, false));
+  $("#details-title").textContent = titleOf(picture);
+  $("#details .tags").replaceChildren(...tagsOf(payload).map(tagButton));
+  const rows = [[t("id"), id], [t("tenant"), dao_id], [t("path"), path]];
+  if (isScored()) rows.unshift([t("score"), scoreOf(picture)]);
+  const shown = new Set(["image_id", "dao_id", "image_path"]);
+  rows.push(...Object.entries(payload).filter(([name]) => !shown.has(name)));
+  $("#details tbody").replaceChildren(
+    ...rows.map(([name, data]) =>
+      make("tr", {}, make("th", { scope: "row", textContent: name }), cell(data)),
+    ),
+  );
+  $("#details .problem").textContent = "";
+  askToForget(false);
+  details.showModal();
+}
+
+function cell(data) {
+  const plain = (one) => one === null || typeof one !== "object";
+  const text = Array.isArray(data) && data.every(plain) ? data.join(", ") : data;
+  return plain(text)
+    ? make("td", { textContent: String(text ?? "") })
+    : make("td", {}, make("pre", { textContent: JSON.stringify(data, null, 2) }));
+}
+
+function tagButton(tag) {
+  const button = make("button", { type: "button", textContent: tag });
+  button.onclick = () => {
+    details.close();
+    form.elements.tag.value = tag;
+    $("#filters").open = true;
+    go();
+  };
+  return button;
+}
+
+function askToForget(asking) {
+  $("#confirm").hidden = !asking;
+  $("#like-this").parentElement.hidden = asking;
+  if (asking) $("#forget-no").focus();
+}
+
+async function forget() {
+  const picture = opened;
+  try {
+    await ask(addressOf(picture.id, picture.dao_id), { method: "DELETE" });
+  } catch (error) {
+    if (!(error instanceof Failure)) throw error;
+    $("#details .problem").textContent = error.message;
+    return;
+  }
+  details.close();
+  const at = found.pictures.indexOf(picture);
+  if (at >= 0) {
+    found.pictures.splice(at, 1);
+    if (typeof found.next === "number") found.next -= 1; // so many are left out of the next page
+    drawPictures();
+    const { children } = $("#grid");
+    (children[Math.min(at, children.length - 1)]?.firstChild ?? form.elements.q).focus();
+  }
+  status = () => t("forgotten", { title: titleOf(picture) });
+  drawStatus();
+  count();
+}
+
+// ---- adding pictures -----------------------------------------------------------------------
+
+const adding = $("#add");
+const fields = $("#add form").elements;
+
+let chosen = [];
+let turn = Promise.resolve(); // of the next run: one at a time, so that `UPLOADS` holds for all
+
+function choose(files) {
+  if (!adding.open) {
+    if (details.open) details.close();
+    chosen = [];
+    fields.dao_id.value ||= value("dao_id");
+    adding.showModal();
+  }
+  chosen = [...chosen, ...files];
+  drawChosen();
+}
+
+function drawChosen() {
+  const n = chosen.length;
+  $("#chosen").textContent = n ? t("chosen", { n }) : t("choose");
+  $("#start-add").textContent = n ? t("start", { n }) : t("add");
+  $("#start-add").disabled = n === 0;
+  $("#add .previews").replaceChildren(
+    ...chosen.slice(0, 8).map((file) => {
+      const image = make("img", { alt: "", src: URL.createObjectURL(file) });
+      image.onload = image.onerror = () => URL.revokeObjectURL(image.src);
+      return image;
+    }),
+  );
+}
+
+/** Add files, a few at a time, and show how that goes. */
+function add(files, daoId, tags) {
+  const stopping = new AbortController();
+  const { signal } = stopping;
+  const counts = { indexed: 0, unchanged: 0 };
+  const failed = make("ul");
+  const title = make("p");
+  const bar = make("progress", { max: files.length, value: 0 });
+  const far = make("span");
+  const button = make("button", { type: "button", className: "round" });
+  button.append($("#details .close").firstElementChild.cloneNode(true));
+  const box = make("article", {}, title, button, bar, far, failed);
+  title.role = "status";
+  let ended = false;
+
+  const draw = () => {
+    const n = files.length;
+    const results = [t("added", { n: counts.indexed })];
+    if (counts.unchanged) results.push(t("unchanged", { n: counts.unchanged }));
+    if (failed.children.length) results.push(t("failed", { n: failed.children.length }));
+    if (bar.value < n) results.push(t("stopped", { n: n - bar.value }));
+    title.textContent = ended ? results.join(", ") : t("running", { n });
+    far.textContent = t("of", { done: bar.value, n });
+    bar.ariaLabel = t("running", { n });
+    button.ariaLabel = button.title = ended ? t("close") : t("stop");
+    bar.hidden = far.hidden = ended;
+  };
+  const addOne = async (file) => {
+    try {
+      const { outcome } = await index(file, daoId, tags, signal);
+      counts[outcome === "unchanged" ? "unchanged" : "indexed"] += 1;
+    } catch (error) {
+      if (signal.aborted) return;
+      if (!(error instanceof Failure)) throw error;
+      const name = make("b", { textContent: file.name });
+      failed.append(make("li", {}, name, ` ${error.message}`));
+      if (!ONE_PICTURES.has(error.status)) stopping.abort(); // the next ones would fail alike
+    }
+    bar.value += 1;
+    draw();
+  };
+  const work = async (queue) => {
+    while (queue.length && !signal.aborted) await addOne(queue.shift());
+  };
+  button.onclick = () => {
+    if (!ended) return stopping.abort();
+    redrawn.delete(draw);
+    box.remove();
+  };
+  redrawn.add(draw);
+  draw();
+  $("#runs").append(box);
+  turn = turn.then(async () => {
+    const queue = [...files];
+    await Promise.all(Array.from({ length: UPLOADS }, () => work(queue)));
+    ended = true;
+    draw();
+    count();
+    if (isBrowsing()) run();
+  });
+}
+
+async function index(file, daoId, tags, signal) {
+  const data = await dataOf(file);
+  const metadata = { title: file.name.replace(/\.[^.]+$/, "") };
+  if (tags.length) metadata.tags = tags;
+  const body = {
+    id: await idOf(file),
+    image_base64: data,
+    dao_id: daoId || "default",
+    image_path: file.name,
+    metadata,
+    collection,
+  };
+  return ask("images", { method: "POST", body, signal });
+}
+
+/** Return an id that the same file always has, 32 hexadecimal digits. */
+async function idOf(file) {
+  if (!crypto.subtle) return newId(); // plain http, and not from this very machine
+  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", await file.arrayBuffer()));
+  return hex(digest.slice(0, 16));
+}
+
+const hex = (bytes) => [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+const newId = () => hex(crypto.getRandomValues(new Uint8Array(16)));
+
+// ---- dropped and pasted pictures -----------------------------------------------------------
+
+const drop = $("#drop");
+
+const hasFiles = (event) => event.dataTransfer?.types.includes("Files");
+
+function take(where, files) {
+  if (files.length === 0 || !info.qdrant_enabled) return;
+  if (adding.open || where === "add") choose(files);
+  else searchBy(files[0]);
+}
+
+window.addEventListener("dragover", (event) => {
+  if (!hasFiles(event) || !info.qdrant_enabled) return;
+  event.preventDefault();
+  if (details.open) details.close();
+  drop.hidden = adding.open; // then the dialog takes them
+  for (const zone of drop.children) zone.classList.toggle("over", zone.contains(event.target));
+});
+window.addEventListener("dragleave", (event) => {
+  if (!event.relatedTarget) drop.hidden = true;
+});
+window.addEventListener("drop", (event) => {
+  if (!hasFiles(event)) return;
+  event.preventDefault();
+  drop.hidden = true;
+  take(event.target.closest?.("[data-drop]")?.dataset.drop, [...event.dataTransfer.files]);
+});
+window.addEventListener("paste", (event) => {
+  const files = [...event.clipboardData.files];
+  if (files.length === 0 || details.open || event.clipboardData.getData("text")) return;
+  event.preventDefault();
+  take("search", files);
+});
+
+// ---- the collection, and the start ---------------------------------------------------------
+
+let points = null; // in the collection
+
+function drawCollection() {
+  $("#collection").textContent =
+    points === null ? collection : t("collection", { n: points, name: collection });
+}
+
+async function count() {
+  try {
+    points = (await ask(`collections/${encodeURIComponent(collection)}`)).points;
+  } catch (error) {
+    if (!(error instanceof Failure)) throw error;
+    points = null; // the search says what is wrong
+  }
+  drawCollection();
+}
+
+function listen() {
+  form.onsubmit = (event) => {
+    event.preventDefault();
+    go();
+  };
+  form.oninput = (event) => {
+    if (event.target.name === "dao_id") {
+      // an indexed picture is searched by within its own tenant
+      form.elements.like.value = form.elements.like_dao_id.value = "";
+    }
+    if (event.target.name) goSoon();
+  };
+  window.onpopstate = comeBack;
+  $("#grid").onkeydown = moveFocus;
+  $("#more").onclick = () => run({ more: true });
+  $("#choose").onclick = () => $("#example").click();
+  $("#example").onchange = ({ target }) => {
+    take("search", [...target.files]);
+    target.value = ""; // so that the same file can be chosen again
+  };
+  $("#drop-example").onclick = () => {
+    example = null;
+    form.elements.like.value = form.elements.like_dao_id.value = "";
+    form.elements.q.focus();
+    go();
+  };
+  $("#like-this").onclick = () => {
+    details.close();
+    searchLike(opened);
+    form.elements.q.focus();
+    scrollTo({ top: 0 });
+  };
+  $("#forget").onclick = () => askToForget(true);
+  $("#forget-no").onclick = () => {
+    askToForget(false);
+    $("#forget").focus();
+  };
+  $("#forget-yes").onclick = forget;
+  for (const dialog of [details, adding]) {
+    dialog.onclick = ({ target }) => {
+      if (target.closest(".close")) dialog.close();
+    };
+  }
+  $("#open-add").onclick = () => choose([]);
+  $("#choose-files").onclick = () => $("#files").click();
+  $("#files").onchange = ({ target }) => {
+    choose([...target.files]);
+    target.value = "";
+  };
+  $("#add form").onsubmit = () => {
+    const tags = fields.tags.value.split(",").map((tag) => tag.trim());
+    add(chosen, fields.dao_id.value.trim(), tags.filter(Boolean));
+  };
+  for (const button of document.querySelectorAll("[data-language]")) {
+    button.onclick = () => {
+      localStorage.setItem("language", button.dataset.language);
+      speak(button.dataset.language);
+    };
+  }
+}
+
+async function start() {
+  speak(language);
+  $("#filters").open = matchMedia("(min-width: 45rem)").matches;
+  try {
+    info = await ask("info");
+  } catch (error) {
+    showFailure(error);
+    $("#alert button").onclick = () => location.reload();
+    return;
+  }
+  const asked = new URLSearchParams(location.search).get("collection");
+  collection = asked ?? info.collection ?? "";
+  if (asked) $(".brand").search = new URLSearchParams({ collection }).toString();
+  const off = !info.qdrant_enabled;
+  $("#off").hidden = !off;
+  form.hidden = $("#open-add").hidden = off;
+  if (off) return;
+  listen();
+  count();
+  await comeBack();
+}
+
+start();

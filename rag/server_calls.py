@@ -1,0 +1,148 @@
+"""Calls to a Qdrant server: made again where that may help, and their failures in one sentence."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Final, TypeVar
+
+import grpc  # type: ignore[import-untyped]
+from qdrant_client import QdrantClient
+from qdrant_client.common.client_exceptions import QdrantException, ResourceExhaustedResponse
+from qdrant_client.http.exceptions import ApiException, UnexpectedResponse
+
+from rag.errors import StoreUnavailable
+
+R = TypeVar("R")
+
+# A server that never answers is given up on after 19 s, one that refuses after at most 6 s.
+TIMEOUT_S: Final = 6
+ATTEMPTS: Final = 3
+FIRST_DELAY_S: Final = 0.25  # doubled each time
+LONGEST_DELAY_S: Final = 3.0  # whatever a busy server asks for
+
+_PASSING: Final = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+    }
+)
+_PASSING_HTTP: Final = frozenset({429, 502, 503, 504})
+_ADVICE: Final = "start it, or correct QDRANT_HOST, QDRANT_PORT, QDRANT_GRPC_PORT and QDRANT_API_KEY"
+
+
+class NotThere(StoreUnavailable):
+    """The server has no collection, and no alias, of the name that was asked for."""
+
+
+class Calls:
+    """A client, and the rules by which it is called.
+
+    It may also be qdrant-client's local mode, which tests use: that has no indexes to create
+    (`local` says so) and is not thread-safe, so there calls take turns.
+    """
+
+    def __init__(self, client: QdrantClient, sleep: Callable[[float], None] = time.sleep) -> None:
+        options = client.init_options
+        self.local = options["location"] == ":memory:" or options["path"] is not None
+        port = options["grpc_port"] if options["prefer_grpc"] else options["port"]
+        self.address = (
+            options["url"] or options["location"] or options["path"] or f"{options['host']}:{port}"
+        )
+        self._client = client
+        self._sleep = sleep
+        self._closed = False
+        self._turn: AbstractContextManager[object] = (
+            threading.RLock() if self.local else nullcontext()
+        )
+
+    def __call__(self, call: Callable[[QdrantClient], R]) -> R:
+        """Make a call, and again when it failed for the moment: up to three times.
+
+        All calls of ours may be made again, whether or not the one before was carried out.
+        Raises `NotThere`, and `StoreUnavailable` when the server does not answer with success.
+        """
+        for attempt in itertools.count(1):
+            try:
+                if self._closed:
+                    raise ValueError("closed")
+                with self._turn:
+                    return call(self._client)
+            except (grpc.RpcError, ApiException, QdrantException, ValueError) as error:
+                if self._closed:  # before, or by another thread meanwhile
+                    raise StoreUnavailable(
+                        f"the connection to Qdrant at {self.address} is closed"
+                    ) from error
+                if is_missing(error):
+                    raise NotThere(
+                        f"Qdrant at {self.address} does not have this generation of the collection "
+                        f"(any more): open the collection again ({_details(error)})"
+                    ) from error
+                if isinstance(error, ValueError):
+                    raise  # a mistake of ours
+                if attempt == ATTEMPTS or not may_pass(error):
+                    raise StoreUnavailable(f"Qdrant at {self.address} {_explain(error)}") from error
+                self._sleep(_delay(error, attempt))
+        raise AssertionError("unreachable")
+
+    def close(self) -> None:
+        """Close the connections; further calls are refused."""
+        if not self._closed:
+            self._closed = True
+            self._client.close()
+
+
+def is_missing(error: Exception) -> bool:
+    """Say whether a call failed because there is no such collection."""
+    if isinstance(error, grpc.RpcError):
+        missing = error.code() == grpc.StatusCode.NOT_FOUND
+    elif isinstance(error, UnexpectedResponse):
+        missing = error.status_code == 404
+    else:
+        missing = isinstance(error, ValueError) and "not found" in str(error)  # local mode
+    return missing and "ollection" in _details(error)  # and not: no such point
+
+
+def may_pass(error: Exception) -> bool:
+    """Say whether a call may succeed when it is made again."""
+    if isinstance(error, grpc.RpcError):
+        return error.code() in _PASSING
+    if isinstance(error, UnexpectedResponse):
+        return error.status_code in _PASSING_HTTP
+    return not isinstance(error, ValueError)  # no connection, or busy
+
+
+def _delay(error: Exception, attempt: int) -> float:
+    if isinstance(error, ResourceExhaustedResponse):
+        return min(float(error.retry_after_s), LONGEST_DELAY_S)
+    return FIRST_DELAY_S * 2 ** (attempt - 1)
+
+
+def _explain(error: Exception) -> str:
+    details = _details(error)
+    if isinstance(error, ResourceExhaustedResponse):
+        return f"is busy: try again in {error.retry_after_s} s ({details})"
+    if isinstance(error, QdrantException):  # a Retry-After that the client cannot read
+        return f"is busy ({details})"
+    if isinstance(error, grpc.RpcError):
+        code = error.code()
+        if code == grpc.StatusCode.UNAVAILABLE:
+            return f"cannot be reached: {_ADVICE} ({details})"
+        if code == grpc.StatusCode.DEADLINE_EXCEEDED:
+            return "did not answer in time: try again, or look at its load"
+        if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+            return f"refused the key: set QDRANT_API_KEY to one that may write ({details})"
+        return f"answered {code.name}: {details}"
+    if isinstance(error, UnexpectedResponse):
+        return f"answered {details}"
+    return f"cannot be reached: {_ADVICE} ({details})"
+
+
+def _details(error: Exception) -> str:
+    if isinstance(error, grpc.RpcError):
+        return error.details() or ""
+    return str(getattr(error, "source", error))

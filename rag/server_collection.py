@@ -1,0 +1,186 @@
+"""One generation of a collection of a Qdrant server, which is a collection of its own there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final, TypeVar
+
+import numpy as np
+from qdrant_client import models
+
+from rag.filters import Filter
+from rag.server_calls import Calls
+from rag.server_filters import server_filter
+from rag.store import (
+    Match,
+    ModelIdentity,
+    Payload,
+    Point,
+    Record,
+    Vector,
+    best_first,
+    check_id,
+    check_payload,
+    check_points,
+    check_query,
+    check_vector,
+)
+
+T = TypeVar("T")
+
+CHUNK_POINTS: Final = 256
+
+
+def name_there(name: str, generation: str) -> str:
+    """Return the name that a generation has on the server."""
+    return f"{name}--{generation}"
+
+
+class ServerCollection:
+    """An open generation of a collection of a server.
+
+    It is addressed by its own name there, never by the alias: a write that races a change of
+    generation cannot put one model's vectors among another's.
+    """
+
+    def __init__(self, name: str, identity: ModelIdentity, calls: Calls) -> None:
+        self.name = name
+        self.identity = identity
+        self._there = name_there(name, identity.generation)
+        self._calls = calls
+
+    def upsert(self, points: Sequence[Point]) -> None:
+        """Insert or replace points, 256 a call; all are checked before any is written.
+
+        When a call fails, those before it stay written: sending all again is safe.
+        """
+        ready = [
+            models.PointStruct(id=p.id, vector=p.vector.tolist(), payload=p.payload)
+            for p in check_points(points, self.identity.dimension)
+        ]
+        for chunk in _chunks(ready):
+            self._upsert(chunk)
+
+    def overwrite_payloads(self, payloads: Mapping[str, Payload]) -> int:
+        """Replace the payloads of those ids that exist, 256 a call, and return how many did."""
+        checked = {check_id(id): check_payload(payload, id) for id, payload in payloads.items()}
+        held = [record.id for chunk in _chunks(checked) for record in self._retrieve(chunk)]
+        for chunk in _chunks(held):
+            self._overwrite({id: checked[id] for id in chunk})
+        return len(held)
+
+    def retrieve(self, ids: Sequence[str], *, with_vectors: bool = False) -> dict[str, Record]:
+        """Return those points that exist, by the ids as they were given."""
+        canonical = {id: check_id(id) for id in ids}
+        found = {
+            record.id: record
+            for chunk in _chunks(set(canonical.values()))
+            for record in self._retrieve(chunk, payloads=True, vectors=with_vectors)
+        }
+        return {id: found[uuid] for id, uuid in canonical.items() if uuid in found}
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """Delete points by id and return how many existed.
+
+        They are looked up first, and so are counted right although an answer gets lost.
+        """
+        unique = {check_id(id) for id in ids}
+        held = [record.id for chunk in _chunks(unique) for record in self._retrieve(chunk)]
+        for chunk in _chunks(held):
+            self._delete(chunk)
+        return len(held)
+
+    def query(
+        self,
+        vector: Vector,
+        top_k: int,
+        *,
+        offset: int = 0,
+        filter: Filter | None = None,
+        score_threshold: float | None = None,
+        with_vectors: bool = False,
+    ) -> list[Match]:
+        """Return the `top_k` most similar points after the first `offset`, best first."""
+        check_query(top_k, offset, score_threshold)
+        unit = check_vector(vector, self.identity.dimension, "the query vector")
+        response = self._calls(
+            lambda client: client.query_points(
+                self._there,
+                query=unit.tolist(),
+                query_filter=server_filter(filter),
+                limit=top_k,
+                offset=offset,
+                score_threshold=score_threshold,
+                with_payload=True,
+                with_vectors=with_vectors,
+            )
+        )
+        return best_first(
+            Match(str(p.id), p.score, p.payload or {}, _vector(p)) for p in response.points
+        )
+
+    def scroll(
+        self, *, filter: Filter | None = None, limit: int = 1000, start: str | None = None
+    ) -> tuple[list[Record], str | None]:
+        """Return points in the order of their ids, from `start`, and where to go on."""
+        offset = None if start is None else check_id(start)
+        records, following = self._calls(
+            lambda client: client.scroll(
+                self._there,
+                scroll_filter=server_filter(filter),
+                limit=limit,
+                offset=offset,
+                with_payload=True,
+            )
+        )
+        return [_record(record) for record in records], following and str(following)
+
+    def count(self, *, filter: Filter | None = None) -> int:
+        """Return the exact number of points; of those that pass `filter`."""
+        wanted = server_filter(filter)
+        return self._calls(lambda c: c.count(self._there, count_filter=wanted, exact=True)).count
+
+    def _upsert(self, points: list[models.PointStruct]) -> None:
+        self._calls(lambda client: client.upsert(self._there, points, wait=True))
+
+    def _overwrite(self, payloads: Mapping[str, Payload]) -> None:
+        # By a filter on the id: by the id itself one that was just deleted fails the others, too.
+        operations = [
+            models.OverwritePayloadOperation(
+                overwrite_payload=models.SetPayload(
+                    payload=payload,
+                    filter=models.Filter(must=[models.HasIdCondition(has_id=[id])]),
+                )
+            )
+            for id, payload in payloads.items()
+        ]
+        self._calls(lambda client: client.batch_update_points(self._there, operations, wait=True))
+
+    def _retrieve(
+        self, ids: list[str], *, payloads: bool = False, vectors: bool = False
+    ) -> list[Record]:
+        found = self._calls(
+            lambda client: client.retrieve(
+                self._there, ids, with_payload=payloads, with_vectors=vectors
+            )
+        )
+        return [_record(record) for record in found]
+
+    def _delete(self, ids: list[str]) -> None:
+        points = models.PointIdsList(points=list(ids))
+        self._calls(lambda client: client.delete(self._there, points, wait=True))
+
+
+def _chunks(items: Iterable[T]) -> Iterator[list[T]]:
+    """Yield the items, 256 at a time."""
+    listed = list(items)
+    for start in range(0, len(listed), CHUNK_POINTS):
+        yield listed[start : start + CHUNK_POINTS]
+
+
+def _record(record: models.Record) -> Record:
+    return Record(str(record.id), record.payload or {}, _vector(record))
+
+
+def _vector(point: models.Record | models.ScoredPoint) -> Vector | None:
+    return None if point.vector is None else np.asarray(point.vector, np.float32)
