@@ -48,7 +48,6 @@ from rag import http as index_routes
 from rag.answering import IndexAnswering
 from rag.errors import SearchDisabled
 from rag.schemas import IndexRequest, IndexResponse, ManySearchesRequest, ManySearchesResponse
-from rag.searching import degraded
 from rag.store import Store, open_store
 from rag.thumbnails import Thumbnails
 
@@ -285,13 +284,7 @@ class VisionEncoder:
     @answers_errors
     async def search(self, request: SearchRequest, /) -> SearchResponse:
         """Find pictures by texts, images or both, best first."""
-        try:
-            return await self.index.search(request)
-        except RagError as error:
-            if error.status == 400:  # the request's own fault
-                raise
-            answer = degraded(error, request).model_dump()
-            return JSONResponse(answer, error.status)  # type: ignore[return-value]
+        return await index_routes.answer_search(self.index, request)  # type: ignore[return-value]
 
     @bentoml.api(route="/search/batch")
     @answers_errors

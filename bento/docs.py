@@ -54,6 +54,24 @@ _UPLOAD: Final = {
         }
     },
 }
+_SEARCH_UPLOAD: Final = {
+    "required": True,
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["file"],
+                "properties": {
+                    "file": {"type": "string", "format": "binary"},
+                    "search": {
+                        "type": "string",
+                        "description": "The rest of the search as JSON, as POST /search takes it.",
+                    },
+                },
+            }
+        }
+    },
+}
 _UPLOADS: Final = {
     "required": True,
     "content": {
@@ -80,7 +98,11 @@ _MOUNTED: Final[tuple[Described, ...]] = (
     ("post", "/embed/image/upload", "Embed an uploaded image", EmbeddingResponse, ()),
     ("post", "/embed/images", "Embed many uploaded images", ImagesResponse, ()),
 )
-_BODIES: Final = {"/embed/image/upload": _UPLOAD, "/embed/images": _UPLOADS}
+_BODIES: Final = {
+    "/embed/image/upload": _UPLOAD,
+    "/embed/images": _UPLOADS,
+    "/search/upload": _SEARCH_UPLOAD,
+}
 
 
 def complete(document: dict[str, Any], more: Sequence[Described] = ()) -> dict[str, Any]:

@@ -34,10 +34,8 @@ _err = Console(stderr=True)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     try:
-        options = _parser().parse_args(arguments)
-        if not options.workers:
-            options.workers = _LOCAL_WORKERS if options.local else _WORKERS
-        backend = _backend(options.local)
+        options = parse(arguments)
+        backend = open_backend(options.local)
         try:
             status: int = options.run(backend, options)
         finally:
@@ -60,6 +58,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         _err.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
         return 1
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options of a command line; `run` is what the command does."""
+    options = _parser().parse_args(arguments)
+    if not options.workers:
+        options.workers = _LOCAL_WORKERS if options.local else _WORKERS
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -227,7 +233,11 @@ def _positive(text: str) -> int:
     return number
 
 
-def _backend(local: bool) -> Backend:
+def open_backend(local: bool) -> Backend:
+    """Return the way to the index: through the service, or in this process.
+
+    Raises `InvalidSearch` without torch, and what opening the store and loading the model raise.
+    """
     if not local:
         return RemoteBackend(VisionEncoderClient())
     # the one place where rag meets the encoder's package: it is handed in from here on

@@ -276,16 +276,17 @@ def _progress() -> Iterator[Progress]:
         TaskProgressColumn(),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
         console=_err,
     )
     tasks: dict[str, Any] = {}
 
-    def progress(what: str, done: int, total: int) -> None:
+    def progress(what: str, done: int, total: int, note: str) -> None:
         if what not in tasks:
-            tasks[what] = bar.add_task(what, total=total, rate="")
+            tasks[what] = bar.add_task(what, total=total, rate="", note="")
         task = next(task for task in bar.tasks if task.id == tasks[what])
         rate = f"{task.speed:.0f} pictures/s" if task.speed else ""
-        bar.update(tasks[what], completed=done, total=total, rate=rate)
+        bar.update(tasks[what], completed=done, total=total, rate=rate, note=note)
 
     with bar:
         yield progress

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from rag.errors import StoreUnavailable
-from rag.store import ModelIdentity, identity_from_json, identity_to_json
+from rag.store import GENERATION, ModelIdentity, identity_from_json, identity_to_json
 
 FORMAT: Final = 1  # of collection.json and what lies beside it
 
@@ -24,7 +23,6 @@ FORMAT: Final = 1  # of collection.json and what lies beside it
 MIN_FREE_BYTES: Final = 256 << 20
 
 _LINK: Final = "published"
-_GENERATION: Final = re.compile(r"[0-9a-f]{8}")
 
 
 def published_in(folder: Path) -> Path | None:
@@ -40,7 +38,7 @@ def generations_in(folder: Path) -> list[Path]:
     """Return the generations in a collection's folder."""
     if not folder.exists():
         return []
-    return [path for path in folder.iterdir() if _GENERATION.fullmatch(path.name)]
+    return [path for path in folder.iterdir() if GENERATION.fullmatch(path.name)]
 
 
 def publish_in(folder: Path, generation: str) -> None:

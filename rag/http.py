@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
+from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 
 from rag.answering import IndexAnswering
-from rag.errors import InvalidSearch
+from rag.backends import image_example
+from rag.errors import InvalidSearch, RagError
 from rag.pictures import DEFAULT_DAO_ID
-from rag.schemas import DeleteResponse, DropResponse, ListResponse, PublishResponse, StatsResponse
+from rag.schemas import (
+    DeleteResponse,
+    DropResponse,
+    ListResponse,
+    PublishResponse,
+    SearchRequest,
+    SearchResponse,
+    StatsResponse,
+    describe,
+)
+from rag.searching import degraded
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -51,6 +64,37 @@ async def thumbnail(request: Request) -> Response:
     if request.headers.get("If-None-Match") == headers["ETag"]:
         return Response(status_code=304, headers=headers)
     return Response(data, media_type="image/jpeg", headers=headers)
+
+
+async def search_upload(request: Request) -> Response:
+    async with request.form(max_files=1, max_fields=1) as form:
+        if unknown := form.keys() - {"file", "search"}:
+            raise InvalidSearch(f"{', '.join(sorted(unknown))}: not a field of this request")
+        file, others = form.get("file"), form.get("search", "{}")
+        if not isinstance(file, UploadFile) or not isinstance(others, str):
+            raise InvalidSearch(
+                "send the picture as multipart/form-data in a field named file, and the rest of "
+                "the search as JSON in a field named search"
+            )
+        data = await file.read()
+    try:
+        body = json.loads(others)
+        given = SearchRequest.model_validate({**body, "image": image_example(data)})
+    except ValidationError as error:
+        raise InvalidSearch(describe(error)) from None
+    except (TypeError, ValueError) as error:
+        raise InvalidSearch(f"the field search is no JSON object: {error}") from None
+    return await answer_search(_index(request), given)
+
+
+async def answer_search(index: IndexAnswering, request: SearchRequest) -> Response:
+    """Answer a search, or say in its own shape why it cannot be made now."""
+    try:
+        return _json(await index.search(request))
+    except RagError as error:
+        if error.status == 400:  # the request's own fault
+            raise
+        return JSONResponse(degraded(error, request).model_dump(), error.status)
 
 
 async def delete_image(request: Request) -> Response:
@@ -106,6 +150,7 @@ def _json(answer: BaseModel) -> JSONResponse:
 ROUTES: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("GET", "/ui", page),
     ("GET", "/ui/{name}", asset),
+    ("POST", "/search/upload", search_upload),
     ("GET", "/images/{id:path}/thumbnail", thumbnail),
     ("DELETE", "/images/{id:path}", delete_image),
     ("GET", "/collections/{name}", stats),
@@ -130,6 +175,7 @@ DESCRIBED: Final[
     tuple[tuple[str, str, str, type[BaseModel] | None, tuple[dict[str, Any], ...]], ...]
 ] = (
     ("get", "/ui", "The search page", None, ()),
+    ("post", "/search/upload", "Find pictures by an uploaded one", SearchResponse, ()),
     ("get", "/images/{id}/thumbnail", "A preview, JPEG", None, (_ID, _DAO_ID, _COLLECTION)),
     ("delete", "/images/{id}", "Forget a picture", DeleteResponse, (_ID, _DAO_ID, _COLLECTION)),
     ("get", "/collections/{name}", "What a collection holds", StatsResponse, (_NAME,)),

@@ -73,7 +73,7 @@ class Report:
     failures: list[Failure] = field(default_factory=list)
 
 
-Progress = Callable[[str, int, int], None]  # what is being done, done, total
+Progress = Callable[[str, int, int, str], None]  # what is being done, done, total, and a note
 
 
 def hold(backend: Backend, collection: str, dao_id: str) -> list[IndexedImage]:
@@ -97,7 +97,7 @@ def hash_sources(
             hashed.append((source, result.result()))
         except InvalidSearch as error:
             failures.append(Failure(source.path, str(error)))
-        progress("looking", done, len(sources.pictures))
+        progress("looking", done, len(sources.pictures), f"{len(failures)} failed")
     hashed.sort(key=lambda item: item[0].path)
     failures.sort(key=lambda failure: failure.path)
     return hashed, failures
@@ -209,7 +209,8 @@ def carry_out(
             report.indexed += outcome == "indexed"
             report.updated += outcome == "updated"
             report.unchanged += outcome == "unchanged"
-        progress("indexing", done, len(plan.add))
+        note = f"{report.unchanged} unchanged, {len(report.failures)} failed"
+        progress("indexing", done, len(plan.add), note)
     failed = {failure.path for failure in report.failures}
     for loss in plan.lose:
         # a file that cannot be indexed as it is now stays findable as it was

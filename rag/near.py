@@ -51,7 +51,7 @@ def near_duplicates(
                 ours |= theirs
                 group_of.update(dict.fromkeys(theirs, ours))
             score_of[id(ours)] = score
-        progress("comparing", done, len(images))
+        progress("comparing", done, len(images), "")
     groups = {id(group): group for group in group_of.values()}
     found = []
     for key, group in groups.items():

@@ -97,7 +97,7 @@ def _catch_up(
     """Bring over what was written to the replaced generation since it was listed."""
     last = {(image.dao_id, image.id): image for image in _images(backend, collection, replaced)}
     changed = [image for key, image in last.items() if not _same(image, listed.get(key))]
-    ignore: Progress = lambda what, count, total: None  # noqa: E731
+    ignore: Progress = lambda *told: None  # noqa: E731
     done.failures += _embed(backend, collection, changed, 1, ignore, done, staged=False)
     for dao_id, image_id in listed.keys() - last.keys():
         backend.delete(image_id, dao_id, collection)
@@ -122,7 +122,7 @@ def _embed(
             if getattr(error, "status", None) not in PICTURES_FAULT:
                 raise
             failures.append(Failure(image.path or image.id, str(error)))
-        progress("re-indexing", count, len(images))
+        progress("re-indexing", count, len(images), f"{len(failures)} failed")
     return failures
 
 

@@ -21,6 +21,7 @@ from rag.server_calls import TIMEOUT_S, Calls, NotThere, may_pass
 from rag.server_collection import ServerCollection, name_there
 from rag.settings import RagSettings
 from rag.store import (
+    GENERATION,
     KEYWORD_FIELDS,
     ModelIdentity,
     check_identity,
@@ -87,18 +88,21 @@ class ServerStore:
     ) -> ServerCollection:
         """Open a generation: one call, unless something has to be created."""
         check_name(name)
-        mine = name_there(name, identity.generation)
-        found = self._look(mine if staged else name)
+        there = name_there(name, identity.generation)
+        found = self._look(there if staged else name)
         if found is None:
             if not create:
                 raise missing(name)
-            found = self._create(mine, identity)
-            if not staged:
-                # Published by another process meanwhile it stays so, whatever its model.
-                found = self._look(name) or self._publish(name, mine)
+            created = self._create(name, identity)
+            # Published by another process meanwhile it stays so, whatever its model.
+            found = created if staged else self._look(name)
+            if found is None:
+                self._publish(name, there)
+                found = created
         held = _identity(name, found)
         check_identity(name, held, identity)
-        self._create_indexes(mine, found.payload_schema)
+        # Looked for each time: who created the collection may have died before.
+        self._create_indexes(there, found.payload_schema, wait=False)
         return ServerCollection(name, held, self._calls)
 
     def published(self, name: str) -> ServerCollection | None:
@@ -109,24 +113,25 @@ class ServerStore:
     def generations(self, name: str) -> list[ServerCollection]:
         """Open all generations, the published one first."""
         published = self.published(name)
+        first = None if published is None else published.identity.generation
         found = [] if published is None else [published]
-        there = self._calls(lambda client: client.get_collections()).collections
-        prefix = name_there(name, "")
-        for physical in sorted(c.name for c in there if c.name.startswith(prefix)):
-            held = self._open(name, physical)
-            if held is not None and held.identity != found[0].identity:
-                found.append(held)
+        names = (c.name for c in self._calls(lambda client: client.get_collections()).collections)
+        for there in sorted(names):
+            collection, _, generation = there.partition("--")
+            if collection == name and GENERATION.fullmatch(generation) and generation != first:
+                held = self._open(name, there)
+                found += [] if held is None else [held]  # it may be dropped meanwhile
         return found
 
     def publish(self, name: str, identity: ModelIdentity) -> None:
         """Make the generation of `identity` the published one, in one step."""
         check_name(name)
-        mine = name_there(name, identity.generation)
-        found = self._look(mine)
-        if found is None:
+        there = name_there(name, identity.generation)
+        held = self._open(name, there)
+        if held is None:
             raise missing(name)
-        check_identity(name, _identity(name, found), identity)
-        self._publish(name, mine)
+        check_identity(name, held.identity, identity)
+        self._publish(name, there)
 
     def drop(self, name: str, generation: str) -> bool:
         """Delete an unpublished generation and say whether it was there."""
@@ -134,7 +139,7 @@ class ServerStore:
         if published is not None and published.identity.generation == generation:
             raise is_published(name, generation)
         there = name_there(name, generation)
-        if self._look(there) is None:
+        if not GENERATION.fullmatch(generation) or self._look(there) is None:
             return False
         self._calls(lambda client: client.delete_collection(there))
         return True
@@ -152,10 +157,13 @@ class ServerStore:
 
     def _open(self, name: str, there: str) -> ServerCollection | None:
         found = self._look(there)
-        return None if found is None else ServerCollection(name, _identity(name, found), self._calls)
+        return (
+            None if found is None else ServerCollection(name, _identity(name, found), self._calls)
+        )
 
-    def _create(self, there: str, identity: ModelIdentity) -> models.CollectionInfo:
-        """Create a generation, with its indexes, and return it."""
+    def _create(self, name: str, identity: ModelIdentity) -> models.CollectionInfo:
+        """Create a generation with its indexes, and return what the server made of it."""
+        there = name_there(name, identity.generation)
 
         def create(client: QdrantClient) -> None:
             try:
@@ -172,6 +180,36 @@ class ServerStore:
                     raise
 
         self._calls(create)
-        found = self._calls(lambda client: client.get_collection(there))
-        self._create_indexes(there, found.payload_schema)
-        return found
+        self._create_indexes(there, (), wait=True)
+        created = self._calls(lambda client: client.get_collection(there))
+        check_identity(name, _identity(name, created), identity)
+        return created
+
+    def _create_indexes(self, there: str, held: Container[str], *, wait: bool) -> None:
+        """Create the payload indexes that are not held; large collections take their time."""
+        for field in KEYWORD_FIELDS:
+            if field not in held and not self._calls.local:
+                self._create_index(there, field, wait)
+
+    def _create_index(self, there: str, field: str, wait: bool) -> None:
+        keyword = models.KeywordIndexParams(
+            type=models.KeywordIndexType.KEYWORD, is_tenant=field == TENANT_FIELD
+        )
+        self._calls(lambda client: client.create_payload_index(there, field, keyword, wait=wait))
+
+    def _publish(self, name: str, there: str) -> None:
+        """Point the alias at a generation, in one request, whether or not it is there already."""
+        self._calls(
+            lambda client: client.update_collection_aliases(
+                [
+                    models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=name)),
+                    models.CreateAliasOperation(
+                        create_alias=models.CreateAlias(collection_name=there, alias_name=name)
+                    ),
+                ]
+            )
+        )
+
+
+def _identity(name: str, found: models.CollectionInfo) -> ModelIdentity:
+    return identity_from_json(name, (found.config.metadata or {}).get(METADATA_KEY))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
 from collections.abc import Callable
@@ -21,7 +20,7 @@ R = TypeVar("R")
 # A server that never answers is given up on after 19 s, one that refuses after at most 6 s.
 TIMEOUT_S: Final = 6
 ATTEMPTS: Final = 3
-FIRST_DELAY_S: Final = 0.25  # doubled each time
+FIRST_DELAY_S: Final = 0.25  # the second one is twice as long
 LONGEST_DELAY_S: Final = 3.0  # whatever a busy server asks for
 
 _PASSING: Final = frozenset(
@@ -32,7 +31,9 @@ _PASSING: Final = frozenset(
     }
 )
 _PASSING_HTTP: Final = frozenset({429, 502, 503, 504})
-_ADVICE: Final = "start it, or correct QDRANT_HOST, QDRANT_PORT, QDRANT_GRPC_PORT and QDRANT_API_KEY"
+_ADVICE: Final = (
+    "start it, or correct QDRANT_HOST, QDRANT_PORT, QDRANT_GRPC_PORT and QDRANT_API_KEY"
+)
 
 
 class NotThere(StoreUnavailable):
@@ -66,10 +67,12 @@ class Calls:
         All calls of ours may be made again, whether or not the one before was carried out.
         Raises `NotThere`, and `StoreUnavailable` when the server does not answer with success.
         """
-        for attempt in itertools.count(1):
+        attempt = 0
+        while True:
+            attempt += 1
             try:
                 if self._closed:
-                    raise ValueError("closed")
+                    raise ValueError("closed")  # as gRPC says it
                 with self._turn:
                     return call(self._client)
             except (grpc.RpcError, ApiException, QdrantException, ValueError) as error:
@@ -87,7 +90,6 @@ class Calls:
                 if attempt == ATTEMPTS or not may_pass(error):
                     raise StoreUnavailable(f"Qdrant at {self.address} {_explain(error)}") from error
                 self._sleep(_delay(error, attempt))
-        raise AssertionError("unreachable")
 
     def close(self) -> None:
         """Close the connections; further calls are refused."""
@@ -118,8 +120,8 @@ def may_pass(error: Exception) -> bool:
 
 def _delay(error: Exception, attempt: int) -> float:
     if isinstance(error, ResourceExhaustedResponse):
-        return min(float(error.retry_after_s), LONGEST_DELAY_S)
-    return FIRST_DELAY_S * 2 ** (attempt - 1)
+        return min(error.retry_after_s, LONGEST_DELAY_S)
+    return FIRST_DELAY_S * attempt
 
 
 def _explain(error: Exception) -> str:

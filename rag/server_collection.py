@@ -133,7 +133,8 @@ class ServerCollection:
                 with_payload=True,
             )
         )
-        return [_record(record) for record in records], following and str(following)
+        found = [_record(record) for record in records]
+        return found, None if following is None else str(following)
 
     def count(self, *, filter: Filter | None = None) -> int:
         """Return the exact number of points; of those that pass `filter`."""

@@ -19,6 +19,7 @@ from rag.filters import TENANT_FIELD, Filter
 from rag.settings import RagSettings
 
 MAX_DEPTH = 10_000  # offset and top_k of a query together
+GENERATION = re.compile(r"[0-9a-f]{8}")  # what `ModelIdentity.generation` gives
 KEYWORD_FIELDS = (TENANT_FIELD, "tags", "category")  # payload fields with an index
 
 Vector = npt.NDArray[np.float32]

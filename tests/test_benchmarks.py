@@ -38,6 +38,7 @@ BENCHMARKS = (
     "batching",
     "forward",
     "framework",
+    "indexing",
     "isolation",
     "preprocess",
     "serving",

