@@ -75,16 +75,14 @@ class EdgeCollection:
         if not checked:
             return
         ready = [EdgePoint(p.id, p.vector.tolist(), p.payload) for p in checked]
-        check_room(self._folder)
-        with self._open_shard() as shard:
+        with self._open_shard(grows=True) as shard:
             shard.update(UpdateOperation.upsert_points(ready))
             self._wrote(shard, len(ready))
 
     def overwrite_payloads(self, payloads: Mapping[str, Payload]) -> int:
         """Replace the payloads of those ids that exist, and return how many did."""
         checked = {check_id(id): check_payload(payload, id) for id, payload in payloads.items()}
-        check_room(self._folder)
-        with self._open_shard() as shard:
+        with self._open_shard(grows=True) as shard:
             held = shard.retrieve(list(checked), with_payload=False, with_vector=False)
             for record in held:
                 # One by one: 55 000 a second, and each is whole after a killed process.
@@ -180,7 +178,7 @@ class EdgeCollection:
                         shard.close()
 
     @contextmanager
-    def _open_shard(self) -> Iterator[EdgeShard]:
+    def _open_shard(self, *, grows: bool = False) -> Iterator[EdgeShard]:
         refuse_fork(self._pid)
         with self._lock:
             if self._shard is None:

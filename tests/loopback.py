@@ -206,7 +206,7 @@ class Points(points_rpc.PointsServicer):
             with_payload=request.with_payload.enable,
             with_vectors=request.with_vectors.enable,
         )
-        return wire.GetResponse(result=[RestToGrpc.convert_record(r) for r in records])
+        return wire.GetResponse(result=[record(r) for r in records])
 
     def Scroll(self, request: Any, context: Any) -> Any:
         start = GrpcToRest.convert_point_id(request.offset) if request.HasField("offset") else None
@@ -218,7 +218,7 @@ class Points(points_rpc.PointsServicer):
             with_payload=request.with_payload.enable,
             with_vectors=request.with_vectors.enable,
         )
-        answer = wire.ScrollResponse(result=[RestToGrpc.convert_record(r) for r in records])
+        answer = wire.ScrollResponse(result=[record(r) for r in records])
         if following is not None:
             answer.next_page_offset.CopyFrom(RestToGrpc.convert_extended_point_id(following))
         return answer
@@ -240,6 +240,10 @@ class Points(points_rpc.PointsServicer):
     def Count(self, request: Any, context: Any) -> Any:
         found = self._data.count(request.collection_name, condition(request))
         return wire.CountResponse(result=wire.CountResult(count=found.count))
+
+
+def record(found: models.Record) -> Any:
+    return RestToGrpc.convert_record(found.model_copy(update={"payload": found.payload or {}}))
 
 
 def condition(request: Any) -> models.Filter | None:

@@ -544,7 +544,7 @@ def test_an_uploaded_picture_is_searched_by(http: httpx.Client) -> None:
         ({"file": data}, "[]", 400, "no JSON object"),
         ({"file": data}, "{", 400, "no JSON object"),
         ({"file": data}, '{"top_k": 0}', 400, "top_k"),
-        ({"file": data, "more": b"x"}, "{}", 400, "more"),
+        ({"file": data, "more": b"x"}, "{}", 400, "Too many files"),
         ({"file": b"text"}, "{}", 415, "not a picture"),
         ({"file": data}, '{"collection": "never"}', 404, "no collection 'never'"),
     ):

@@ -29,7 +29,7 @@ export const TEXTS = {
     tag: "Tag",
     tagHint: "any",
     tags: "Tags",
-    tagsHint: "separated by commas",
+    tagsHint: "one, another",
     collection: { one: "{n} picture in {name}", other: "{n} pictures in {name}" },
     results: "Pictures found",
     some: "From this collection",
@@ -97,7 +97,7 @@ export const TEXTS = {
     tag: "Мітка",
     tagHint: "будь-яка",
     tags: "Мітки",
-    tagsHint: "через кому",
+    tagsHint: "одна, інша",
     collection: {
       one: "{n} зображення в {name}",
       few: "{n} зображення в {name}",
