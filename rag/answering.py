@@ -24,6 +24,8 @@ from rag.schemas import (
     SearchRequest,
     SearchResponse,
     StatsResponse,
+    UpdateRequest,
+    UpdateResponse,
     describe,
 )
 from rag.searching import Embedder, degraded, search
@@ -86,6 +88,19 @@ class IndexAnswering:
         if deleted and not staged:
             await asyncio.to_thread(self._thumbnails.forget, name, point_id(dao_id, image_id))
         return DeleteResponse(id=image_id, dao_id=dao_id, deleted=deleted)
+
+    async def update(
+        self, image_id: str, dao_id: str, collection: str | None, request: UpdateRequest
+    ) -> UpdateResponse:
+        updated = await asyncio.to_thread(
+            self._pictures.update,
+            image_id,
+            dao_id,
+            collection or self._collection,
+            paths=request.paths,
+            metadata=request.metadata,
+        )
+        return UpdateResponse(id=image_id, dao_id=dao_id, updated=updated)
 
     async def search(self, request: SearchRequest) -> SearchResponse:
         return await search(

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import binascii
 import threading
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
@@ -61,6 +61,17 @@ class Backend(Protocol):
     def delete(self, image_id: str, dao_id: str, collection: str, *, staged: bool = False) -> bool:
         """Forget a picture and say whether it was there."""
 
+    def update(
+        self,
+        image_id: str,
+        dao_id: str,
+        collection: str,
+        *,
+        paths: Sequence[str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> bool:
+        """Replace where a picture lies, or its metadata, and say whether it was there."""
+
     def search(self, request: SearchRequest) -> SearchResponse:
         """Find pictures, best first."""
 
@@ -104,6 +115,19 @@ class RemoteBackend:
     def delete(self, image_id: str, dao_id: str, collection: str, *, staged: bool = False) -> bool:
         return self._client.delete_image(
             image_id, dao_id=dao_id, collection=collection, staged=staged
+        )
+
+    def update(
+        self,
+        image_id: str,
+        dao_id: str,
+        collection: str,
+        *,
+        paths: Sequence[str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> bool:
+        return self._client.update_image(
+            image_id, dao_id=dao_id, collection=collection, paths=paths, metadata=metadata
         )
 
     def search(self, request: SearchRequest) -> SearchResponse:
@@ -155,6 +179,17 @@ class LocalBackend:
 
     def delete(self, image_id: str, dao_id: str, collection: str, *, staged: bool = False) -> bool:
         return self._pictures.delete(image_id, dao_id, collection, staged=staged)
+
+    def update(
+        self,
+        image_id: str,
+        dao_id: str,
+        collection: str,
+        *,
+        paths: Sequence[str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> bool:
+        return self._pictures.update(image_id, dao_id, collection, paths=paths, metadata=metadata)
 
     def search(self, request: SearchRequest) -> SearchResponse:
         return self._run(

@@ -27,6 +27,7 @@ _EPILOG: Final = (
 )
 _LOCAL_WORKERS: Final = 64  # two batches of the encoder: one on the device, one being prepared
 _WORKERS: Final = 8
+_NEVER_BUSY_MS: Final = 10**9  # the command asks for no more than it waits for
 
 _err = Console(stderr=True)
 
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValidationError as error:
         # of a variable of the settings, or of an argument that became a field of a request
         said = describe(error)
-        if issubclass(RagSettings, _model_of(error)):
+        if error.title.endswith("Settings"):
             said = f"a variable is not valid: {said.upper()[:400]}"
         _err.print(f"[red]error:[/] {escape(said)}", soft_wrap=True)
         return 1
@@ -220,9 +221,8 @@ def _add_workers(parser: argparse.ArgumentParser) -> None:
 def _add_failures(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--failures",
-        default="vision-rag-failed.jsonl",
         metavar="FILE",
-        help="where to list what could not be indexed, and why (%(default)s)",
+        help=f"where to list what could not be indexed, and why ({commands.FAILURES})",
     )
 
 
@@ -252,7 +252,7 @@ def open_backend(local: bool) -> Backend:
     from bento.runners import Runners
 
     store = open_store(RagSettings())  # first: it refuses at once when another process owns it
-    settings = Settings()
+    settings = Settings().model_copy(update={"max_queue_ms": _NEVER_BUSY_MS})
     encoder = Encoder.load(settings)
     runners = Runners(
         encoder,
@@ -267,7 +267,3 @@ def open_backend(local: bool) -> Backend:
 def _end(why: str) -> None:
     _err.print(f"[red]error:[/] {escape(why)}", soft_wrap=True)
     os._exit(1)  # its threads wait for embeddings that never come
-
-
-def _model_of(error: ValidationError) -> type:
-    return RagSettings if error.title == RagSettings.__name__ else ValidationError

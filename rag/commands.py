@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
 from rich.markup import escape
@@ -25,24 +25,22 @@ from rich.table import Table
 from rag.backends import Backend, image_example
 from rag.errors import InvalidSearch
 from rag.indexing import (
-    Loss,
-    Plan,
     Progress,
     carry_out,
     hash_sources,
     hold,
     lose,
-    make_plan,
-    paths_of,
     read,
 )
 from rag.near import near_duplicates
+from rag.plan import Loss, Plan, make_plan, paths_of
 from rag.reindex import reindex
 from rag.schemas import Examples, ImageExample, SearchRequest
-from rag.sources import Failure, find_sources, shown
+from rag.sources import Failure, absolute, find_sources, shown
 
-FINISHED_WITH_FAILURES = 3
-_SHOWN = 20  # failures on the terminal; the file has all
+FAILURES: Final = "vision-rag-failed.jsonl"
+FINISHED_WITH_FAILURES: Final = 3
+_SHOWN: Final = 20  # failures on the terminal; the file has all
 
 _out = Console()
 _err = Console(stderr=True)
@@ -52,14 +50,15 @@ def index(backend: Backend, options: argparse.Namespace) -> int:
     """Index what the arguments name; see `rag.indexing`."""
     sources = find_sources(
         options.source,
-        sys.stdin,
+        map(os.fsdecode, sys.stdin.buffer),
         tags=options.tag,
         include=options.include,
         exclude=options.exclude,
     )
     if options.prune and not sources.folders:
         raise InvalidSearch(
-            "--prune needs a folder that can be read: it forgets what is gone there"
+            "--prune needs a folder that can be read and has pictures: it forgets what is gone "
+            "there, and an empty one may be a disk that is away"
         )
     if not (sources.pictures or sources.failures or options.prune):
         raise InvalidSearch(f"no pictures in {', '.join(map(shown, options.source))}")
@@ -150,12 +149,12 @@ def delete(backend: Backend, options: argparse.Namespace) -> int:
     """Forget pictures by id, or take paths from them."""
     deleted, missing = 0, []
     for given in options.id:
-        if backend.delete(given, options.dao_id, options.collection) or _forget_path(
-            backend, os.path.abspath(given), options
-        ):
-            deleted += 1
-        else:
-            missing.append(given)
+        there = given == shown(given) and (
+            backend.delete(given, options.dao_id, options.collection)
+            or _forget_path(backend, absolute(given), options)
+        )
+        deleted += there
+        missing += [] if there else [shown(given)]
     _print(f"deleted {deleted}")
     if missing:
         raise InvalidSearch(f"not indexed for dao_id {options.dao_id}: {', '.join(missing)}")
@@ -189,8 +188,8 @@ def reindex_collection(backend: Backend, options: argparse.Namespace) -> int:
     if not done.published:
         raise InvalidSearch(
             f"{len(done.failures)} pictures cannot be embedded anew, so the collection stays as it "
-            f"was: index them again, or go on without them (--drop-missing); {options.failures} "
-            "lists them"
+            "was: index them again, or go on without them (--drop-missing); "
+            f"{options.failures or FAILURES} lists them"
         )
     held = backend.stats(options.collection)
     _print(
@@ -233,7 +232,8 @@ def _file_example(path: str) -> ImageExample:
 
 def _print_plan(plan: Plan, failures: Sequence[Failure]) -> None:
     for one in plan.add:
-        _print(f"index   {one.paths[0]}" + "".join(f" = {path}" for path in one.paths[1:]))
+        what = "update" if one.held else "index "
+        _print(f"{what}  {one.paths[0]}" + "".join(f" = {path}" for path in one.paths[1:]))
     for loss in plan.lose:
         for path in paths_of(loss.image):
             if path not in loss.left:
@@ -246,12 +246,13 @@ def _print_plan(plan: Plan, failures: Sequence[Failure]) -> None:
     )
 
 
-def _tell(failures: Sequence[Failure], file: str) -> int:
+def _tell(failures: Sequence[Failure], file: str | None) -> int:
     """Say what failed, and list it in a file; return the exit status."""
-    if not failures:
-        with suppress(FileNotFoundError):
-            os.remove(file)  # of an earlier run
+    if not failures and file is None:
+        with suppress(OSError):
+            os.remove(FAILURES)  # of an earlier run
         return 0
+    file = file or FAILURES
     for failure in failures[:_SHOWN]:
         _err.print(f"failed {escape(shown(failure.path))}: {escape(failure.why)}", soft_wrap=True)
     if len(failures) > _SHOWN:
@@ -262,6 +263,8 @@ def _tell(failures: Sequence[Failure], file: str) -> int:
                 lines.write(json.dumps({"path": failure.path, "why": failure.why}) + "\n")
     except OSError as error:
         raise InvalidSearch(f"{file} cannot be written: {error.strerror} (--failures)") from None
+    if not failures:
+        return 0
     _err.print(f"all of them: {escape(file)}", soft_wrap=True)
     return FINISHED_WITH_FAILURES
 

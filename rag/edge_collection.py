@@ -45,6 +45,7 @@ from rag.store import (
     check_payload,
     check_points,
     check_query,
+    check_scroll,
     check_vector,
 )
 
@@ -142,18 +143,18 @@ class EdgeCollection:
         self, *, filter: Filter | None = None, limit: int = 1000, start: str | None = None
     ) -> tuple[list[Record], str | None]:
         """Return points in the order of their ids, from `start`, and where to go on."""
+        offset = check_scroll(limit, start)
         request = ScrollRequest(
             limit=limit,
-            offset=None if start is None else check_id(start),
+            offset=offset,
             filter=edge_filter(filter),
             with_payload=True,
             with_vector=False,
         )
         with self._open_shard() as shard:
             records, following = shard.scroll(request)
-        return [_record(record) for record in records], None if following is None else str(
-            following
-        )
+        found = [_record(record) for record in records]
+        return found, None if following is None else str(following)
 
     def count(self, *, filter: Filter | None = None) -> int:
         """Return the exact number of points; of those that pass `filter`."""
@@ -183,8 +184,11 @@ class EdgeCollection:
         with self._lock:
             if self._shard is None:
                 raise StoreUnavailable(
-                    f"the embedded store of {self._folder} is closed, or was dropped just now"
+                    f"the embedded store of {self._folder} is closed, or was dropped just now: "
+                    "open the collection again"
                 )
+            if grows:
+                check_room(self._folder)
             with _engine_errors(self._folder):
                 yield self._shard
 

@@ -24,6 +24,8 @@ from rag.schemas import (
     SearchRequest,
     SearchResponse,
     StatsResponse,
+    UpdateRequest,
+    UpdateResponse,
     describe,
 )
 from rag.searching import degraded
@@ -109,6 +111,22 @@ async def delete_image(request: Request) -> Response:
     )
 
 
+async def update_image(request: Request) -> Response:
+    try:
+        given = UpdateRequest.model_validate_json(await request.body())
+    except ValidationError as error:
+        raise InvalidSearch(describe(error)) from None
+    query = request.query_params
+    return _json(
+        await _index(request).update(
+            request.path_params["id"],
+            query.get("dao_id", DEFAULT_DAO_ID),
+            query.get("collection"),
+            given,
+        )
+    )
+
+
 async def list_images(request: Request) -> Response:
     query = request.query_params
     limit = query.get("limit", "1000")
@@ -152,6 +170,7 @@ ROUTES: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("GET", "/ui/{name}", asset),
     ("POST", "/search/upload", search_upload),
     ("GET", "/images/{id:path}/thumbnail", thumbnail),
+    ("PATCH", "/images/{id:path}", update_image),
     ("DELETE", "/images/{id:path}", delete_image),
     ("GET", "/collections/{name}", stats),
     ("GET", "/collections/{name}/images", list_images),
@@ -177,6 +196,13 @@ DESCRIBED: Final[
     ("get", "/ui", "The search page", None, ()),
     ("post", "/search/upload", "Find pictures by an uploaded one", SearchResponse, ()),
     ("get", "/images/{id}/thumbnail", "A preview, JPEG", None, (_ID, _DAO_ID, _COLLECTION)),
+    (
+        "patch",
+        "/images/{id}",
+        "Replace where a picture lies, or its metadata",
+        UpdateResponse,
+        (_ID, _DAO_ID, _COLLECTION),
+    ),
     ("delete", "/images/{id}", "Forget a picture", DeleteResponse, (_ID, _DAO_ID, _COLLECTION)),
     ("get", "/collections/{name}", "What a collection holds", StatsResponse, (_NAME,)),
     (

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from rag.backends import Backend
-from rag.indexing import Progress, paths_of
+from rag.indexing import Progress, hold, patiently
+from rag.plan import paths_of
 from rag.schemas import ImageExample, IndexedImage, SearchRequest
 
 _NEIGHBOURS = 100  # of one picture; groups of more come together over several pictures
@@ -31,7 +33,7 @@ def near_duplicates(
 
     A picture that lies in several places is a group of its own, with score 1.
     """
-    images = {image.id: image for image in backend.images(collection, dao_id=dao_id)}
+    images = {image.id: image for image in hold(backend, collection, dao_id)}
     group_of = {image_id: {image_id} for image_id in images}
     score_of: dict[int, float] = {}  # of the closest two of a group, by the group's identity
     for done, image_id in enumerate(images, 1):
@@ -42,7 +44,7 @@ def near_duplicates(
             top_k=_NEIGHBOURS,
             collection=collection,
         )
-        for hit in backend.search(request).hits:
+        for hit in patiently(partial(backend.search, request)).hits:
             ours, theirs = group_of[image_id], group_of.get(hit.id)
             if theirs is None:
                 continue  # indexed after the list was made

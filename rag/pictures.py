@@ -47,10 +47,7 @@ class Picture:
 
         Raises `InvalidSearch` when `metadata` uses a name of ours.
         """
-        if taken := sorted(_OURS & self.metadata.keys()):
-            raise InvalidSearch(
-                f"metadata may not contain {', '.join(taken)}: these are set by the index"
-            )
+        _check_metadata(self.metadata)
         return {
             **self.metadata,
             "dao_id": self.dao_id,
@@ -106,6 +103,34 @@ class PictureIndex:
         point = Point(point_id(picture.dao_id, picture.image_id), vector, payload)
         self.open(collection, create=True, staged=staged).upsert([point])
         return "indexed"
+
+    def update(
+        self,
+        image_id: str,
+        dao_id: str,
+        collection: str,
+        *,
+        paths: Sequence[str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> bool:
+        """Replace what is known of a picture, where it lies or its metadata; the vector stays.
+
+        Says whether it was there. Raises `InvalidSearch` when `metadata` uses a name of ours.
+        """
+        point = point_id(dao_id, image_id)
+        held = self.open(collection)
+        record = held.retrieve([point]).get(point)
+        if record is None:
+            return False
+        payload = {**record.payload, "indexed_at": _now()}
+        if metadata is not None:
+            _check_metadata(metadata)
+            payload = {**metadata, **{key: payload[key] for key in _OURS & payload.keys()}}
+        if paths is not None:
+            payload |= {"image_path": paths[0] if paths else "", "duplicates": list(paths[1:])}
+            if not paths[1:]:
+                del payload["duplicates"]
+        return held.overwrite_payloads({point: payload}) > 0
 
     def delete(self, image_id: str, dao_id: str, collection: str, *, staged: bool = False) -> bool:
         """Forget a picture and say whether it was there."""
@@ -183,6 +208,13 @@ class PictureIndex:
             if held.identity.generation == generation:
                 return held
         raise CollectionNotFound(f"the collection {collection!r} has no generation {generation!r}")
+
+
+def _check_metadata(metadata: Mapping[str, Any]) -> None:
+    if taken := sorted(_OURS & metadata.keys()):
+        raise InvalidSearch(
+            f"metadata may not contain {', '.join(taken)}: these are set by the index"
+        )
 
 
 def _image(record: Record) -> IndexedImage:

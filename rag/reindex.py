@@ -12,8 +12,9 @@ from functools import partial
 
 from rag.backends import Backend
 from rag.errors import InvalidSearch
-from rag.indexing import PICTURES_FAULT, Progress, each, paths_of, patiently, still
-from rag.pictures import Picture
+from rag.indexing import PICTURES_FAULT, Progress, each, patiently, read
+from rag.pictures import Picture, metadata_of
+from rag.plan import paths_of
 from rag.schemas import IndexedImage
 from rag.sources import Failure
 
@@ -134,8 +135,15 @@ def _embed_one(backend: Backend, collection: str, image: IndexedImage, *, staged
 
 def _source(image: IndexedImage) -> Picture:
     """Return a held picture with the bytes of its file. Raises `InvalidSearch` without one."""
-    for path in paths_of(image):
-        if picture := still(image, path):
+    places = paths_of(image)
+    for path in places:
+        try:
+            data = read(path)
+        except InvalidSearch:
+            continue
+        metadata = metadata_of(image.payload)
+        picture = Picture(image.id, data, image.path, image.dao_id, metadata, places[1:])
+        if picture.content_hash == image.payload.get("content_hash"):
             return picture
     raise InvalidSearch("its file is gone or has changed: index it again, or use --drop-missing")
 

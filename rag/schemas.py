@@ -89,6 +89,21 @@ class IndexResponse(BaseModel):
     )
 
 
+class UpdateRequest(Body):
+    """What replaces what is known of a picture; what is left out stays."""
+
+    paths: list[Path] | None = Field(
+        None, max_length=10_000, description="Where it lies: image_path, then duplicates."
+    )
+    metadata: dict[str, Any] | None = None
+
+
+class UpdateResponse(BaseModel):
+    id: str
+    dao_id: str
+    updated: bool = Field(description="False when there is no such picture.")
+
+
 class DeleteResponse(BaseModel):
     id: str
     dao_id: str

@@ -82,8 +82,8 @@ class Calls:
                     ) from error
                 if is_missing(error):
                     raise NotThere(
-                        f"Qdrant at {self.address} does not have this generation of the collection "
-                        f"(any more): open the collection again ({_details(error)})"
+                        f"Qdrant at {self.address} does not have that (any more): it may have been "
+                        f"dropped just now, so open the collection again ({_details(error)})"
                     ) from error
                 if isinstance(error, ValueError):
                     raise  # a mistake of ours

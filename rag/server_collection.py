@@ -23,6 +23,7 @@ from rag.store import (
     check_payload,
     check_points,
     check_query,
+    check_scroll,
     check_vector,
 )
 
@@ -123,7 +124,7 @@ class ServerCollection:
         self, *, filter: Filter | None = None, limit: int = 1000, start: str | None = None
     ) -> tuple[list[Record], str | None]:
         """Return points in the order of their ids, from `start`, and where to go on."""
-        offset = None if start is None else check_id(start)
+        offset = check_scroll(limit, start)
         records, following = self._calls(
             lambda client: client.scroll(
                 self._there,

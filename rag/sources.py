@@ -14,6 +14,7 @@ from rag.errors import InvalidSearch
 
 SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 _TEXTS: Final = ("caption", "title", "category")  # of a manifest's line, into the payload as is
+_UNREAD: Final = "cannot be read"
 _KEYS: Final = ("path", "id", *_TEXTS, "tags", "metadata")
 
 
@@ -42,6 +43,7 @@ class Sources:
     failures: list[Failure] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)  # looked through to the end
     others: int = 0  # files that are no pictures by their names
+    ids: set[str] = field(default_factory=set)  # that manifests gave
 
     def fail(self, path: str, why: str) -> None:
         self.failures.append(Failure(path, why))
@@ -64,11 +66,11 @@ def find_sources(
     found = Sources()
     shared = {"tags": list(tags)} if tags else {}
     for name in given:
-        path = os.path.abspath(name)
+        path = absolute(name)
         if name == "-":
             for line in lines:
                 if line.strip():
-                    _add_file(os.path.abspath(line.rstrip("\r\n")), shared, found)
+                    _add_file(absolute(line.rstrip("\r\n")), shared, found)
         elif os.path.isdir(path):
             _walk(os.path.realpath(path), shared, include, exclude, found)
         elif not os.path.exists(path):
@@ -78,6 +80,12 @@ def find_sources(
         else:
             _add_file(path, shared, found)
     return found
+
+
+def absolute(path: str) -> str:
+    """Return where a file lies: its folder without links, its own name as it is."""
+    folder, name = os.path.split(os.path.abspath(path))
+    return os.path.join(os.path.realpath(folder), name) if "\0" not in path else path
 
 
 def shown(path: str) -> str:
@@ -92,7 +100,7 @@ def _walk(
     exclude: Sequence[str],
     found: Sources,
 ) -> None:
-    broken = len(found.failures)
+    broken, before = len(found.failures), len(found.pictures)
     for folder, names in _folders(top, (), found):
         for name in names:
             path = os.path.join(folder, name)
@@ -101,7 +109,8 @@ def _walk(
                 found.others += 1
             elif _wanted(below, include, exclude):
                 _add_file(path, shared, found)
-    if not any(failure.why.startswith("cannot be read") for failure in found.failures[broken:]):
+    unread = any(failure.why.startswith(_UNREAD) for failure in found.failures[broken:])
+    if not unread and len(found.pictures) > before:  # an empty one may be a disk that is away
         found.folders.append(top)
 
 
@@ -120,9 +129,15 @@ def _folders(
                 (e for e in entries if not e.name.startswith(".")), key=lambda e: e.name
             )
     except OSError as error:
-        found.fail(folder, f"cannot be read: {error.strerror}")
+        found.fail(folder, f"{_UNREAD}: {error.strerror}")
         return
-    yield folder, [entry.name for entry in visible if not entry.is_dir()]
+    names = []
+    for entry in visible:
+        if entry.is_symlink() and not os.path.exists(entry.path):
+            found.fail(entry.path, f"{_UNREAD}: a link to what is not there")
+        elif entry.is_file():
+            names.append(entry.name)
+    yield folder, names
     for entry in visible:
         if entry.is_dir():
             yield from _folders(entry.path, (*above, here), found)
@@ -138,34 +153,33 @@ def _wanted(below: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
 def _add_file(
     path: str, metadata: Mapping[str, Any], found: Sources, image_id: str | None = None
 ) -> None:
-    try:
-        path.encode()
-    except UnicodeEncodeError:
+    if not _is_text(path) or "\0" in path:
         found.fail(path, "its name is not UTF-8: rename it")
         return
     found.pictures.append(Source(path, metadata, image_id))
 
 
 def _read_manifest(manifest: str, shared: Mapping[str, Any], found: Sources) -> None:
-    ids: set[str] = set()
-    with open(manifest, "rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                _add_line(line, Path(manifest).parent, shared, ids, found)
-            except ValueError as error:
-                found.fail(f"{manifest}, line {number}", str(error))
+    try:
+        with open(manifest, "rb") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    if line.strip():
+                        _add_line(line, Path(manifest).parent, shared, found)
+                except ValueError as error:
+                    found.fail(f"{manifest}, line {number}", str(error))
+    except OSError as error:
+        found.fail(manifest, f"{_UNREAD}: {error.strerror}")
 
 
-def _add_line(
-    line: bytes, folder: Path, shared: Mapping[str, Any], ids: set[str], found: Sources
-) -> None:
+def _add_line(line: bytes, folder: Path, shared: Mapping[str, Any], found: Sources) -> None:
     """Add what a line of a manifest names. Raises `ValueError` with what is wrong with it."""
     try:
-        given = json.loads(line)
-    except ValueError as error:
+        given = json.loads(line, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"is not JSON: {error}") from None
+    if not _is_text(json.dumps(given, ensure_ascii=False)):
+        raise ValueError("has half a character (a lone surrogate)")
     if not isinstance(given, dict) or not isinstance(given.get("path"), str):
         raise ValueError('needs an object with a "path"')
     if unknown := sorted(given.keys() - set(_KEYS)):
@@ -173,17 +187,30 @@ def _add_line(
     for key in ("id", *_TEXTS):
         if not isinstance(given.get(key, ""), str):
             raise ValueError(f"{key} must be a string")
-    tags = given.get("tags", [])
+    more = given.get("metadata", {})
+    if not isinstance(more, dict):
+        raise ValueError("metadata must be an object")
+    tags = given.get("tags", more.get("tags", []))
     if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
         raise ValueError("tags must be a list of strings")
-    if not isinstance(given.get("metadata", {}), dict):
-        raise ValueError("metadata must be an object")
     image_id = given.get("id")
-    if image_id is not None and (image_id in ids or not image_id):
+    if image_id is not None and (image_id in found.ids or not image_id):
         raise ValueError(f"the id {image_id!r} is empty or was on a line before")
     if image_id is not None:
-        ids.add(image_id)
-    metadata = {**given.get("metadata", {}), **{k: given[k] for k in _TEXTS if k in given}}
+        found.ids.add(image_id)
+    metadata = {**more, **{k: given[k] for k in _TEXTS if k in given}}
     if all_tags := list(dict.fromkeys([*tags, *shared.get("tags", ())])):
         metadata["tags"] = all_tags
-    _add_file(os.path.abspath(folder / given["path"]), metadata, found, image_id)
+    _add_file(absolute(os.path.join(folder, given["path"])), metadata, found, image_id)
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON number")

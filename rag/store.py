@@ -119,7 +119,8 @@ class Collection(Protocol):
     ) -> tuple[list[Record], str | None]:
         """Return points in the order of their ids, from `start`, and where to go on.
 
-        The second is None at the end.
+        The second is None at the end. Raises `InvalidSearch` for a `limit` or `start` that cannot
+        be used.
         """
 
     def count(self, *, filter: Filter | None = None) -> int:
@@ -314,6 +315,13 @@ def check_query(top_k: int, offset: int, score_threshold: float | None) -> None:
 def best_first(matches: Iterable[Match]) -> list[Match]:
     """Return matches by falling score; engines leave open in which order equal ones come."""
     return sorted(matches, key=lambda match: (-match.score, match.id))
+
+
+def check_scroll(limit: int, start: str | None) -> str | None:
+    """Return where to start as `check_id` gives it. Raises `InvalidSearch`, also for the limit."""
+    if not 1 <= limit <= MAX_DEPTH:
+        raise InvalidSearch(f"limit is {limit}; allowed are 1 to {MAX_DEPTH}")
+    return None if start is None else check_id(start)
 
 
 def check_payload(payload: Payload, id: str) -> Payload:

@@ -123,6 +123,25 @@ class VisionEncoderClient:
         }
         return str(self._call("POST", "/images", json=body)["outcome"])
 
+    def update_image(
+        self,
+        image_id: str,
+        *,
+        dao_id: str = "default",
+        collection: str | None = None,
+        paths: Sequence[str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> bool:
+        """Replace where a picture lies, or its metadata, and say whether it was there."""
+        body: dict[str, Any] = {}
+        if paths is not None:
+            body["paths"] = list(paths)
+        if metadata is not None:
+            body["metadata"] = dict(metadata)
+        params = _given(dao_id=dao_id, collection=collection)
+        path = f"/images/{quote(image_id, safe='')}"
+        return bool(self._call("PATCH", path, params=params, json=body)["updated"])
+
     def delete_image(
         self,
         image_id: str,

@@ -120,6 +120,7 @@ def serving(folder: Path, **environment: str) -> Iterator[Server]:
                 "PORT": str(port),
                 "QDRANT_ENABLED": "true",
                 "QDRANT_PATH": str(folder / "qdrant"),
+                "THUMBNAILS_PATH": str(folder / "thumbnails"),
                 **environment,
             },
             stdout=output,

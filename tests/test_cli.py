@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -72,7 +73,7 @@ def test_a_folder_is_indexed_once_and_what_cannot_be_is_told(
     assert again.startswith("indexed 0, updated 0, unchanged 6,")
     (folder / "broken.png").unlink()
     assert run("index", folder, *options)[0] == 0
-    assert not (tmp_path / "failed.jsonl").exists()
+    assert (tmp_path / "failed.jsonl").read_text() == ""
     stats = as_json(run("stats", "--collection", "folder", "--json")[1])
     assert (stats["points"], stats["model"], stats["dimension"]) == (
         6,
@@ -105,7 +106,8 @@ def test_gone_files_are_forgotten_when_asked(run: Run, folder: Path) -> None:
 def test_a_list_and_a_manifest_are_sources(
     run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO(f"{folder / 'scene_0.png'}\n"))
+    lines = io.BytesIO(f"{folder / 'scene_0.png'}\n".encode())
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(lines))
     assert run("index", "-", "--collection", "listed")[1].startswith("indexed 1,")
     manifest = folder / "m.jsonl"
     line = {"path": "scene_1.png", "id": "42", "caption": "Рудий кіт", "category": "pets"}
@@ -268,7 +270,7 @@ def test_an_empty_folder_is_said_so(run: Run, tmp_path: Path) -> None:
 def test_no_service_is_said_so(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     monkeypatch.setenv("VISION_ENCODER_URL", url)
-    monkeypatch.setattr("rag.indexing.ATTEMPTS", 1)  # it is waited for, for a minute
+    monkeypatch.setattr("rag.indexing.PATIENCE", 0)  # it is waited for, for a minute
     for arguments in (("search", "a"), ("index", folder)):
         status, _, err = run(*arguments)
         assert status == 1
@@ -276,11 +278,29 @@ def test_no_service_is_said_so(run: Run, folder: Path, monkeypatch: pytest.Monke
         assert "make serve" in err
 
 
+def test_a_file_of_failures_that_cannot_be_written_is_said_so(
+    run: Run, folder: Path, tmp_path: Path
+) -> None:
+    status, _, err = run("index", folder, "--collection", "folder", "--failures", tmp_path)
+    assert status == 1 and f"error: {tmp_path} cannot be written: Is a directory" in err
+
+
+def test_a_name_that_is_not_utf_8_can_be_given(run: Run, folder: Path) -> None:
+    run("index", folder / "scene_0.png", "--collection", "latin")
+    status, _, err = run("delete", os.fsdecode(b"caf\xe9.png"), "--collection", "latin")
+    assert status == 1 and "not indexed for dao_id default: caf\\udce9.png" in err
+
+
 def test_a_bad_variable_is_said_so(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IMAGE_SEARCH_COLLECTION", "no/name")
     status, _, err = run("stats")
     assert status == 1
     assert "IMAGE_SEARCH_COLLECTION" in err
+    monkeypatch.delenv("IMAGE_SEARCH_COLLECTION")
+    monkeypatch.setenv("VISION_ENCODER_TIMEOUT", "soon")
+    status, _, err = run("stats")
+    assert status == 1
+    assert "a variable is not valid: VISION_ENCODER_TIMEOUT" in err
 
 
 def test_help_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:

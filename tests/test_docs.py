@@ -55,7 +55,7 @@ def test_every_route_is_documented_and_no_other(server: Server) -> None:
     paths = httpx.get(f"{server.url}/openapi.json").json()["paths"]
     served = {f"{m.upper()} {path}" for path, item in paths.items() for m in item}
     served -= {"GET /healthz"}  # BentoML's other name of /livez
-    named = set(re.findall(r"`((?:GET|POST|DELETE) /[^`]*)`", README))
+    named = set(re.findall(r"`((?:GET|POST|PATCH|DELETE) /[^`]*)`", README))
     assert named == served | {"GET /docs"}
 
 

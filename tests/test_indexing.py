@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,11 +11,12 @@ from typing import Any
 import pytest
 
 from bento.errors import Busy
-from rag import LocalBackend
+from rag import LocalBackend, Picture
 from rag.edge import EdgeStore
 from rag.errors import StoreUnavailable
-from rag.indexing import ATTEMPTS, Report, carry_out, hash_sources, hold, make_plan, patiently
+from rag.indexing import Report, carry_out, each, hash_sources, hold, patiently
 from rag.near import near_duplicates
+from rag.plan import make_plan
 from rag.sources import find_sources
 from router_client import VisionEncoderConnectionError
 
@@ -135,15 +137,64 @@ def test_a_renamed_file_is_not_embedded_again(library: Library) -> None:
 
 
 def test_what_is_gone_is_forgotten_when_asked_and_only_there(library: Library) -> None:
-    library.write(a="A", b="B", dup="B", sub__c="C")
+    library.write(a="A", b="B", dup="B", sub__c="C", sub__d="D")
     library.run()
     library.remove("a", "dup", "sub/c")
-    assert counts(library.run()) == (0, 0, 1, 0)
-    assert len(library.held()) == 3
-    assert counts(library.run(library.top / "sub", prune=True)) == (0, 0, 0, 1)
-    assert library.held() == {"a": ["a"], "b": ["b", "dup"]}
-    assert counts(library.run(prune=True)) == (0, 1, 0, 1)
+    assert counts(library.run()) == (0, 0, 2, 0)
+    assert len(library.held()) == 4
+    assert counts(library.run(library.top / "sub", prune=True)) == (0, 0, 1, 1)
+    assert library.held() == {"a": ["a"], "b": ["b", "dup"], "sub/d": ["sub/d"]}
+    assert counts(library.run(prune=True)) == (0, 1, 1, 1)
+    assert library.held() == {"b": ["b"], "sub/d": ["sub/d"]}
+
+
+def test_an_empty_folder_forgets_nothing(library: Library) -> None:
+    library.write(a="A", sub__b="B")
+    library.run()
+    library.remove("a", "sub/b")
+    assert counts(library.run(prune=True)) == (0, 0, 0, 0)  # a disk that is away looks like that
+    library.write(c="C")
+    (library.top / "disk").symlink_to("/nowhere")
+    report = library.run(prune=True)
+    assert (counts(report), len(report.failures)) == ((1, 0, 0, 0), 1)
+    (library.top / "disk").unlink()
+    assert counts(library.run(prune=True)) == (0, 0, 1, 2)
+
+
+def test_a_picture_that_somebody_named_keeps_its_id(library: Library) -> None:
+    library.write(a="A", b="B")
+    manifest = library.top / "m.jsonl"
+    manifest.write_text('{"path": "a.png", "id": "42", "caption": "a cat"}\n')
+    library.run(manifest)
+    for _ in range(2):
+        library.run()
+        library.run(manifest)
+    assert {image.id for image in library.backend.images("c")} > {"42"}
+    assert library.encoder.embedded == [b"A", b"B"]
+    library.write(a="new")
+    library.run()
+    payload = library.payload("a")
+    assert (payload["image_id"], payload["caption"]) == ("42", "a cat")
+    assert len(library.held()) == 2
+
+
+def test_a_named_picture_that_moves_lies_where_it_is_now(library: Library) -> None:
+    library.write(a="A", b="B")
+    manifest = library.top / "m.jsonl"
+    manifest.write_text('{"path": "a.png", "id": "42"}\n')
+    library.run(manifest)
+    manifest.write_text('{"path": "b.png", "id": "42"}\n')
+    library.run(manifest)
     assert library.held() == {"b": ["b"]}
+
+
+def test_a_path_is_taken_also_where_no_file_is_left(library: Library) -> None:
+    library.write(x__a="A", y__b="A")
+    library.run()
+    (library.top / "y" / "b.png").unlink()
+    library.write(x__a="new")
+    assert counts(library.run(library.top / "x")) == (1, 0, 0, 0)
+    assert library.held() == {"x/a": ["x/a"], "y/b": ["y/b"]}
 
 
 def test_another_tenants_pictures_are_left_alone(library: Library) -> None:
@@ -208,14 +259,19 @@ def test_a_picture_that_breaks_stays_findable_as_it_was(library: Library) -> Non
     assert library.held() == {"a": ["a"]}
 
 
-def test_a_file_that_changes_meanwhile_is_indexed_as_it_is_then(library: Library) -> None:
+def test_a_file_that_changes_meanwhile_is_told_and_indexed_by_the_next_run(
+    library: Library,
+) -> None:
     library.write(a="A")
     sources = find_sources([str(library.top)], ())
     hashed, _ = hash_sources(sources, 1, ignore)
     library.write(a="new")
-    carry_out(make_plan(hashed, []), library.backend, "c", "me", 1, ignore)
+    report = carry_out(make_plan(hashed, []), library.backend, "c", "me", 1, ignore)
+    assert [failure.why for failure in report.failures] == [
+        "has changed since it was looked at: run again"
+    ]
+    assert counts(library.run()) == (1, 0, 0, 0)
     assert library.encoder.embedded == [b"new"]
-    assert counts(library.run()) == (0, 0, 1, 0)
 
 
 def test_what_concerns_all_stops_the_run_and_the_next_one_goes_on(
@@ -241,9 +297,9 @@ def test_what_concerns_all_stops_the_run_and_the_next_one_goes_on(
 @pytest.mark.parametrize(
     ("error", "waits"),
     [
-        (Busy("busy", retry_after=7), [7.0] * (ATTEMPTS - 1)),
-        (Busy("busy", retry_after=700), [15.0] * (ATTEMPTS - 1)),
-        (VisionEncoderConnectionError("away"), [1.0, 2.0, 4.0, 8.0, 15.0]),
+        (Busy("busy", retry_after=7), [7.0, 7.0, 7.0, 8.0, 15.0, 15.0, 15.0]),
+        (Busy("busy", retry_after=700), [15.0] * 4),
+        (VisionEncoderConnectionError("away"), [1.0, 2.0, 4.0, 8.0, 15.0, 15.0, 15.0]),
         (StoreUnavailable("down"), []),
         (ValueError("a bug"), []),
     ],
@@ -268,6 +324,52 @@ def test_a_busy_service_is_waited_for_and_not_for_ever(
         return answer
 
     assert patiently(once, sleep=slept.append) == "done"
+
+
+def test_who_stops_does_not_wait_for_a_busy_service() -> None:
+    stop = threading.Event()
+    stop.set()
+    asked: list[int] = []
+
+    def failing() -> None:
+        asked.append(1)
+        raise Busy("busy")
+
+    with pytest.raises(Busy):
+        patiently(failing, sleep=stop.wait)
+    assert len(asked) == 1
+    stop.clear()
+    running = each(str, range(100), 2, stop)
+    next(running)
+    running.close()  # as when the run fails, or Ctrl-C is pressed
+    assert stop.is_set()
+
+
+@pytest.mark.parametrize("tags", [None, "cat", 7])
+def test_tags_that_somebody_else_wrote_are_no_obstacle(library: Library, tags: Any) -> None:
+    library.write(a="A")
+    path = library.top / "a.png"
+    other = Picture("42", path.read_bytes(), str(path), "me", {"tags": tags})
+    library.backend.index(other, "c")
+    library.run(library.top, tags=["t"])
+    assert library.payload("a")["tags"] == (["cat", "t"] if tags == "cat" else ["t"])
+
+
+def test_what_is_no_file_does_not_hang_the_run(library: Library) -> None:
+    os.mkfifo(library.top / "pipe.png")
+    library.write(a="A")
+    assert counts(library.run()) == (1, 0, 0, 0)
+    (failure,) = library.run(library.top / "pipe.png").failures
+    assert failure.why == "is not a file"
+
+
+def test_a_file_larger_than_any_service_takes_is_not_read(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rag.indexing.LARGEST_FILE", 3)
+    library.write(a="A", b="large")
+    report = library.run()
+    assert [f.why for f in report.failures] == ["has 5 bytes; at most 3 are read"]
 
 
 def test_near_duplicates_come_in_groups_closest_first(

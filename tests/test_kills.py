@@ -27,7 +27,8 @@ import sys, time
 from pathlib import Path
 from rag import LocalBackend
 from rag.edge import EdgeStore
-from rag.indexing import carry_out, hash_sources, hold, make_plan
+from rag.indexing import carry_out, hash_sources, hold
+from rag.plan import make_plan
 from rag.reindex import reindex
 from rag.sources import find_sources
 from tests.fakes import FakeEncoder

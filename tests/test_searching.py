@@ -268,6 +268,9 @@ def test_groups_are_filled_and_paged_where_one_value_is_rare(
     whole = find(index, text="query", group_by="tags", top_k=5, group_size=100)
     monkeypatch.setattr("rag.searching._CHUNK", 7)  # as if there were very many pictures
     assert find(index, text="query", group_by="tags", top_k=5, group_size=100) == whole
+    two = find(index, text="query", group_by="tags", top_k=2, group_size=100)
+    wanted = list(dict.fromkeys(hit.group for hit in whole.hits))[:2]
+    assert two.hits == [hit for hit in whole.hits if hit.group in wanted]
     first = find(index, text="query", group_by="tags", top_k=3, group_size=2)
     rest = find(index, text="query", group_by="tags", top_k=3, group_size=2, offset=3)
     assert first.next_offset == 3 and rest.next_offset is None

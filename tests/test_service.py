@@ -553,6 +553,29 @@ def test_an_uploaded_picture_is_searched_by(http: httpx.Client) -> None:
         assert says in refused.json()["error"]
 
 
+def test_what_is_known_of_a_picture_is_replaced_without_its_bytes(http: httpx.Client) -> None:
+    body = {"id": "a/b", "image_base64": PNG, "dao_id": "patch", "image_path": "/old.png"}
+    http.post("/images", json={**body, "metadata": {"title": "old", "n": 1}})
+    who = {"dao_id": "patch"}
+    moved = http.patch("/images/a%2Fb", params=who, json={"paths": ["/new.png", "/twin.png"]})
+    assert moved.json() == {"id": "a/b", "dao_id": "patch", "updated": True}
+    http.patch("/images/a%2Fb", params=who, json={"metadata": {"title": "new"}})
+    (held,) = http.get("/collections/daarion_images/images", params=who).json()["images"]
+    assert (held["path"], held["payload"]["duplicates"]) == ("/new.png", ["/twin.png"])
+    assert held["payload"]["title"] == "new" and "n" not in held["payload"]
+    http.patch("/images/a%2Fb", params=who, json={"paths": ["/new.png"]})
+    (held,) = http.get("/collections/daarion_images/images", params=who).json()["images"]
+    assert "duplicates" not in held["payload"]
+    assert http.patch("/images/a%2Fb", json={"paths": []}).json()["updated"] is False
+    for bad, says in (
+        ("{", "JSON"),
+        ('{"metadata": {"dao_id": "x"}}', "dao_id"),
+        ('{"x": 1}', "x"),
+    ):
+        refused = http.patch("/images/a%2Fb", params=who, content=bad)
+        assert refused.status_code == 400 and says in refused.json()["error"]
+
+
 def test_many_searches_are_answered_each_for_itself(http: httpx.Client) -> None:
     http.post("/images", json={"id": "a", "image_base64": PNG, "dao_id": "many"})
     searches = [
@@ -629,7 +652,7 @@ def test_a_staged_generation_of_the_same_model_is_the_published_one(http: httpx.
 
 
 def test_a_thumbnail_comes_from_the_indexed_file_or_from_what_was_sent(
-    http: httpx.Client, tmp_path: Path
+    http: httpx.Client, server: Server, tmp_path: Path
 ) -> None:
     file = tmp_path / "large.png"
     scene_image(40, side=900).save(file)
@@ -644,6 +667,7 @@ def test_a_thumbnail_comes_from_the_indexed_file_or_from_what_was_sent(
         assert (again.status_code, again.content) == (304, b"")
         http.delete("/images/one%2Flarge.png", params=who)
         assert http.get(url, params=who).status_code == 404
+    assert not list(server.log.parent.glob("thumbnails/*/*/*.jpg"))  # forgotten with the pictures
     sent = {**body, "image_path": "large.png"}  # nothing that the service could find again
     assert http.post("/images", json=sent).status_code == 200
     assert http.get(url, params=who).status_code == 200
@@ -740,6 +764,7 @@ def test_the_docs_are_complete_and_load_nothing_from_elsewhere(http: httpx.Clien
         ("POST", "/v1/embeddings"),
         ("POST", "/rank"),
         ("POST", "/images"),
+        ("PATCH", "/images/{id}"),
         ("DELETE", "/images/{id}"),
         ("POST", "/search"),
         ("GET", "/collections/{name}"),

@@ -135,6 +135,10 @@ def test_a_manifest_brings_what_is_known(tree: Path) -> None:
         ('{"path": "a.PNG", "id": 7}', "id must be a string"),
         ('{"path": "a.PNG", "tags": "cat"}', "tags must be a list of strings"),
         ('{"path": "a.PNG", "metadata": []}', "metadata must be an object"),
+        ('{"path": "a.PNG", "metadata": {"tags": "cat"}}', "tags must be a list of strings"),
+        ('{"path": "a.PNG", "metadata": {"x": NaN}}', "is not JSON: NaN is no JSON number"),
+        ('{"path": "a.PNG", "id": "\\ud800"}', "has half a character"),
+        ('{"path": "a.PNG", "metadata": ' + '{"x":' * 9999 + "1" + "}" * 9999 + "}", "is not JSON"),
         ('{"path": "a.PNG", "id": "first"}', "the id 'first' is empty or was on a line before"),
     ],
 )
@@ -146,6 +150,26 @@ def test_a_bad_line_of_a_manifest_is_told_with_its_number(tree: Path, line: str,
     (failure,) = sources.failures
     assert failure.path == f"{manifest}, line 3"
     assert failure.why.startswith(why)
+
+
+def test_an_id_is_given_once_in_all_manifests(tree: Path) -> None:
+    for name, path in (("1.jsonl", "a.PNG"), ("2.jsonl", "b.jpg")):
+        (tree / name).write_text(f'{{"path": "{path}", "id": "same"}}\n')
+    sources = found(tree / "1.jsonl", tree / "2.jsonl")
+    assert below(sources, tree) == ["a.PNG"]
+    assert sources.failures[0].why == "the id 'same' is empty or was on a line before"
+
+
+def test_a_path_with_a_nul_is_told(tree: Path) -> None:
+    (tree / "all.jsonl").write_text('{"path": "a\\u0000.png"}\n')
+    assert "rename it" in found(tree / "all.jsonl").failures[0].why
+
+
+def test_a_file_reached_through_a_linked_folder_is_the_same_file(tree: Path) -> None:
+    (tree.parent / "linked").symlink_to(tree)
+    (walked,) = found(tree.parent / "linked", include=["b.jpg"]).pictures
+    (named,) = found(tree.parent / "linked" / "b.jpg").pictures
+    assert walked.path == named.path == str(tree / "b.jpg")
 
 
 def test_a_line_that_is_not_utf_8_is_told(tree: Path) -> None:

@@ -872,6 +872,7 @@ async function start() {
     info = await ask("info");
   } catch (error) {
     showFailure(error);
+    $("main").ariaBusy = "false";
     $("#alert button").onclick = () => location.reload();
     return;
   }
@@ -881,6 +882,7 @@ async function start() {
   const off = !info.qdrant_enabled;
   $("#off").hidden = !off;
   form.hidden = $("#open-add").hidden = off;
+  $("main").ariaBusy = String(!off);
   if (off) return;
   listen();
   count();

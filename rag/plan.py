@@ -1,0 +1,141 @@
+"""What a run of indexing has to do, from what is wanted and what is held. Touches no index."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from rag.pictures import metadata_of
+from rag.schemas import IndexedImage
+from rag.sources import Source
+
+ID_DIGITS: Final = 32  # of the content's hash, that name a picture which nobody named
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A picture as it shall be held: which it is, and all its paths, sorted."""
+
+    image_id: str
+    content_hash: str
+    paths: tuple[str, ...]
+    source: str  # the one of them that this run looked at
+    metadata: Mapping[str, Any]
+    held: bool = False  # with this content: nothing has to be embedded
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A held picture that loses paths; without one left it is forgotten."""
+
+    image: IndexedImage
+    left: tuple[str, ...]
+
+
+@dataclass
+class Plan:
+    """What a run does: `add` first, then `lose`."""
+
+    add: list[Wanted] = field(default_factory=list)
+    lose: list[Loss] = field(default_factory=list)
+    unchanged: int = 0
+    duplicates: int = 0  # paths beyond the first of each picture
+
+
+def make_plan(
+    hashed: Iterable[tuple[Source, str]], held: Iterable[IndexedImage], gone: Sequence[str] = ()
+) -> Plan:
+    """Return what makes the collection hold the sources.
+
+    A picture that somebody named keeps its id. Held paths that are not among the sources stay,
+    but for those below the folders `gone`, when no such file exists any more. What is known of a
+    picture stays too, unless a source says otherwise; tags add up.
+    """
+    images = {image.id: image for image in held}
+    names = {
+        path: image.id for image in images.values() if _is_named(image) for path in paths_of(image)
+    }
+    wanted: dict[str, Wanted] = {}
+    now: set[str] = set()
+    for source, content_hash in hashed:
+        image_id = source.image_id or names.get(source.path) or content_hash[:ID_DIGITS]
+        now.add(source.path)
+        paths: tuple[str, ...] = (source.path,)
+        if image_id in wanted and wanted[image_id].content_hash == content_hash:
+            paths = tuple(sorted({source.path, *wanted[image_id].paths}))
+        wanted[image_id] = Wanted(image_id, content_hash, paths, source.path, source.metadata)
+    known = {path: _known(image) for image in images.values() for path in paths_of(image)}
+    plan = Plan()
+    for one in wanted.values():
+        image = images.get(one.image_id)
+        before = known.get(one.source, {}) if image is None else _known(image)
+        left = () if image is None else _left(image, now, gone)
+        complete = _completed(one, image, left, before)
+        plan.duplicates += len(complete.paths) - 1
+        if image is not None and complete.held and _says(image, complete):
+            plan.unchanged += 1
+        else:
+            plan.add.append(complete)
+    for image in images.values():
+        if image.id not in wanted:
+            left = _left(image, now, gone)
+            if left != paths_of(image):
+                plan.lose.append(Loss(image, left))
+    return plan
+
+
+def paths_of(image: IndexedImage) -> tuple[str, ...]:
+    """Return all places of a held picture."""
+    first = (image.path,) if image.path else ()
+    return (*first, *(image.payload.get("duplicates") or ()))
+
+
+def _is_named(image: IndexedImage) -> bool:
+    return image.id != str(image.payload.get("content_hash"))[:ID_DIGITS]
+
+
+def _left(image: IndexedImage, now: Container[str], gone: Sequence[str]) -> tuple[str, ...]:
+    """Return the paths of a held picture that this run neither looked at nor found gone."""
+    return tuple(path for path in paths_of(image) if path not in now and not _is_gone(path, gone))
+
+
+def _is_gone(path: str, folders: Sequence[str]) -> bool:
+    below = any(path.startswith(folder.rstrip("/") + "/") for folder in folders)
+    return below and not os.path.lexists(path)
+
+
+def _completed(
+    one: Wanted, image: IndexedImage | None, left: Sequence[str], before: Mapping[str, Any]
+) -> Wanted:
+    """Return a wanted picture with what stays of the one that is held, or that its path had."""
+    held = image is not None and image.payload.get("content_hash") == one.content_hash
+    # of other content, a named picture was replaced: what lies elsewhere is not it any more
+    paths = tuple(sorted({*one.paths, *(left if held else ())}))
+    metadata = {"title": _title(paths[0]), **before, **one.metadata}
+    tags = [*_tags(before), *_tags(one.metadata)]
+    if tags:
+        metadata["tags"] = list(dict.fromkeys(tags))
+    return replace(one, paths=paths, metadata=metadata, held=held)
+
+
+def _tags(metadata: Mapping[str, Any]) -> list[str]:
+    tags = metadata.get("tags")
+    return tags if isinstance(tags, list) else [tags] if isinstance(tags, str) else []
+
+
+def _known(image: IndexedImage) -> dict[str, Any]:
+    """Return what is known of a held picture, without a title that only repeats its file's name."""
+    metadata = metadata_of(image.payload)
+    if image.path and metadata.get("title") == _title(image.path):
+        del metadata["title"]
+    return metadata
+
+
+def _title(path: str) -> str:
+    return os.path.splitext(os.path.basename(path))[0].replace("_", " ")
+
+
+def _says(image: IndexedImage, one: Wanted) -> bool:
+    return paths_of(image) == one.paths and metadata_of(image.payload) == one.metadata

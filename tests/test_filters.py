@@ -1,0 +1,431 @@
+"""Filters: what is allowed, and that all engines let through what Qdrant's documentation says."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from datetime import UTC, datetime, timedelta, timezone
+from operator import ge, gt, le, lt
+from typing import Any
+
+import numpy as np
+import pytest
+from qdrant_client import QdrantClient
+
+from rag.edge import EdgeStore
+from rag.errors import InvalidSearch
+from rag.filters import (
+    MAX_CONDITIONS,
+    MAX_NESTING,
+    MAX_VALUES,
+    Filter,
+    IsEmpty,
+    IsNull,
+    MatchAny,
+    MatchExcept,
+    Range,
+    both,
+    parse_filter,
+    tenant,
+)
+from rag.server import ServerStore
+from rag.store import KEYWORD_FIELDS, Collection, Point
+
+from .engines import CLIP, DIM, point_id, quick_folder
+from .loopback import Loopback
+
+# What is allowed ---------------------------------------------------------------------------
+
+
+def test_every_kind_of_condition_is_read() -> None:
+    parsed = parse_filter(
+        {
+            "must": [
+                {"key": "category", "match": {"value": "cat"}},
+                {"key": "tags", "match": {"any": ["a", "b"]}},
+                {"key": "camera.lens", "match": {"except": [1, 2]}},
+                {"key": "n", "range": {"gt": 1, "lte": 2.5}},
+                {"key": "at", "range": {"gte": "2026-01-31", "lt": "2026-01-31T12:00:00+02:00"}},
+            ],
+            "should": {"is_empty": {"key": "people[].name"}},
+            "must_not": [{"is_null": {"key": "n"}}, {"should": []}],
+        }
+    )
+    day = datetime(2026, 1, 31, tzinfo=UTC)
+    assert parsed == Filter(
+        must=(
+            MatchAny("category", ("cat",)),
+            MatchAny("tags", ("a", "b")),
+            MatchExcept("camera.lens", (1, 2)),
+            Range("n", {"gt": 1.0, "lte": 2.5}),
+            Range("at", {"gte": day, "lt": day + timedelta(hours=10)}),
+        ),
+        should=(IsEmpty("people[].name"),),
+        must_not=(IsNull("n"), Filter()),
+    )
+    assert parse_filter({}) == Filter()
+
+
+def test_dates_are_in_utc_to_the_microsecond() -> None:
+    given = "2026-01-31T12:00:00.000001+05:30:15"
+    parsed = parse_filter({"must": {"key": "at", "range": {"gt": given}}})
+    assert parsed.must == (Range("at", {"gt": datetime(2026, 1, 31, 6, 29, 45, 1, tzinfo=UTC)}),)
+
+
+def condition(**kind: Any) -> dict[str, Any]:
+    return {"must": [{"key": "a", **kind}]}
+
+
+def nested(levels: int) -> dict[str, Any]:
+    data: dict[str, Any] = {"is_null": {"key": "a"}}
+    for _ in range(levels):
+        data = {"must": [data]}
+    return data
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (7, "filter must be an object with must, should, must_not"),
+        ({"min_should": []}, 'filter has "min_should"; allowed there are must, should, must_not'),
+        ({"must": [7]}, "filter.must[0] must be an object with key, match"),
+        ({"must": [{}]}, "filter.must[0] needs exactly one of match, range, is_empty, is_null"),
+        ({"must": [{"has_id": ["x"]}]}, 'has "has_id"; allowed there are key, match, range'),
+        ({"must": {"key": "a"}}, "filter.must[0] needs exactly one of"),
+        ({"should": [{"must_not": [{"match": {}}]}]}, "filter.should[0].must_not[0] needs a key"),
+        (condition(match={"value": 1}, range={"gt": 1}), "needs exactly one of"),
+        (condition(match={"text": "a"}), 'match has "text"; allowed there are value, any, except'),
+        (condition(match={}), "match needs exactly one of value, any, except"),
+        (condition(match={"value": 1.5}), "match.value is 1.5; allowed are a string"),
+        (condition(match={"value": None}), "match.value is null"),
+        (condition(match={"value": 2**63}), "match.value is 9223372036854775808"),
+        (condition(match={"value": "\ud800"}), 'match.value is "?"'),
+        (condition(match={"any": "a"}), f"match.any must be a list of 1 to {MAX_VALUES} values"),
+        (condition(match={"any": []}), "match.any must be a list"),
+        (condition(match={"any": ["a"] * 1001}), "match.any must be a list"),
+        (condition(match={"any": ["a", 1]}), "must be all strings or all whole numbers"),
+        (condition(match={"except": [True]}), "must be all strings or all whole numbers"),
+        (condition(match={"except": [1, False]}), "must be all strings or all whole numbers"),
+        (condition(range={}), "range needs some of gt, gte, lt, lte"),
+        (condition(range={"gt": 1, "lt": "2026-01-31"}), "all numbers or all dates"),
+        (condition(range={"gt": True}), "range.gt is true; allowed are a number and a date"),
+        (condition(range={"gt": 10**400}), "range.gt is 1000"),
+        (condition(range={"gt": float("inf")}), "range.gt is Infinity"),
+        (condition(range={"gt": "soon"}), 'range.gt is "soon"'),
+        (condition(range={"gt": "0001-01-01T00:00:00+05:00"}), "range.gt is"),
+        (condition(range={"gt": [1]}), "range.gt is [1]"),
+        (condition(range={"after": 1}), 'range has "after"'),
+        ({"must": [{"key": "", "match": {"value": 1}}]}, "needs a key"),
+        ({"must": [{"key": "a b", "match": {"value": 1}}]}, "needs a key"),
+        ({"must": [{"key": "a[0]", "match": {"value": 1}}]}, "needs a key"),
+        ({"must": [{"key": "a.", "match": {"value": 1}}]}, "needs a key"),
+        ({"must": [{"key": ["a"], "match": {"value": 1}}]}, "needs a key"),
+        ({"must": [{"is_empty": "a"}]}, "is_empty must be an object with key"),
+        ({"must": [{"is_null": {"key": "a"}, "key": "a"}]}, 'has "key"; allowed there are is_null'),
+        (nested(MAX_NESTING + 1), f"nested deeper than {MAX_NESTING} levels"),
+        ({"must": [{"is_null": {"key": "a"}}] * 101}, f"more than {MAX_CONDITIONS} conditions"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_place_and_what_is_allowed(data: Any, said: str) -> None:
+    with pytest.raises(InvalidSearch) as caught:
+        parse_filter(data)
+    assert said in str(caught.value)
+    assert len(str(caught.value).encode()) < 300
+
+
+def test_the_largest_filters_are_allowed() -> None:
+    parse_filter(nested(MAX_NESTING))
+    parse_filter({"must": [{"is_null": {"key": "a"}}] * MAX_CONDITIONS})
+    parse_filter(condition(match={"any": ["a"] * MAX_VALUES}))
+
+
+def test_both_of_two_filters() -> None:
+    ours, theirs = tenant("ours"), tenant("theirs")
+    assert both(None, None) is None
+    assert both(ours, None) == both(None, ours) == ours
+    assert both(ours, theirs) == Filter(must=(ours, theirs))
+
+
+# What passes -------------------------------------------------------------------------------
+
+NOON = "2026-01-31T12:00:00"
+VALUES: dict[str, dict[str, Any]] = {
+    "missing": {},
+    "null": {"a": None},
+    "[]": {"a": []},
+    "[null]": {"a": [None]},
+    "[[]]": {"a": [[]]},
+    '""': {"a": ""},
+    "{}": {"a": {}},
+    "0": {"a": 0},
+    "1": {"a": 1},
+    "1.0": {"a": 1.0},
+    "1.5": {"a": 1.5},
+    "true": {"a": True},
+    "'1'": {"a": "1"},
+    "x": {"a": "x"},
+    "[x,y]": {"a": ["x", "y"]},
+    "[y]": {"a": ["y"]},
+    "[1,x]": {"a": [1, "x"]},
+    "{b:x}": {"a": {"b": "x"}},
+    "{b:null}": {"a": {"b": None}},
+    "{b:[x,y]}": {"a": {"b": ["x", "y"]}},
+    "[{b:x},{b:y}]": {"a": [{"b": "x"}, {"b": "y"}]},
+    "[{b:[]},{c:1}]": {"a": [{"b": []}, {"c": 1}]},
+    "day": {"a": "2026-01-31"},
+    "noon": {"a": NOON},
+    "noon Z": {"a": f"{NOON}Z"},
+    "noon +2": {"a": "2026-01-31T14:00:00+02:00"},
+    "noon .5": {"a": f"{NOON}.500000+00:00"},
+    "[days]": {"a": ["2025-01-01", "2027-01-01"]},
+}
+DATES = {"day", "noon", "noon Z", "noon +2", "noon .5", "[days]"}
+# Neither missing nor null, and not empty.
+PRESENT = VALUES.keys() - {"missing", "null", "[]", "[null]"}
+
+
+@pytest.fixture(scope="module")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Collection]]:
+    """The points of `VALUES` and of `random_payload`, in each engine."""
+    with ExitStack() as stack:
+        folder = stack.enter_context(quick_folder(tmp_path_factory.mktemp("edge")))
+        loopback = Loopback()
+        stack.callback(loopback.stop)
+        stores = EdgeStore(folder), ServerStore(QdrantClient(":memory:")), loopback.connect()
+        held = []
+        for store in stores:
+            stack.enter_context(closing(store))
+            for name, payloads in (("values", VALUES), ("random", random_payloads())):
+                collection: Collection = store.open(name, CLIP)
+                collection.upsert(
+                    [
+                        Point(point_id(key), np.eye(DIM)[n % DIM], {**payload, "key": key})
+                        for n, (key, payload) in enumerate(payloads.items())
+                    ]
+                )
+                held.append(collection)
+        yield held
+
+
+def passing(collection: Collection, wanted: Filter) -> set[str]:
+    found = {record.payload["key"] for record in collection.scroll(filter=wanted)[0]}
+    assert collection.count(filter=wanted) == len(found)
+    best = collection.query(np.ones(DIM), 1000, filter=wanted)
+    assert {match.payload["key"] for match in best} == found
+    return found
+
+
+def noon(**bounds: timedelta) -> Range:
+    start = datetime(2026, 1, 31, 14, tzinfo=timezone(timedelta(hours=2)))
+    return Range("a", {name: start + later for name, later in bounds.items()})
+
+
+@pytest.mark.parametrize(
+    ("what", "names"),
+    [
+        (MatchAny("a", ("x",)), {"x", "[x,y]", "[1,x]"}),
+        (MatchAny("a", ("x", "y")), {"x", "[x,y]", "[y]", "[1,x]"}),
+        (MatchAny("a", ("",)), {'""'}),
+        (MatchAny("a", (1,)), {"1", "[1,x]"}),
+        (MatchAny("a", (0, 1)), {"0", "1", "[1,x]"}),
+        (MatchAny("a", (True,)), {"true"}),
+        (MatchAny("a", (False,)), set()),
+        (MatchAny("a.b", ("x",)), {"{b:x}", "{b:[x,y]}"}),
+        (MatchAny("a[].b", ("y",)), {"[{b:x},{b:y}]"}),
+        (MatchAny("a[]", ("x",)), {"[x,y]", "[1,x]"}),
+        (MatchExcept("a", ("x",)), PRESENT - {"x"}),
+        (MatchExcept("a", ("x", "y")), PRESENT - {"x", "[x,y]", "[y]"}),
+        (MatchExcept("a", (1,)), PRESENT - {"1"}),
+        (MatchExcept("a.b", ("x",)), {"{b:[x,y]}"}),
+        (Range("a", {"gte": 1.0}), {"1", "1.0", "1.5", "[1,x]"}),
+        (Range("a", {"gt": 0.0, "lt": 1.5}), {"1", "1.0", "[1,x]"}),
+        (noon(gte=timedelta(), lte=timedelta()), {"noon", "noon Z", "noon +2"}),
+        (noon(gt=timedelta()), {"noon .5", "[days]"}),
+        (noon(lt=timedelta()), {"day", "[days]"}),
+        (noon(gte=timedelta(seconds=0.5), lt=timedelta(days=1)), {"noon .5"}),
+        (IsEmpty("a"), {"missing", "null", "[]"}),
+        (IsEmpty("a.b"), VALUES.keys() - {"{b:x}", "{b:[x,y]}"}),
+        (IsEmpty("a[].b"), VALUES.keys() - {"[{b:x},{b:y}]"}),
+        (IsNull("a"), {"null", "[null]"}),
+        (IsNull("a.b"), {"{b:null}"}),
+        (Filter(), set(VALUES)),
+        (Filter(must_not=(Filter(),)), set()),
+        (Filter(should=(Filter(),)), set(VALUES)),
+        (
+            Filter(
+                must=(Range("a", {"gt": 0.0}),),
+                should=(MatchAny("a", (1,)), MatchAny("a", ("y",))),
+                must_not=(MatchAny("a", ("x",)),),
+            ),
+            {"1"},
+        ),
+        (
+            Filter(
+                should=(
+                    Filter(must=(MatchAny("a", ("x",)), MatchAny("a", ("y",)))),
+                    Filter(must_not=(MatchExcept("a", ("z",)),)),
+                )
+            ),
+            {"[x,y]", "missing", "null", "[]", "[null]"},
+        ),
+    ],
+    ids=str,
+)
+def test_what_passes_is_what_qdrant_says(
+    engines: list[Collection], what: Any, names: set[str]
+) -> None:
+    wanted = what if isinstance(what, Filter) else Filter(must=(what,))
+    for collection in engines:
+        if collection.name == "values":
+            assert passing(collection, wanted) == names
+    for key, payload in VALUES.items():
+        assert passes(payload, wanted) == (key in names), key
+
+
+# Against each other and a plain evaluation ---------------------------------------------------
+
+WORDS = ("red", "green", "blue", "кіт", "")
+MOMENTS = ("2026-01-31", NOON, f"{NOON}Z", f"{NOON}.25Z", "2026-02-01T01:00:00+02:00", "soon")
+KEYS = (
+    *KEYWORD_FIELDS,
+    *("n", "n[]", "at", "mixed", "camera", "camera.lens", "camera.iso", "camera.lens.x"),
+    *("people", "people[]", "people[].name", "people[].age", "people[].tags[]", "people.name"),
+    *("tags[]", "nowhere", "nowhere[].x"),
+)
+
+
+def random_payloads() -> dict[str, dict[str, Any]]:
+    rng = random.Random(1)
+    return {str(n): random_payload(rng) for n in range(150)}
+
+
+def random_payload(rng: random.Random) -> dict[str, Any]:
+    def some(make: Any) -> Any:
+        kind = rng.random()
+        if kind < 0.5:
+            return make()
+        if kind < 0.8:
+            return [make() for _ in range(rng.randrange(3))]
+        return None
+
+    def word() -> str:
+        return rng.choice(WORDS)
+
+    def number() -> int | float:
+        return rng.choice((-1, 0, 1, 2, 0.5, 1.0, 2**53))
+
+    def mixed() -> Any:
+        return rng.choice((True, False, 0, 1, "red", "1", None, {}, [], [1], ["red"]))
+
+    def person() -> dict[str, Any]:
+        made = {"name": some(word), "age": some(number), "tags": some(word)}
+        return {key: value for key, value in made.items() if rng.random() < 0.7}
+
+    payload = {
+        **{field: some(word) for field in KEYWORD_FIELDS},  # as they are meant: see MatchExcept
+        "n": some(number),
+        "at": some(lambda: rng.choice(MOMENTS)),
+        "mixed": some(mixed),
+        "camera": some(lambda: {"lens": some(word), "iso": some(number)}),
+        "people": some(person),
+    }
+    return {key: value for key, value in payload.items() if rng.random() < 0.8}
+
+
+def random_filter(rng: random.Random, depth: int = 0) -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    for clause in ("must", "should", "must_not"):
+        if rng.random() < 0.5:
+            made[clause] = [
+                random_filter(rng, depth + 1) or {"must": []}
+                if depth < 2 and rng.random() < 0.2
+                else random_condition(rng)
+                for _ in range(rng.choice((0, 1, 1, 1, 2)))
+            ]
+    return made
+
+
+def random_condition(rng: random.Random) -> dict[str, Any]:
+    key = rng.choice(KEYS)
+    kind = rng.choice(("value", "any", "except", "numbers", "dates", "is_empty", "is_null"))
+    if kind in ("is_empty", "is_null"):
+        return {kind: {"key": key}}
+    if kind in ("numbers", "dates"):
+        bounds: tuple[Any, ...] = (-1, 0, 0.5, 1, 2) if kind == "numbers" else MOMENTS[:-1]
+        names = rng.sample(("gt", "gte", "lt", "lte"), rng.choice((1, 1, 2)))
+        return {"key": key, "range": {name: rng.choice(bounds) for name in names}}
+    if kind == "value":
+        return {"key": key, "match": {"value": rng.choice((*WORDS, 0, 1, 2, True, False))}}
+    values: tuple[Any, ...] = rng.choice((WORDS, (0, 1, 2)))
+    return {"key": key, "match": {kind: rng.sample(values, rng.choice((1, 2)))}}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_random_filters_let_the_same_points_through_everywhere(
+    engines: list[Collection], seed: int
+) -> None:
+    rng = random.Random(seed)
+    payloads = random_payloads()
+    sizes = set()
+    for _ in range(60):
+        data = random_filter(rng)
+        wanted = parse_filter(data)
+        expected = {key for key, payload in payloads.items() if passes(payload, wanted)}
+        sizes.add(len(expected))
+        for collection in engines:
+            if collection.name == "random":
+                assert passing(collection, wanted) == expected, (type(collection), data)
+    assert len(sizes) > 12  # and not only everything and nothing
+
+
+def passes(payload: dict[str, Any], what: Any) -> bool:
+    """Evaluate a filter or a condition as Qdrant's documentation says, naively."""
+    if isinstance(what, Filter):
+        return (
+            all(passes(payload, one) for one in what.must)
+            and (not what.should or any(passes(payload, one) for one in what.should))
+            and not any(passes(payload, one) for one in what.must_not)
+        )
+    found = values_at(payload, what.key)
+    if isinstance(what, IsEmpty):
+        return all(value is None or value == [] for value in found)
+    if isinstance(what, IsNull):
+        return any(None in (value if isinstance(value, list) else [value]) for value in found)
+    items = [item for value in found for item in (value if isinstance(value, list) else [value])]
+    if isinstance(what, MatchAny):
+        return any(same(item, value) for item in items for value in what.values)
+    if isinstance(what, MatchExcept):
+        return any(
+            item is not None and not any(same(item, value) for value in what.values)
+            for item in items
+        )
+    return any(within(item, what.bounds) for item in items)
+
+
+def values_at(value: Any, key: str) -> list[Any]:
+    """Return what lies at a key; with [] each item of the list there."""
+    name, _, rest = key.partition(".")
+    if not isinstance(value, dict) or name.removesuffix("[]") not in value:
+        return []
+    found = [value[name.removesuffix("[]")]]
+    if name.endswith("[]"):
+        found = found[0] if isinstance(found[0], list) else []
+    return [deep for item in found for deep in values_at(item, rest)] if rest else found
+
+
+def same(item: Any, value: Any) -> bool:
+    return type(item) is type(value) and bool(item == value)
+
+
+def within(item: Any, bounds: Any) -> bool:
+    if isinstance(next(iter(bounds.values())), datetime):
+        try:
+            item = datetime.fromisoformat(item)
+        except (TypeError, ValueError):
+            return False
+        item = item if item.tzinfo else item.replace(tzinfo=UTC)
+    elif isinstance(item, bool) or not isinstance(item, int | float):
+        return False
+    compare = {"gt": gt, "gte": ge, "lt": lt, "lte": le}
+    return all(compare[name](item, bound) for name, bound in bounds.items())

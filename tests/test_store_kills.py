@@ -1,0 +1,107 @@
+"""The embedded store under `kill -9` while generations are filled, published and dropped."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from rag.edge import EdgeStore
+from rag.store import Collection, ModelIdentity
+
+from .engines import CLIP, OTHER, ROOT, make_points, quick_folder, script
+
+KILLS = 10
+POINTS = make_points(200)
+
+# Round after round fills the other generation, publishes it, drops the old one and overwrites
+# all payloads, and says so after each: a payload is [round, 0], and overwritten [round, 1].
+ROUNDS = """
+store, round = EdgeStore(Path(sys.argv[1])), int(sys.argv[2])
+points = make_points(200)
+while True:
+    new, old = (CLIP, OTHER) if round % 2 else (OTHER, CLIP)
+    collection = store.open("a", new, staged=True)
+    collection.upsert([replace(p, payload={"at": [round, 0]}) for p in points])
+    print("filled", round, flush=True)
+    store.publish("a", new)
+    print("published", round, flush=True)
+    store.drop("a", old.generation)
+    print("dropped", round, flush=True)
+    assert collection.overwrite_payloads({p.id: {"at": [round, 1]} for p in points}) == 200
+    print("overwritten", round, flush=True)
+    round += 1
+"""
+
+
+def identity_of(round: int) -> ModelIdentity:
+    return CLIP if round % 2 else OTHER
+
+
+def run_and_kill(folder: Path, round: int, after: float) -> tuple[str, int]:
+    """Run rounds, kill the process some time after its first word, and return its last one."""
+    command = [*script(ROUNDS), str(folder), str(round)]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        first = process.stdout.readline()
+        time.sleep(after)
+        process.kill()
+        said = (first + process.stdout.read()).splitlines()
+        assert said, process.stderr.read()
+        assert process.stderr.read() == ""
+    event, last = said[-1].split()
+    return event, int(last)
+
+
+def payloads(collection: Collection) -> list[Any]:
+    records, following = collection.scroll()
+    assert following is None
+    assert {record.id for record in records} == {p.id for p in POINTS}
+    assert collection.count() == len(POINTS)
+    for point in POINTS[::50]:
+        assert collection.query(point.vector, 1)[0].id == point.id
+    return [tuple(record.payload["at"]) for record in records]
+
+
+def check(store: EdgeStore, event: str, round: int) -> int:
+    """Hold what is stored against what was said last, and return the round that is published."""
+    published = store.published("a")
+    if published is None:
+        assert (event, round) == ("filled", 0)
+        return -1
+    mine, others = identity_of(round), store.generations("a")[1:]
+    if event == "filled" and published.identity != mine:  # killed before it was published
+        assert set(payloads(published)) == {(round - 1, 1)}
+        assert [set(payloads(other)) for other in others] == [{(round, 0)}]
+        return round - 1
+    assert published.identity == mine
+    if event == "overwritten":
+        assert set(payloads(published)) == {(round, 1)}
+    elif event == "dropped":
+        assert set(payloads(published)) <= {(round, 0), (round, 1)}
+        assert others == []
+    else:
+        assert set(payloads(published)) == {(round, 0)}
+        assert all(set(payloads(other)) == {(round - 1, 1)} for other in others)
+    return round
+
+
+def test_one_generation_is_complete_and_published_whenever_it_is_killed(tmp_path: Path) -> None:
+    rng = random.Random(0)
+    killed_after = set()
+    with quick_folder(tmp_path) as folder:
+        published = -1
+        for _ in range(KILLS):
+            event, round = run_and_kill(folder, published + 1, rng.uniform(0, 0.15))
+            killed_after.add(event)
+            with closing(EdgeStore(folder)) as store:
+                published = check(store, event, round)
+            left = {p.name for p in (folder / "a").glob(".[cd]*")}
+            assert left == set()
+    assert len(killed_after) > 1
