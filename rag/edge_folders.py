@@ -74,9 +74,7 @@ def drop_generation(generation: Path) -> None:
     dropped = generation.with_name(f".dropped-{generation.name}")
     if dropped.exists():
         shutil.rmtree(dropped)
-    os.rename(generation, dropped)
-    _sync(generation.parent)
-    shutil.rmtree(dropped)
+    shutil.rmtree(generation)
 
 
 def remove_leftovers(path: Path) -> None:

@@ -17,7 +17,7 @@ from rag.edge import EdgeStore
 from .conftest import ROOT
 from .fakes import FakeEncoder
 
-FILES = 120
+FILES = 80
 WORKERS = 4
 KILLS = 40
 MODELS = {"index": "old", "prune": "old", "reindex": "new"}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import shutil
+import signal
 import subprocess
 import time
 from contextlib import closing
@@ -12,7 +14,7 @@ from typing import Any
 from rag.edge import EdgeStore
 from rag.store import Collection, ModelIdentity
 
-from .engines import CLIP, OTHER, ROOT, make_points, quick_folder, script
+from .engines import CLIP, OTHER, ROOT, make_points, quick_folder, run, script
 
 KILLS = 10
 POINTS = make_points(200)
@@ -105,3 +107,42 @@ def test_one_generation_is_complete_and_published_whenever_it_is_killed(tmp_path
             left = {p.name for p in (folder / "a").glob(".[cd]*")}
             assert left == set()
     assert len(killed_after) > 1
+
+
+# Dies just before one of the changes to folders that publishing and dropping make.
+PUBLISH_AND_DROP = """
+store, left = EdgeStore(Path(sys.argv[1])), int(sys.argv[2])
+def kill(event, args):
+    global left
+    if event in ("os.remove", "os.symlink", "os.rename", "os.rmdir"):
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(kill)
+store.publish("a", OTHER)
+store.drop("a", CLIP.generation)
+"""
+
+
+def test_killed_between_any_two_steps_of_publishing_and_dropping(tmp_path: Path) -> None:
+    seen = set()
+    with quick_folder(tmp_path) as folder:
+        with closing(EdgeStore(folder / "before")) as store:
+            store.open("a", CLIP).upsert(POINTS)
+            store.open("a", OTHER, staged=True).upsert(POINTS[:100])
+        for step in (1, 2, 3, 4, 5, 6, 15):
+            path = folder / str(step)
+            shutil.copytree(folder / "before", path, symlinks=True)
+            killed = run(PUBLISH_AND_DROP, path, step)
+            assert killed.returncode == -signal.SIGKILL, killed.stderr
+            with closing(EdgeStore(path)) as store:
+                held = [(c.identity, c.count()) for c in store.generations("a")]
+                published = store.published("a")
+                assert published is not None
+                seen.add((published.identity, len(held)))
+                assert set(held) <= {(CLIP, 200), (OTHER, 100)}
+                store.publish("a", OTHER)
+                store.drop("a", CLIP.generation)
+                assert [c.count() for c in store.generations("a")] == [100]
+            assert {p.name for p in (path / "a").iterdir()} == {OTHER.generation, "published"}
+    assert seen == {(CLIP, 2), (OTHER, 2), (OTHER, 1)}

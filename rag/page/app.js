@@ -336,6 +336,7 @@ function goSoon() {
 /** Fill the form with what the page's address says, and search. */
 function comeBack() {
   clearTimeout(go.timer);
+  details.close();
   const query = new URLSearchParams(location.search);
   for (const one of form.elements) {
     if (one.name) one.value = query.get(one.name) ?? one.defaultValue;
