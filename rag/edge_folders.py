@@ -74,7 +74,9 @@ def drop_generation(generation: Path) -> None:
     dropped = generation.with_name(f".dropped-{generation.name}")
     if dropped.exists():
         shutil.rmtree(dropped)
-    shutil.rmtree(generation)
+    os.rename(generation, dropped)
+    _sync(generation.parent)
+    shutil.rmtree(dropped)
 
 
 def remove_leftovers(path: Path) -> None:
