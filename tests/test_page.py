@@ -333,6 +333,19 @@ def test_a_newer_search_ends_the_older_one(visit: Visit, samples: list[Sample]) 
     visit.expect_first(samples[7].title)
 
 
+def test_an_answer_is_shown_as_what_was_asked_for(visit: Visit, samples: list[Sample]) -> None:
+    held: list[Route] = []
+    visit.page.route("**/images?*", lambda route: held.append(route))
+    with visit.page.expect_request("**/images?*"):
+        visit.page.goto(f"{visit.url}/ui?collection={COLLECTION}")
+    # typing has begun, and the search for it has not
+    visit.page.eval_on_selector("[name=q]", "input => { input.value = 'a heart'; }")
+    held[0].continue_()
+    expect(visit.cards).to_have_count(24)
+    expect(visit.page.locator("#status")).to_have_text("From this collection")
+    expect(visit.page.locator("#grid .score")).to_have_count(0)
+
+
 def test_filters_restrict_to_a_tenant_and_to_a_tag(visit: Visit, server: Server) -> None:
     for number in range(6):
         index(

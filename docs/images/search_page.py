@@ -26,7 +26,7 @@ _SHOTS: dict[str, dict[str, Any]] = {
 }
 _TEXTS = {
     "search-page": "a red circle on a yellow background",
-    "search-page-dark": "a green heart",
+    "search-page-dark": "a small red cross on a green background",
     "search-page-phone": "три рожеві серця",
 }
 
@@ -46,7 +46,7 @@ def main(url: str) -> None:
             if name == "search-page-dark":  # a picture and a text together
                 page.locator("#grid button").first.click()
                 page.click("#like-this")
-                page.fill("[name=q]", "blue background")
+                page.fill("[name=q]", "a star")
                 page.press("[name=q]", "Enter")
                 page.wait_for_selector("main[aria-busy=false] #grid .score")
             page.wait_for_load_state("networkidle")

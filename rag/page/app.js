@@ -258,9 +258,9 @@ async function ask(path, { method = "GET", body, signal, onBusy = () => {} } = {
 
 function rest(ms, signal) {
   return new Promise((resolve, reject) => {
-    const timer = setTimeout(resolve, ms);
+    const waiting = setTimeout(resolve, ms);
     signal?.addEventListener("abort", () => {
-      clearTimeout(timer);
+      clearTimeout(waiting);
       reject(signal.reason);
     });
   });
@@ -294,10 +294,11 @@ const examples = new Map(); // files searched by, by the key that the history ha
 let info = {};
 let collection = "";
 let example = null; // the file to search by
+let chip = null; // what the chip shows: that file, or the id of an indexed picture
+let timer = null; // of a search while typing
 
 const value = (name) => form.elements[name].value.trim();
 const isBrowsing = () => !example && !["q", "like", "not", "tag"].some(value);
-const isScored = () => Boolean(example || value("q") || value("like"));
 
 /** Return the page's address for what the form says. */
 function address() {
@@ -316,11 +317,12 @@ const isMixed = () => Boolean(value("q") && (example || value("like")));
 
 /** Make the search that the form says, and give it a place in the history. */
 function go({ typing = false } = {}) {
-  clearTimeout(go.timer);
+  clearTimeout(timer);
   const to = address();
   const key = example && [...examples].find(([, file]) => file === example)[0];
   const state = { typing, example: key };
-  const same = to === location.pathname + location.search && key === (history.state?.example ?? null);
+  const here = location.pathname + location.search;
+  const same = to === here && key === (history.state?.example ?? null);
   // one entry for all that is typed until Enter
   if (same || (typing && history.state?.typing)) history.replaceState(state, "", to);
   else history.pushState(state, "", to);
@@ -329,13 +331,13 @@ function go({ typing = false } = {}) {
 }
 
 function goSoon() {
-  clearTimeout(go.timer);
-  go.timer = setTimeout(go, TYPING_MS, { typing: true });
+  clearTimeout(timer);
+  timer = setTimeout(go, TYPING_MS, { typing: true });
 }
 
 /** Fill the form with what the page's address says, and search. */
 function comeBack() {
-  clearTimeout(go.timer);
+  clearTimeout(timer);
   details.close();
   const query = new URLSearchParams(location.search);
   for (const one of form.elements) {
@@ -362,15 +364,19 @@ function searchLike(picture) {
   return go();
 }
 
-/** Return one page of pictures `from` a place on: {pictures, next}. */
+/** Return one page of pictures `from` a place on, and what it is a page of. */
 async function find(from, signal) {
-  if (isBrowsing()) {
+  // taken now: the form may say something else when the answer comes
+  const browsing = isBrowsing();
+  const scored = Boolean(example || value("q") || value("like"));
+  const filtered = Boolean(!browsing || value("dao_id"));
+  if (browsing) {
     const query = new URLSearchParams({ limit: PAGE });
     if (value("dao_id")) query.set("dao_id", value("dao_id"));
     if (from) query.set("start", from);
     const path = `collections/${encodeURIComponent(collection)}/images?${query}`;
     const { images, next } = await ask(path, { signal, onBusy });
-    return { pictures: images, next };
+    return { pictures: images, next, browsing, scored, filtered };
   }
   const share = Number(value("share")) / 100;
   const image = example
@@ -393,7 +399,7 @@ async function find(from, signal) {
   };
   const { hits, next_offset: next } = await ask("search", { method: "POST", body, signal, onBusy });
   const pictures = hits.map((hit) => ({ ...hit, dao_id: hit.payload.dao_id ?? "default" }));
-  return { pictures, next };
+  return { pictures, next, browsing, scored, filtered };
 }
 
 function drawQuery() {
@@ -401,20 +407,22 @@ function drawQuery() {
   $("#chip").hidden = !example && !like;
   $("#mix").hidden = !isMixed();
   document.title = [value("q"), t("title")].filter(Boolean).join(" · ");
-  const source = example ?? like;
-  if ($("#chip").hidden || drawQuery.drawn === source) return;
-  drawQuery.drawn = source;
+  if ($("#chip").hidden || chip === (example ?? like)) return;
+  chip = example ?? like;
+  const daoId = value("like_dao_id") || "default";
   URL.revokeObjectURL($("#chip-picture").src);
-  const address = example
+  $("#chip-picture").src = example
     ? URL.createObjectURL(example)
-    : addressOf(like, value("like_dao_id") || "default", "/thumbnail");
-  $("#chip-picture").src = address;
-  $("#chip-title").textContent = example ? example.name : (titles.get(like) ?? titleOf({ id: like, path: like, payload: {} }));
+    : addressOf(like, daoId, "/thumbnail");
+  const title = titles.get(addressOf(like, daoId));
+  $("#chip-title").textContent = example
+    ? example.name
+    : titleOf({ id: like, path: like, payload: { title } });
 }
 
 // ---- what is found -------------------------------------------------------------------------
 
-const titles = new Map(); // of pictures seen, by id
+const titles = new Map(); // of pictures seen, by their addresses
 
 let found = { pictures: [], next: null };
 let status = () => "";
@@ -437,7 +445,7 @@ async function run({ more = false } = {}) {
     const page = await find(more ? found.next : null, signal);
     if (signal.aborted) return;
     const seen = more ? found.pictures : [];
-    found = { pictures: [...seen, ...page.pictures], next: page.next };
+    found = { ...page, pictures: [...seen, ...page.pictures] };
     $("#alert").hidden = true;
     showFound(seen.length);
   } catch (error) {
@@ -448,15 +456,15 @@ async function run({ more = false } = {}) {
 }
 
 function showFound(from) {
+  const { browsing, scored, filtered } = found;
   const n = found.pictures.length;
-  const filtered = Boolean(!isBrowsing() || value("dao_id"));
   const empty = n === 0 && (!filtered || points === 0);
   $("#empty").hidden = !empty;
   status = () => {
     if (n === 0) return empty ? "" : t("none");
-    if (isBrowsing()) return t("some");
+    if (browsing) return t("some");
     if (from > 0) return t("foundMore", { n });
-    return t(isScored() ? "found" : "tagged", { n });
+    return t(scored ? "found" : "tagged", { n });
   };
   for (const picture of found.pictures.slice(from)) remember(picture);
   drawStatus();
@@ -479,7 +487,7 @@ function showFailure(error, more) {
 }
 
 function remember({ id, dao_id, payload }) {
-  titles.set(id, titleOf({ id, payload }));
+  titles.set(addressOf(id, dao_id), titleOf({ id, payload }));
   suggest("#tenants", [dao_id]);
   suggest("#tags", tagsOf(payload));
 }
@@ -522,7 +530,9 @@ function card(picture) {
   const title = make("span", { className: "title", textContent: titleOf(picture) });
   title.ariaHidden = "true"; // the picture's alternative text says it
   const caption = make("span", { className: "caption" }, title);
-  if (isScored()) caption.append(make("span", { className: "score", textContent: scoreOf(picture) }));
+  if (found.scored) {
+    caption.append(make("span", { className: "score", textContent: scoreOf(picture) }));
+  }
   const button = make("button", { type: "button" }, thumbnail(picture, true), caption);
   button.onclick = () => {
     button.focus(); // Safari does not; the dialog gives the focus back when it closes
@@ -570,7 +580,7 @@ function openDetails(picture) {
   $("#details-title").textContent = titleOf(picture);
   $("#details .tags").replaceChildren(...tagsOf(payload).map(tagButton));
   const rows = [[t("id"), id], [t("tenant"), dao_id], [t("path"), path]];
-  if (isScored()) rows.unshift([t("score"), scoreOf(picture)]);
+  if (found.scored) rows.unshift([t("score"), scoreOf(picture)]);
   const shown = new Set(["image_id", "dao_id", "image_path"]);
   rows.push(...Object.entries(payload).filter(([name]) => !shown.has(name)));
   $("#details tbody").replaceChildren(
@@ -728,7 +738,8 @@ function add(files, daoId, tags) {
 
 async function index(file, daoId, tags, signal) {
   const data = await dataOf(file);
-  const metadata = { title: file.name.replace(/\.[^.]+$/, "") };
+  // the title that `vision-rag index` gives a file
+  const metadata = { title: file.name.replace(/\.[^.]+$/, "").replaceAll("_", " ") };
   if (tags.length) metadata.tags = tags;
   const body = {
     id: await idOf(file),
