@@ -33,7 +33,11 @@ from rag.searching import degraded
 Handler = Callable[[Request], Awaitable[Response]]
 
 _PAGE: Final = Path(__file__).parent / "page"
-_ASSETS: Final = {"app.js": "text/javascript", "style.css": "text/css"}
+_ASSETS: Final = {
+    "app.js": "text/javascript",
+    "texts.js": "text/javascript",
+    "style.css": "text/css",
+}
 _PAGE_HEADERS: Final = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'self'",

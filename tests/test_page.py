@@ -694,7 +694,7 @@ def test_the_language_follows_the_browser_and_the_switch(
 
 def test_every_text_of_the_page_is_there_in_both_languages(visit: Visit) -> None:
     visit.page.goto(f"{visit.url}/ui")
-    texts = visit.page.evaluate("import('/ui/app.js').then((page) => page.TEXTS)")
+    texts = visit.page.evaluate("import('/ui/texts.js').then((page) => page.TEXTS)")
     assert texts["en"].keys() == texts["uk"].keys()
     for language, forms in (("en", {"one", "other"}), ("uk", {"one", "few", "many"})):
         for key, text in texts[language].items():
