@@ -81,7 +81,7 @@ def _service(request: Request) -> VisionEncoder:
 
 
 async def home(_: Request) -> Response:
-    return RedirectResponse("/docs")
+    return RedirectResponse("/ui")
 
 
 async def docs(_: Request) -> Response:

@@ -737,8 +737,8 @@ def test_a_clients_mistake_leaves_no_traceback_in_the_log(
 
 
 def test_the_docs_are_complete_and_load_nothing_from_elsewhere(http: httpx.Client) -> None:
-    page = http.get("/", follow_redirects=True)
-    assert page.url.path == "/docs"
+    assert http.get("/", follow_redirects=True).url.path == "/ui"
+    page = http.get("/docs")
     assert "//" not in page.text.replace("<!DOCTYPE", "")
     for asset in ("/static_content/swagger-ui.css", "/static_content/swagger-ui-bundle.js"):
         assert asset in page.text

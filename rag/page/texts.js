@@ -3,6 +3,7 @@
 export const TEXTS = {
   en: {
     title: "Picture search",
+    api: "API",
     language: "Language",
     search: "Search",
     query: "What the picture shows",
@@ -71,6 +72,7 @@ export const TEXTS = {
   },
   uk: {
     title: "Пошук зображень",
+    api: "API",
     language: "Мова",
     search: "Шукати",
     query: "Що на зображенні",
