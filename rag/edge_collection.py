@@ -1,11 +1,12 @@
 """One generation of a collection of the embedded store: a shard of Qdrant's engine, and its calls.
 
 A write that returned survives a killed process: the engine replays its log. Until the next
-flush (every `FLUSH_POINTS` points, and at close) it may be lost when the machine loses power.
+flush, at most `FLUSH_SECONDS` later, it may be lost when the machine loses power.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -49,10 +50,13 @@ from rag.store import (
     check_vector,
 )
 
+logger = logging.getLogger("vision_encoder")
+
 # Without a flush the log grows with every write (172 MB and 3.7 s to reopen after 200 000
 # points of 128 dimensions; with one every 10 000 points 44 MB and 0.2 s). A flush takes
 # some 50 ms whether it follows 1 point or 10 000, so it does not follow every write.
 FLUSH_POINTS: Final = 10_000
+FLUSH_SECONDS: Final = 1.0
 
 
 class EdgeCollection:
@@ -65,6 +69,7 @@ class EdgeCollection:
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._unflushed = 0
+        self._later: threading.Timer | None = None  # flushes what was written last
         self._shard: EdgeShard | None = None
         check_room(folder)  # loading replays the log, which writes
         with _engine_errors(folder):
@@ -164,12 +169,13 @@ class EdgeCollection:
     def flush(self) -> None:
         """Make all that was written outlast a loss of power."""
         with self._open_shard() as shard:
-            shard.flush()
-            self._unflushed = 0
+            self._flush(shard)
 
     def close(self) -> None:
         """Flush and release the shard; done once, by the store."""
         with self._lock:
+            if self._later:
+                self._later.cancel()
             shard, self._shard = self._shard, None
             if shard is not None:
                 with _engine_errors(self._folder):
@@ -195,8 +201,24 @@ class EdgeCollection:
     def _wrote(self, shard: EdgeShard, points: int) -> None:
         self._unflushed += points
         if self._unflushed >= FLUSH_POINTS:
-            shard.flush()
-            self._unflushed = 0
+            self._flush(shard)
+        elif self._unflushed and self._later is None:
+            self._later = threading.Timer(FLUSH_SECONDS, self._flush_later)
+            self._later.daemon = True
+            self._later.start()
+
+    def _flush(self, shard: EdgeShard) -> None:
+        shard.flush()
+        self._unflushed = 0
+
+    def _flush_later(self) -> None:
+        with self._lock:
+            self._later = None
+            if self._shard is not None and self._unflushed:
+                try:
+                    self._flush(self._shard)
+                except Exception as error:  # the next write, or closing, meets it again
+                    logger.warning("the embedded store of %s failed: %s", self._folder, error)
 
 
 def create_shard(folder: Path, dimension: int) -> None:

@@ -41,6 +41,7 @@ BENCHMARKS = (
     "indexing",
     "isolation",
     "preprocess",
+    "search",
     "serving",
     "startup",
 )

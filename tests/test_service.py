@@ -203,6 +203,7 @@ REFUSED: list[tuple[str, Any, int, str, str]] = [
     ("/search", {"text": "a", "weights": [1, 1]}, 400, "invalid_request", "2 numbers for 1"),
     ("/search", {"text": "a", "weights": [0]}, 400, "invalid_request", "greater than 0"),
     ("/search", {"text": "a", "filter": {"most": []}}, 400, "invalid_request", "must, should"),
+    ("/search", {"text": "a", "group_by": "a b"}, 400, "invalid_request", "group_by"),
     ("/search", {"text": "a", "diversity": 2}, 400, "invalid_request", "diversity"),
     (
         "/search",

@@ -253,7 +253,10 @@ def test_the_shard_is_cosine_with_keyword_indexes(tmp_path: Path) -> None:
     assert held == {"dao_id": True, "tags": False, "category": False}
 
 
-def test_many_writes_are_flushed_so_that_the_log_stays_short(tmp_path: Path) -> None:
+def test_many_writes_are_flushed_so_that_the_log_stays_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rag.edge_collection.FLUSH_SECONDS", 3600)
     points = make_points(500)
     with closing(EdgeStore(tmp_path)) as store:
         collection = store.open("a", CLIP)
@@ -264,7 +267,25 @@ def test_many_writes_are_flushed_so_that_the_log_stays_short(tmp_path: Path) -> 
         assert count_without_log(tmp_path) == 500
 
 
-def test_what_is_published_outlasts_a_loss_of_power(tmp_path: Path) -> None:
+def test_the_last_writes_are_flushed_a_moment_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rag.edge_collection.FLUSH_SECONDS", 0.2)
+    points = make_points(5)
+    with closing(EdgeStore(tmp_path)) as store:
+        collection = store.open("a", CLIP)
+        for count in (3, 5):
+            collection.upsert(points[:count])
+            deadline = time.monotonic() + 20
+            while count_without_log(tmp_path) != count:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+
+
+def test_what_is_published_outlasts_a_loss_of_power(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rag.edge_collection.FLUSH_SECONDS", 3600)
     with closing(EdgeStore(tmp_path)) as store:
         store.open("a", OTHER)
         store.open("a", CLIP, staged=True).upsert(make_points(5))
