@@ -141,7 +141,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     search.add_argument("text", nargs="*", help="what the picture shows; several texts add up")
     search.add_argument(
-        "--image", action="append", default=[], metavar="FILE", help="similar to this picture"
+        "--image",
+        action="append",
+        default=[],
+        metavar="FILE|URL",
+        help="similar to this picture; a URL is fetched by the service (ALLOW_IMAGE_URLS)",
     )
     search.add_argument(
         "--like", action="append", default=[], metavar="ID", help="similar to this indexed picture"

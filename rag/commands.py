@@ -85,9 +85,9 @@ def index(backend: Backend, options: argparse.Namespace) -> int:
 
 def search(backend: Backend, options: argparse.Namespace) -> int:
     """Search, and print the hits."""
-    images = [_file_example(path) for path in options.image]
+    images = [_example(path) for path in options.image]
     images += [ImageExample(id=image_id) for image_id in options.like]
-    unlike = [_file_example(path) for path in options.not_image]
+    unlike = [_example(path) for path in options.not_image]
     if not (options.text or images):
         raise InvalidSearch("give a text, --image FILE or --like ID")
     negative = None
@@ -223,7 +223,10 @@ def _filter(options: argparse.Namespace) -> dict[str, Any] | None:
     return {"must": conditions} if conditions else None
 
 
-def _file_example(path: str) -> ImageExample:
+def _example(path: str) -> ImageExample:
+    """Return a picture to search by: a file, or an address that the service fetches."""
+    if path.startswith(("http://", "https://")):
+        return ImageExample(image_url=path)
     try:
         return image_example(read(path))
     except InvalidSearch as error:

@@ -245,6 +245,7 @@ def test_local_says_who_holds_the_store(
         (("search", "a", "--filter", '{"all": []}'), "allowed there are key, match"),
         (("search", "a", "--weight", "1", "--weight", "2"), "weights has 2 numbers for 1"),
         (("search", "--like", "nobody"), "no picture 'nobody'"),
+        (("search", "--image", "http://example.com/a.png"), "ALLOW_IMAGE_URLS"),
         (("search", "a", "--top-k", "0"), "top_k"),
         (("search", "--image", "/nowhere.png"), "/nowhere.png cannot be read"),
         (("search", "a", "--collection", "never"), "there is no collection 'never'"),

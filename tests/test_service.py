@@ -617,12 +617,12 @@ def test_many_searches_are_answered_each_for_itself(http: httpx.Client) -> None:
 
 def test_what_a_collection_holds_is_listed_page_by_page(http: httpx.Client) -> None:
     for n in range(5):
-        body = {"id": f"{n}", "image_base64": PNG, "dao_id": f"dao{n % 2}", "collection": "listed"}
+        body = {"id": f"{n}", "image_base64": PNG, "dao_id": f"dao{n % 2}", "collection": "paged"}
         http.post("/images", json={**body, "image_path": f"/{n}.png", "metadata": {"n": n}})
     listed: list[Any] = []
     start: dict[str, str] = {}
     for _ in range(3):
-        page = http.get("/collections/listed/images", params={"limit": "2", **start}).json()
+        page = http.get("/collections/paged/images", params={"limit": "2", **start}).json()
         listed += page["images"]
         start = {"start": page["next"]}
     assert page["next"] is None
@@ -630,12 +630,12 @@ def test_what_a_collection_holds_is_listed_page_by_page(http: httpx.Client) -> N
     assert {(image["id"], image["dao_id"], image["path"]) for image in listed} == {
         (f"{n}", f"dao{n % 2}", f"/{n}.png") for n in range(5)
     }
-    mine = http.get("/collections/listed/images", params={"dao_id": "dao1"}).json()["images"]
+    mine = http.get("/collections/paged/images", params={"dao_id": "dao1"}).json()["images"]
     assert {image["id"] for image in mine} == {"1", "3"}
     for bad in ("0", "1001", "many"):
-        refused = http.get("/collections/listed/images", params={"limit": bad})
+        refused = http.get("/collections/paged/images", params={"limit": bad})
         assert (refused.status_code, refused.json()["code"]) == (400, "invalid_request")
-    unknown = http.get("/collections/listed/images", params={"generation": "ffffffff"})
+    unknown = http.get("/collections/paged/images", params={"generation": "ffffffff"})
     assert unknown.json()["code"] == "collection_not_found"
 
 
@@ -944,8 +944,13 @@ def test_a_collection_of_another_model_is_refused_and_embedding_goes_on(tmp_path
         assert "search is degraded" in served.log.read_text()
 
 
-def test_the_idle_service_stays_below_its_memory_bound(server: Server) -> None:
-    processes = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
-    resident = sum(process.memory_info().rss for process in processes)
+def test_the_idle_service_stays_below_its_memory_bound(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        resident = _resident(server)
     logging.getLogger(__name__).info("resident: %.0f MB", resident / 1e6)
     assert resident < 1.2e9
+
+
+def _resident(server: Server) -> int:
+    processes = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
+    return sum(process.memory_info().rss for process in processes)
