@@ -46,11 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _err.print("stopped; what is done stays done, and running it again goes on")
         return 130
     except ValidationError as error:
-        # of a variable of the settings, or of an argument that became a field of a request
-        said = describe(error)
-        if error.title.endswith("Settings"):
-            said = f"a variable is not valid: {said.upper()[:400]}"
-        _err.print(f"[red]error:[/] {escape(said)}", soft_wrap=True)
+        _err.print(f"[red]error:[/] {escape(_describe(error))}", soft_wrap=True)
         return 1
     except Exception as error:
         # errors of rag, the client and the encoder have a code and are sentences;
@@ -231,10 +227,9 @@ def _add_failures(parser: argparse.ArgumentParser) -> None:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
 
 
 def open_backend(local: bool) -> Backend:
@@ -266,6 +261,16 @@ def open_backend(local: bool) -> Backend:
         on_death=_end,
     )
     return LocalBackend(encoder, store, runners)
+
+
+def _describe(error: ValidationError) -> str:
+    if not error.title.endswith("Settings"):
+        return describe(error)  # of an argument that became a field of a request
+    variables = (
+        ": ".join([*(str(part).upper() for part in one["loc"]), one["msg"]])
+        for one in error.errors()
+    )
+    return f"a variable is not valid: {'; '.join(variables)}"
 
 
 def _end(why: str) -> None:

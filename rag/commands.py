@@ -50,22 +50,22 @@ def index(backend: Backend, options: argparse.Namespace) -> int:
     """Index what the arguments name; see `rag.indexing`."""
     sources = find_sources(
         options.source,
-        map(os.fsdecode, sys.stdin.buffer),
+        _lines(),
         tags=options.tag,
         include=options.include,
         exclude=options.exclude,
     )
-    if options.prune and not sources.folders:
+    if options.prune and not (sources.folders or sources.failures):
         raise InvalidSearch(
             "--prune needs a folder that can be read and has pictures: it forgets what is gone "
             "there, and an empty one may be a disk that is away"
         )
     if not (sources.pictures or sources.failures or options.prune):
         raise InvalidSearch(f"no pictures in {', '.join(map(shown, options.source))}")
+    held = hold(backend, options.collection, options.dao_id)  # first: it says who does not answer
     with _progress() as progress:
         hashed, failures = hash_sources(sources, options.workers, progress)
         failures = sources.failures + failures
-        held = hold(backend, options.collection, options.dao_id)
         plan = make_plan(hashed, held, sources.folders if options.prune else ())
         if options.dry_run:
             _print_plan(plan, failures)
@@ -152,6 +152,7 @@ def delete(backend: Backend, options: argparse.Namespace) -> int:
         there = given == shown(given) and (
             backend.delete(given, options.dao_id, options.collection)
             or _forget_path(backend, absolute(given), options)
+            or _forget_path(backend, os.path.abspath(given), options)  # below a linked folder
         )
         deleted += there
         missing += [] if there else [shown(given)]
@@ -207,6 +208,12 @@ def _forget_path(backend: Backend, path: str, options: argparse.Namespace) -> bo
             lose(Loss(image, left), backend, options.collection)
             return True
     return False
+
+
+def _lines() -> Iterator[str]:
+    """Yield the lines of standard input, which need not be UTF-8."""
+    for line in sys.stdin.buffer:
+        yield os.fsdecode(line)
 
 
 def _filter(options: argparse.Namespace) -> dict[str, Any] | None:

@@ -11,10 +11,12 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import file_digest
 from io import BufferedReader
+from itertools import chain
 from stat import S_ISREG
 from threading import Event
 from typing import Final, TypeVar
@@ -22,7 +24,7 @@ from typing import Final, TypeVar
 from rag.backends import Backend
 from rag.errors import InvalidSearch
 from rag.pictures import Picture
-from rag.plan import Loss, Plan, Wanted
+from rag.plan import Loss, Plan, Wanted, metadata_at, paths_of
 from rag.schemas import IndexedImage
 from rag.sources import Failure, Source, Sources
 
@@ -51,7 +53,7 @@ class Report:
 def hold(backend: Backend, collection: str, dao_id: str) -> list[IndexedImage]:
     """Return what a collection holds of a tenant; nothing when there is no collection yet."""
     try:
-        return patiently(lambda: list(backend.images(collection, dao_id=dao_id)))
+        return list(backend.images(collection, dao_id=dao_id))
     except Exception as error:
         if getattr(error, "code", None) != "collection_not_found":
             raise
@@ -64,7 +66,7 @@ def hash_sources(
     """Return each source that can be read with its SHA-256, and those that cannot."""
     hashed: list[tuple[Source, str]] = []
     failures: list[Failure] = []
-    for done, (source, result) in enumerate(each(_hash, sources.pictures, workers), 1):
+    for done, (source, result) in enumerate(each(_hash, sources.pictures, workers, Event()), 1):
         try:
             hashed.append((source, result.result()))
         except InvalidSearch as error:
@@ -84,8 +86,12 @@ def carry_out(
     again goes on.
     """
     report = Report(unchanged=plan.unchanged, duplicates=plan.duplicates)
+    failed: set[str] = set()
     stop = Event()
     finished = 0
+    # what is new first: a run that is killed in between takes no path from where it was
+    new = [one for one in plan.add if not one.held]
+    known = [one for one in plan.add if one.held]
 
     def pause(seconds: float) -> bool:
         progress("indexing", finished, len(plan.add), "waiting for the service, which is busy")
@@ -94,13 +100,14 @@ def carry_out(
     def add(one: Wanted) -> str:
         return patiently(lambda: _add(one, backend, collection, dao_id), sleep=pause)
 
-    for one, result in each(add, plan.add, workers, stop):
+    for one, result in chain(each(add, new, workers, stop), each(add, known, workers, stop)):
         try:
             outcome = result.result()
         except Exception as error:
             if getattr(error, "status", None) not in PICTURES_FAULT:
                 raise
             report.failures.append(Failure(one.source, str(error)))
+            failed.update(one.paths)
         else:
             report.indexed += outcome == "indexed"
             report.updated += outcome == "updated"
@@ -108,7 +115,6 @@ def carry_out(
         finished += 1
         note = f"{report.unchanged} unchanged, {len(report.failures)} failed"
         progress("indexing", finished, len(plan.add), note)
-    failed = {failure.path for failure in report.failures}
     for loss in plan.lose:
         # a file that cannot be indexed as it is now stays findable as it was
         kept = tuple(path for path in _lost(loss) if path in failed)
@@ -122,7 +128,8 @@ def lose(loss: Loss, backend: Backend, collection: str, kept: tuple[str, ...] = 
     paths = sorted({*loss.left, *kept})
     if not paths:
         return backend.delete(image.id, image.dao_id, collection)
-    backend.update(image.id, image.dao_id, collection, paths=paths)
+    metadata = metadata_at(image, paths[0])
+    backend.update(image.id, image.dao_id, collection, paths=paths, metadata=metadata)
     return False
 
 
@@ -152,11 +159,11 @@ def read(path: str) -> bytes:
 
 
 def each(
-    call: Callable[[T], R], items: Iterable[T], workers: int, stop: Event | None = None
+    call: Callable[[T], R], items: Iterable[T], workers: int, stop: Event
 ) -> Iterator[tuple[T, Future[R]]]:
     """Call for each item on threads, a bounded number ahead, and yield each when it is done.
 
-    When the caller goes no further, `stop` is set, for what waits on those threads.
+    When the caller goes no further before the end, `stop` is set, for what waits on those threads.
     """
     under_way: dict[Future[R], T] = {}
     waiting = iter(items)
@@ -171,11 +178,11 @@ def each(
                     return
                 for done in wait(under_way, return_when=FIRST_COMPLETED).done:
                     yield under_way.pop(done), done
-        finally:
-            if stop is not None:
-                stop.set()
+        except BaseException:
+            stop.set()
             for future in under_way:
                 future.cancel()
+            raise
 
 
 def _passes(error: Exception) -> bool:
@@ -185,8 +192,7 @@ def _passes(error: Exception) -> bool:
 
 
 def _lost(loss: Loss) -> tuple[str, ...]:
-    paths = (loss.image.path, *(loss.image.payload.get("duplicates") or ()))
-    return tuple(path for path in paths if path and path not in loss.left)
+    return tuple(path for path in paths_of(loss.image) if path not in loss.left)
 
 
 def _add(one: Wanted, backend: Backend, collection: str, dao_id: str) -> str:
@@ -206,7 +212,8 @@ def _hash(source: Source) -> str:
         return file_digest(file, "sha256").hexdigest()
 
 
-def _opened(path: str) -> BufferedReader:
+@contextmanager
+def _opened(path: str) -> Iterator[BufferedReader]:
     try:
         status = os.stat(path)
         if not S_ISREG(status.st_mode):
@@ -215,6 +222,7 @@ def _opened(path: str) -> BufferedReader:
             raise InvalidSearch("the file is empty")
         if status.st_size > LARGEST_FILE:
             raise InvalidSearch(f"has {status.st_size:,} bytes; at most {LARGEST_FILE:,} are read")
-        return open(path, "rb")
+        with open(path, "rb") as file:
+            yield file
     except OSError as error:
         raise InvalidSearch(f"cannot be read: {error.strerror}") from None

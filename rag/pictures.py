@@ -187,6 +187,8 @@ class PictureIndex:
     def publish(self, collection: str) -> PublishResponse:
         """Make the generation of this model the published one, in one step."""
         before = self._store.published(collection)
+        if before and not before.count():
+            self.open(collection, create=True, staged=True)  # there was nothing to fill it from
         self._store.publish(collection, self._identity)
         replaced = before.identity.generation if before else None
         mine = self._identity.generation

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -54,18 +54,18 @@ def make_plan(
     picture stays too, unless a source says otherwise; tags add up.
     """
     images = {image.id: image for image in held}
-    names = {
-        path: image.id for image in images.values() if _is_named(image) for path in paths_of(image)
-    }
     wanted: dict[str, Wanted] = {}
     now: set[str] = set()
-    for source, content_hash in hashed:
-        image_id = source.image_id or names.get(source.path) or content_hash[:ID_DIGITS]
+    for source, image_id, content_hash in _named(list(hashed), images.values()):
         now.add(source.path)
-        paths: tuple[str, ...] = (source.path,)
-        if image_id in wanted and wanted[image_id].content_hash == content_hash:
-            paths = tuple(sorted({source.path, *wanted[image_id].paths}))
-        wanted[image_id] = Wanted(image_id, content_hash, paths, source.path, source.metadata)
+        paths, metadata = {source.path}, source.metadata
+        if one := wanted.get(image_id):
+            # the same file twice adds up; of several places the first one says what it is
+            twice = source.path in one.paths
+            metadata = {**one.metadata, **metadata} if twice else one.metadata
+            paths |= set(one.paths)
+        first = one.source if one else source.path
+        wanted[image_id] = Wanted(image_id, content_hash, tuple(sorted(paths)), first, metadata)
     known = {path: _known(image) for image in images.values() for path in paths_of(image)}
     plan = Plan()
     for one in wanted.values():
@@ -92,6 +92,31 @@ def paths_of(image: IndexedImage) -> tuple[str, ...]:
     return (*first, *(image.payload.get("duplicates") or ()))
 
 
+def metadata_at(image: IndexedImage, path: str) -> dict[str, Any]:
+    """Return what is known of a held picture when `path` is its first place."""
+    return {"title": _title(path), **_known(image)}
+
+
+def _named(
+    hashed: Sequence[tuple[Source, str]], images: Iterable[IndexedImage]
+) -> Iterator[tuple[Source, str, str]]:
+    """Yield sources with the ids of their pictures: given now, given before, or the content's."""
+    names: dict[str, list[str]] = {}
+    for image in images:
+        for path in paths_of(image) if _is_named(image) else ():
+            names.setdefault(path, []).append(image.id)
+    given = {source.path for source, _ in hashed if source.image_id is not None}
+    content_of: dict[str, str] = {}
+    for source, content_hash in hashed:
+        if source.image_id is None and source.path in given:
+            continue  # a manifest names the same file
+        ids = names.get(source.path, []) if source.image_id is None else [source.image_id]
+        for image_id in ids or [content_hash[:ID_DIGITS]]:
+            # a place of a named picture that shows something else now is no place of it
+            same = content_of.setdefault(image_id, content_hash) == content_hash
+            yield source, image_id if same else content_hash[:ID_DIGITS], content_hash
+
+
 def _is_named(image: IndexedImage) -> bool:
     return image.id != str(image.payload.get("content_hash"))[:ID_DIGITS]
 
@@ -102,8 +127,15 @@ def _left(image: IndexedImage, now: Container[str], gone: Sequence[str]) -> tupl
 
 
 def _is_gone(path: str, folders: Sequence[str]) -> bool:
-    below = any(path.startswith(folder.rstrip("/") + "/") for folder in folders)
-    return below and not os.path.lexists(path)
+    if not any(path.startswith(folder.rstrip("/") + "/") for folder in folders):
+        return False
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        pass  # it cannot be looked at, which is not the same
+    return False
 
 
 def _completed(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from threading import Event
 
 from rag.backends import Backend
 from rag.errors import InvalidSearch
@@ -52,6 +53,11 @@ def reindex(
         if done.failures and not drop_missing:
             done.published = False
             return done
+        if done.failures and len(done.failures) == len(listed):
+            raise InvalidSearch(
+                f"no picture of the collection {collection!r} can be embedded anew, so nothing "
+                "would be left of it: index them again"
+            )
         backend.publish(collection)
         before = len(done.failures)
         _catch_up(backend, collection, stats.generation, listed, done)
@@ -115,8 +121,14 @@ def _embed(
     staged: bool,
 ) -> list[Failure]:
     failures = []
-    embed = partial(_embed_one, backend, collection, staged=staged)
-    for count, (image, result) in enumerate(each(embed, images, workers), 1):
+    stop = Event()
+
+    def embed(image: IndexedImage) -> bool:
+        picture = _source(image)
+        index = partial(backend.index, picture, collection, staged=staged)
+        return patiently(index, sleep=stop.wait) == "indexed"
+
+    for count, (image, result) in enumerate(each(embed, images, workers, stop), 1):
         try:
             done.embedded += result.result()
         except Exception as error:
@@ -125,12 +137,6 @@ def _embed(
             failures.append(Failure(image.path or image.id, str(error)))
         progress("re-indexing", count, len(images), f"{len(failures)} failed")
     return failures
-
-
-def _embed_one(backend: Backend, collection: str, image: IndexedImage, *, staged: bool) -> bool:
-    picture = _source(image)
-    outcome = patiently(lambda: backend.index(picture, collection, staged=staged))
-    return outcome == "indexed"
 
 
 def _source(image: IndexedImage) -> Picture:

@@ -131,16 +131,17 @@ def _folders(
     except OSError as error:
         found.fail(folder, f"{_UNREAD}: {error.strerror}")
         return
-    names = []
+    names, folders = [], []
     for entry in visible:
         if entry.is_symlink() and not os.path.exists(entry.path):
             found.fail(entry.path, f"{_UNREAD}: a link to what is not there")
+        elif entry.is_dir():
+            folders.append(entry.path)
         elif entry.is_file():
             names.append(entry.name)
     yield folder, names
-    for entry in visible:
-        if entry.is_dir():
-            yield from _folders(entry.path, (*above, here), found)
+    for below in folders:
+        yield from _folders(below, (*above, here), found)
 
 
 def _wanted(below: str, include: Sequence[str], exclude: Sequence[str]) -> bool:

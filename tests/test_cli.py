@@ -7,6 +7,7 @@ import io
 import json
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,12 @@ def test_gone_files_are_forgotten_when_asked(run: Run, folder: Path) -> None:
     assert ", forgotten 1," in run("index", folder, "--prune", "--collection", "prune")[1]
     status, _, err = run("index", folder / "scene_0.png", "--prune", "--collection", "prune")
     assert status == 1 and "--prune needs a folder" in err
+    (folder / "scene_2.png").unlink()
+    (folder / "lost").symlink_to("/nowhere")  # nobody knows what is there
+    scene_image(6).save(folder / "new.png")
+    status, out, err = run("index", folder, "--prune", "--collection", "prune")
+    assert (status, out.split(",")[0]) == (3, "indexed 1") and ", forgotten 0," in out
+    assert f"failed {folder / 'lost'}: cannot be read" in err
 
 
 def test_a_list_and_a_manifest_are_sources(
@@ -271,12 +278,42 @@ def test_an_empty_folder_is_said_so(run: Run, tmp_path: Path) -> None:
 def test_no_service_is_said_so(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     monkeypatch.setenv("VISION_ENCODER_URL", url)
-    monkeypatch.setattr("rag.indexing.PATIENCE", 0)  # it is waited for, for a minute
+    began = time.monotonic()
     for arguments in (("search", "a"), ("index", folder)):
         status, _, err = run(*arguments)
-        assert status == 1
+        assert status == 1 and len(err.splitlines()) == 1
         assert f"no vision encoder answers at {url}" in err
         assert "make serve" in err
+    assert time.monotonic() - began < 10  # nothing was begun that would be worth waiting for
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "abc", "1.5"])
+def test_a_number_of_workers_that_is_none_is_wrong_usage(
+    run: Run, capsys: pytest.CaptureFixture[str], number: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run("index", "x", f"--workers={number}")
+    assert ended.value.code == 2
+    assert f"argument --workers: '{number}' is not a whole number from 1" in capsys.readouterr().err
+
+
+def test_without_standard_input_folders_are_indexed_all_the_same(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", None)  # as a service manager starts commands
+    (folder / "broken.png").unlink()
+    assert run("index", folder, "--collection", "no_stdin")[0] == 0
+
+
+def test_a_picture_below_a_linked_folder_is_deleted_by_the_path_it_was_found_at(
+    run: Run, folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    scene_image(6).save(tmp_path / "elsewhere" / "z.png")
+    (folder / "linked").symlink_to(tmp_path / "elsewhere")
+    run("index", folder, "--collection", "linked", "--failures", tmp_path / "failed.jsonl")
+    path = folder / "linked" / "z.png"
+    assert run("delete", path, "--collection", "linked")[1] == "deleted 1\n"
 
 
 def test_a_file_of_failures_that_cannot_be_written_is_said_so(
@@ -296,7 +333,7 @@ def test_a_bad_variable_is_said_so(run: Run, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("IMAGE_SEARCH_COLLECTION", "no/name")
     status, _, err = run("stats")
     assert status == 1
-    assert "IMAGE_SEARCH_COLLECTION" in err
+    assert "a variable is not valid: IMAGE_SEARCH_COLLECTION: String should match" in err
     monkeypatch.delenv("IMAGE_SEARCH_COLLECTION")
     monkeypatch.setenv("VISION_ENCODER_TIMEOUT", "soon")
     status, _, err = run("stats")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterator
+from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +190,89 @@ def test_a_named_picture_that_moves_lies_where_it_is_now(library: Library) -> No
     assert library.held() == {"b": ["b"]}
 
 
+def test_a_file_that_was_named_twice_keeps_both_names(library: Library) -> None:
+    library.write(a="A", b="B")
+    manifest = library.top / "m.jsonl"
+    manifest.write_text('{"path": "a.png", "id": "1"}\n{"path": "a.png", "id": "2"}\n')
+    assert counts(library.run(manifest)) == (2, 0, 0, 0)
+    assert counts(library.run()) == (1, 0, 2, 0)
+    assert {"1", "2"} < {image.id for image in library.backend.images("c")}
+
+
+def test_a_folder_and_the_manifest_of_its_files_are_one_source(library: Library) -> None:
+    library.write(a="A", b="B", c="C")
+    manifest = library.top / "m.jsonl"
+    manifest.write_text(
+        '{"path": "a.png", "id": "1"}\n{"path": "b.png", "caption": "a cat", "tags": ["x"]}\n'
+    )
+    assert counts(library.run(library.top, manifest)) == (3, 0, 0, 0)
+    assert counts(library.run(manifest, library.top)) == (0, 0, 3, 0)
+    assert library.payload("a")["image_id"] == "1"
+    assert (library.payload("b")["caption"], library.payload("b")["tags"]) == ("a cat", ["x"])
+
+
+def test_a_place_of_a_named_picture_that_changed_is_a_picture_of_its_own(library: Library) -> None:
+    library.write(a="A", b="A")
+    places = [str(library.top / f"{name}.png") for name in "ab"]
+    library.backend.index(Picture("7", b"A", places[0], "me", {}, places[1:]), "c")
+    library.write(b="B")
+    library.run()
+    assert library.held() == {"a": ["a"], "b": ["b"]}
+    assert library.payload("a")["image_id"] == "7"
+
+
+def test_the_first_place_gives_the_title(library: Library) -> None:
+    library.write(x__a="A", y__b="A", y__c="A")
+    library.run()
+    assert library.payload("x/a")["title"] == "a"
+    library.write(x__a="new")
+    library.run(library.top / "x")
+    assert library.payload("y/b")["title"] == "b"
+
+
+def test_what_is_new_is_written_before_anything_old_is_taken_away(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library.write(a="A", z="A")
+    library.run()
+    library.write(z="new")
+    done: list[str] = []
+    index, update = library.backend.index, library.backend.update
+
+    def slow(*args: Any, **kwargs: Any) -> Any:
+        time.sleep(0.1)
+        outcome = index(*args, **kwargs)
+        done.append("written")
+        return outcome
+
+    def taking(*args: Any, **kwargs: Any) -> Any:
+        done.append("taken")
+        return update(*args, **kwargs)
+
+    monkeypatch.setattr(library.backend, "index", slow)
+    monkeypatch.setattr(library.backend, "update", taking)
+    assert counts(library.run()) == (1, 1, 0, 0)
+    assert done == ["written", "taken"]
+
+
+def test_what_cannot_be_looked_at_is_not_gone(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library.write(a="A", b="B", sub__c="C")
+    library.run()
+    library.remove("a", "sub/c")
+    lstat = os.lstat
+
+    def refusing(path: Any, **options: Any) -> os.stat_result:  # as root, nothing is refused
+        if str(path).endswith("c.png"):
+            raise PermissionError(13, "Permission denied", path)
+        return lstat(path, **options)
+
+    monkeypatch.setattr(os, "lstat", refusing)
+    assert counts(library.run(prune=True)) == (0, 0, 1, 1)
+    assert library.held() == {"b": ["b"], "sub/c": ["sub/c"]}
+
+
 def test_a_path_is_taken_also_where_no_file_is_left(library: Library) -> None:
     library.write(x__a="A", y__b="A")
     library.run()
@@ -257,6 +342,27 @@ def test_a_picture_that_breaks_stays_findable_as_it_was(library: Library) -> Non
     report = library.run()
     assert (counts(report), len(report.failures)) == ((0, 0, 0, 0), 1)
     assert library.held() == {"a": ["a"]}
+    library.write(b="B")
+    library.run()
+    library.write(b="broken now")  # the same bytes as the other
+    assert counts(library.run()) == (0, 0, 0, 0)
+    assert library.held() == {"a": ["a"], "b": ["b"]}
+
+
+def test_a_disk_that_fails_while_it_is_read_costs_one_picture(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library.write(a="A", b="B")
+
+    def failing(file: Any, name: str) -> Any:
+        if file.name.endswith("b.png"):
+            raise OSError(5, "Input/output error")
+        return file_digest(file, name)
+
+    monkeypatch.setattr("rag.indexing.file_digest", failing)
+    report = library.run()
+    assert counts(report) == (1, 0, 0, 0)
+    assert [failure.why for failure in report.failures] == ["cannot be read: Input/output error"]
 
 
 def test_a_file_that_changes_meanwhile_is_told_and_indexed_by_the_next_run(
@@ -343,6 +449,9 @@ def test_who_stops_does_not_wait_for_a_busy_service() -> None:
     next(running)
     running.close()  # as when the run fails, or Ctrl-C is pressed
     assert stop.is_set()
+    stop.clear()
+    assert len(list(each(str, range(9), 2, stop))) == 9
+    assert not stop.is_set()
 
 
 @pytest.mark.parametrize("tags", [None, "cat", 7])

@@ -77,6 +77,17 @@ def test_a_link_to_a_folder_is_followed_and_a_loop_is_told(tree: Path, tmp_path:
     assert failure.why == "is a link to a folder that it lies in: a loop, not followed"
 
 
+def test_a_link_that_leads_nowhere_is_told(tree: Path) -> None:
+    (tree / "itself.png").symlink_to("itself.png")
+    (tree / "sub" / "lost").symlink_to("/nowhere")
+    sources = found(tree)
+    assert len(sources.pictures) == 4
+    assert [(Path(f.path).name, f.why) for f in sources.failures] == [
+        ("itself.png", "cannot be read: a link to what is not there"),
+        ("lost", "cannot be read: a link to what is not there"),
+    ]
+
+
 def test_a_folder_that_cannot_be_read_is_told_and_nothing_there_is_pruned(
     tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
