@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("vision_encoder")
 
-# An image batch ends within this, as predicted, so that what comes next does not wait for long.
+# In a service, so that what comes next does not wait for long.
 IMAGE_BATCH_SECONDS: Final = 0.5
 # On a CPU the towers compute at these priorities: decoding and answering come first, then text,
 # and images get what is left, which is never nothing.
@@ -40,7 +40,8 @@ class Runners:
     """A runner for each tower of an encoder.
 
     What can be wrong with one request is found before it joins a batch. `on_death` is called
-    with the reason when a runner can answer nothing more.
+    with the reason when a runner can answer nothing more. An image batch ends within
+    `image_batch_seconds`, as predicted.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Runners:
         budget: ByteBudget,
         metrics: Metrics,
         on_death: Callable[[str], None],
+        image_batch_seconds: float = IMAGE_BATCH_SECONDS,
     ) -> None:
         self._encoder = encoder
         cpus = available_cpus()
@@ -66,7 +68,7 @@ class Runners:
             "image",
             encoder.image,
             shared,
-            Limits(count, IMAGE_BATCH_SECONDS),
+            Limits(count, image_batch_seconds),
             nice=IMAGE_NICE if on_cpu else 0,
         )
         for runner in (self.text, self.image):

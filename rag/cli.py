@@ -6,6 +6,7 @@ import argparse
 import os
 from collections.abc import Sequence
 from importlib.util import find_spec
+from math import inf
 from typing import Final
 
 from pydantic import ValidationError
@@ -259,6 +260,7 @@ def open_backend(local: bool) -> Backend:
         budget=ByteBudget(settings.max_queue_bytes, lambda: None),
         metrics=Metrics(workers=1),
         on_death=_end,
+        image_batch_seconds=inf,  # nobody waits for a text meanwhile, and full batches are quicker
     )
     return LocalBackend(encoder, store, runners)
 
