@@ -45,6 +45,7 @@ class EdgeStore:
         self._pid = os.getpid()
         self._guard = threading.RLock()
         self._open: dict[Path, EdgeCollection] = {}
+        self._published: dict[str, EdgeCollection] = {}  # of those: nobody else can change it
         self._lock_file: int | None = _lock(path)
         remove_leftovers(path)
 
@@ -53,6 +54,9 @@ class EdgeStore:
     ) -> EdgeCollection:
         """Open a generation; opened twice it is the same object."""
         with self._using(name):
+            if not staged and name in self._published:
+                check_identity(name, self._published[name].identity, identity)
+                return self._published[name]
             folder = self._path / name
             published = published_in(folder)
             unpublished = published is None and not staged
@@ -67,6 +71,8 @@ class EdgeStore:
             check_identity(name, collection.identity, identity)
             if unpublished:
                 publish_in(folder, identity.generation)
+            if not staged:
+                self._published[name] = collection
         return collection
 
     def published(self, name: str) -> EdgeCollection | None:
@@ -93,6 +99,7 @@ class EdgeStore:
             collection = self._load(name, held)
             check_identity(name, collection.identity, identity)
             collection.flush()  # before the old generation may be dropped
+            self._published.pop(name, None)
             publish_in(folder, identity.generation)
 
     def drop(self, name: str, generation: str) -> bool:
@@ -123,6 +130,7 @@ class EdgeStore:
                 except StoreUnavailable as error:
                     failed = error
             self._open.clear()
+            self._published.clear()
             os.ftruncate(self._lock_file, 0)
             # Unlocked by name: closing alone would leave it to children that inherited it.
             fcntl.flock(self._lock_file, fcntl.LOCK_UN)
