@@ -77,7 +77,8 @@ def run_demo(*, pictures: int, once: bool) -> int:
         right = _search_all(environment, query)
         _console.print(f"contact sheet: {_SHEET}    log: {log}")
         if not once:
-            _console.print(f"serving at {url} (API: {url}/docs); Ctrl-C stops it", soft_wrap=True)
+            where = f"search page: {url}/ui, API: {url}/docs"
+            _console.print(f"serving ({where}); Ctrl-C stops it", soft_wrap=True)
             service.wait()
         return 0 if right else 1
     except KeyboardInterrupt:
