@@ -104,10 +104,13 @@ def _catch_up(
     """Bring over what was written to the replaced generation since it was listed."""
     last = {(image.dao_id, image.id): image for image in _images(backend, collection, replaced)}
     changed = [image for key, image in last.items() if not _same(image, listed.get(key))]
-    ignore: Progress = lambda *told: None  # noqa: E731
-    done.failures += _embed(backend, collection, changed, 1, ignore, done, staged=False)
+    done.failures += _embed(backend, collection, changed, 1, _say_nothing, done, staged=False)
     for dao_id, image_id in listed.keys() - last.keys():
         backend.delete(image_id, dao_id, collection)
+
+
+def _say_nothing(what: str, done: int, total: int, note: str) -> None:
+    pass  # it is over in a moment
 
 
 def _embed(
