@@ -7,7 +7,7 @@ dotenv = $(shell sed -n 's/^$(1)=//p' .env 2>/dev/null)
 
 PYTHON ?= python3
 PORT ?= $(or $(call dotenv,PORT),8001)
-MODEL_NAME ?= $(call dotenv,MODEL_NAME)
+MODEL_NAME ?= $(or $(VISION_MODEL_NAME),$(call dotenv,MODEL_NAME),$(call dotenv,VISION_MODEL_NAME))
 QDRANT_ENABLED ?= $(or $(call dotenv,QDRANT_ENABLED),true)
 VENV := .venv
 BIN := $(VENV)/bin

@@ -38,7 +38,10 @@ class Answering:
         self.runners = runners
         self._settings = settings
         self._fetcher = ImageFetcher(
-            enabled=settings.allow_image_urls, max_bytes=settings.max_image_bytes
+            enabled=settings.allow_image_urls,
+            max_bytes=settings.max_image_bytes,
+            hosts=frozenset(filter(None, settings.image_url_allowed_hosts.lower().split(","))),
+            ports=frozenset(map(int, settings.image_url_allowed_ports.split(","))),
         )
 
     async def text(self, request: TextRequest) -> Response:

@@ -45,6 +45,8 @@ async def resolve(host: str, port: int) -> list[Address]:
 class ImageFetcher:
     """Fetches images over http(s). Off unless `enabled`; then public addresses only.
 
+    With `hosts` from those only, whatever their addresses are.
+
     A host is resolved once, its address is checked, and that address is connected to, so
     that a name cannot change its mind in between. Every redirect is checked alike.
     """
@@ -55,6 +57,7 @@ class ImageFetcher:
         enabled: bool,
         max_bytes: int,
         allow: Callable[[Address], bool] = is_public,
+        hosts: frozenset[str] = frozenset(),
         ports: frozenset[int] = PORTS,
         resolver: Callable[[str, int], Awaitable[list[Address]]] = resolve,
         timeout: float = TIMEOUT_SECONDS,
@@ -62,6 +65,7 @@ class ImageFetcher:
         self._enabled = enabled
         self._max_bytes = max_bytes
         self._allow = allow
+        self._hosts = hosts
         self._ports = ports
         self._resolve = resolver
         self._timeout = timeout
@@ -119,18 +123,26 @@ class ImageFetcher:
             raise UrlRefused(f"only http:// and https:// URLs are fetched, not {url[:200]}")
         if target.userinfo:
             raise UrlRefused("a URL with a user name or password is not fetched")
+        if self._hosts and target.host not in self._hosts:
+            raise UrlRefused(
+                f"{target.host[:200]} is not one of the hosts that are fetched from "
+                "(IMAGE_URL_ALLOWED_HOSTS)"
+            )
         port = target.port or (443 if target.scheme == "https" else 80)
         if port not in self._ports:
             allowed = ", ".join(map(str, sorted(self._ports)))
-            raise UrlRefused(f"port {port} is not fetched from; allowed: {allowed}")
+            raise UrlRefused(
+                f"port {port} is not fetched from; allowed: {allowed} (IMAGE_URL_ALLOWED_PORTS)"
+            )
         try:
             addresses = await self._resolve(target.host, port)
         except (OSError, UnicodeError):
             raise UrlFailed(f"the host {target.host} could not be resolved") from None
         for address in addresses:
-            if not self._allow(address):
+            if target.host not in self._hosts and not self._allow(address):
                 raise UrlRefused(
-                    f"{target.host} is not a public address; only public ones are fetched"
+                    f"{target.host} is not a public address; only public ones are fetched, and "
+                    "hosts that an operator names (IMAGE_URL_ALLOWED_HOSTS)"
                 )
         if not addresses:
             raise UrlFailed(f"the host {target.host} has no address")

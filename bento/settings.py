@@ -4,20 +4,40 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import AliasChoices, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
-class Settings(BaseSettings):
-    """What to load and how to serve it. Every field is a variable of the same name."""
+def _or_prefixed(name: str) -> AliasChoices:
+    """Return a variable's name and the one that it has in `.env` and docker-compose.yml."""
+    return AliasChoices(name, f"vision_{name}")
 
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore")
+
+class Settings(BaseSettings):
+    """What to load and how to serve it. Every field is a variable of the same name.
+
+    An empty variable is as one that is not set.
+    """
+
+    model_config = SettingsConfigDict(
+        env_file=".env", env_ignore_empty=True, extra="ignore", populate_by_name=True
+    )
 
     model_name: str = Field(
-        "ViT-L-14", description="What OpenCLIP takes: a name, hf-hub:org/name, local-dir:PATH."
+        "ViT-L-14",
+        validation_alias=_or_prefixed("model_name"),
+        description="What OpenCLIP takes: a name, hf-hub:org/name, local-dir:PATH.",
     )
-    model_pretrained: str = Field("openai", description="A pretrained tag or a checkpoint file.")
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda|cuda:\d+)$")
+    model_pretrained: str = Field(
+        "openai",
+        validation_alias=_or_prefixed("model_pretrained"),
+        description="A pretrained tag or a checkpoint file.",
+    )
+    device: str = Field(
+        "auto",
+        validation_alias=_or_prefixed("device"),
+        pattern=r"^(auto|cpu|cuda|cuda:\d+)$",
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="auto measures, for each tower, what is fastest and faithful."
     )
@@ -35,6 +55,12 @@ class Settings(BaseSettings):
     max_image_bytes: int = Field(20_000_000, ge=1)
     max_image_pixels: int = Field(100_000_000, ge=1)
     allow_image_urls: bool = Field(False, description="Fetch images from public addresses.")
+    image_url_allowed_hosts: str = Field(
+        "",
+        pattern=r"^[^\s/,]+(,[^\s/,]+)*$|^$",
+        description="The only hosts to fetch from, with commas between; they may be private.",
+    )
+    image_url_allowed_ports: str = Field("80,443", pattern=r"^\d{1,5}(,\d{1,5})*$")
     host: str = Field("127.0.0.1", description="An IP address; 0.0.0.0 listens on all.")
     port: int = Field(8001, ge=1, le=65535)
     workers: int = Field(1, ge=1, description="Each holds its own copy of the model.")

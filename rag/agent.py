@@ -30,13 +30,6 @@ def format_image_search_results_for_agent(results: Sequence[Hit], language: Lang
     return "\n".join([head, *lines])
 
 
-def explain_failure_to_agent(error: Exception, language: Language = "uk") -> str:
-    """Put into words that a search could not be made, and why."""
-    if language == "uk":
-        return f"Пошук зображень зараз недоступний: {error}"
-    return f"Image search is not available now: {error}"
-
-
 def _uk_images(count: int) -> str:
     """Return "зображення" in the form that Ukrainian takes after a number."""
     if count % 10 in (1, 2, 3, 4) and count % 100 not in (11, 12, 13, 14):

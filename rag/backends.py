@@ -8,7 +8,7 @@ import binascii
 import threading
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -100,7 +100,7 @@ class RemoteBackend:
         self._client = client
 
     def index(self, picture: Picture, collection: str, *, staged: bool = False) -> Outcome:
-        outcome = self._client.index_image(
+        return self._client.index_image(
             picture.image_id,
             picture.data,
             dao_id=picture.dao_id,
@@ -110,7 +110,6 @@ class RemoteBackend:
             collection=collection,
             staged=staged,
         )
-        return cast(Outcome, outcome)
 
     def delete(self, image_id: str, dao_id: str, collection: str, *, staged: bool = False) -> bool:
         return self._client.delete_image(
@@ -132,7 +131,7 @@ class RemoteBackend:
 
     def search(self, request: SearchRequest) -> SearchResponse:
         body = request.model_dump(exclude_unset=True, exclude_none=True)
-        return SearchResponse(**self._client.search(body))
+        return SearchResponse.model_validate(self._client.search(**body))
 
     def images(
         self, collection: str, *, dao_id: str | None = None, generation: str | None = None

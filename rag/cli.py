@@ -239,7 +239,8 @@ def open_backend(local: bool) -> Backend:
     Raises `InvalidSearch` without torch, and what opening the store and loading the model raise.
     """
     if not local:
-        return RemoteBackend(VisionEncoderClient())
+        # what takes long waits for a busy service itself, so that it can be stopped meanwhile
+        return RemoteBackend(VisionEncoderClient(max_retries=0))
     # the one place where rag meets the encoder's package: it is handed in from here on
     if find_spec("torch") is None:
         raise InvalidSearch(

@@ -32,6 +32,8 @@ PATIENCE: Final = 60.0  # seconds that a busy service is waited for
 LARGEST_FILE: Final = 100_000_000  # bytes; services take 20 MB unless told otherwise
 PICTURES_FAULT: Final = frozenset({400, 413, 415, 422})  # an error's status, local or remote
 _LONGEST_WAIT: Final = 15.0  # seconds
+# the codes of what may be over in a minute
+_PASSING: Final = frozenset({"not_ready", "unreachable", "connection_cut", "timeout"})
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -186,9 +188,7 @@ def each(
 
 
 def _passes(error: Exception) -> bool:
-    code, status = getattr(error, "code", None), getattr(error, "status", None)
-    # the client's errors without a status: no connection, or no answer in time
-    return status == 429 or code == "not_ready" or (status is None and code == "error")
+    return getattr(error, "status", None) == 429 or getattr(error, "code", None) in _PASSING
 
 
 def _lost(loss: Loss) -> tuple[str, ...]:

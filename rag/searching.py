@@ -14,12 +14,13 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
-from rag.agent import explain_failure_to_agent, format_image_search_results_for_agent
+from rag.agent import format_image_search_results_for_agent
 from rag.errors import InvalidSearch
 from rag.filters import Filter, MatchAny, Value, both, parse_filter, tenant
 from rag.pictures import DEFAULT_DAO_ID, PictureIndex
 from rag.schemas import MAX_DEPTH, Examples, Hit, ImageExample, SearchRequest, SearchResponse
 from rag.store import Collection, Match, Payload, Vector
+from router_client.errors import explain_search_failure
 
 NEGATIVE_WEIGHT: Final = 0.5  # a negative example takes away half of what a positive one gives
 CANDIDATES: Final = 500  # that diversity chooses from
@@ -83,7 +84,7 @@ def degraded(error: Exception, request: SearchRequest | None = None) -> SearchRe
         success=False,
         error=str(error),
         code=getattr(error, "code", "internal_error"),
-        formatted_text=explain_failure_to_agent(error, language),
+        formatted_text=explain_search_failure(error, language),
     )
 
 

@@ -9,9 +9,12 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class RagSettings(BaseSettings):
-    """Where pictures are indexed and searched. Every field is a variable of the same name."""
+    """Where pictures are indexed and searched. Every field is a variable of the same name.
 
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore")
+    An empty variable is as one that is not set.
+    """
+
+    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore")
 
     qdrant_enabled: bool = Field(False, description="Serve search and its routes.")
     qdrant_host: str | None = Field(

@@ -1,16 +1,19 @@
-"""Client of the vision encoder's HTTP API."""
+"""Client of the vision encoder's HTTP API, and what an agent router needs to use it."""
 
-from router_client.client import VisionEncoderClient
+from router_client.blocking import VisionEncoderClient
+from router_client.client import AsyncVisionEncoderClient
 from router_client.errors import (
     InvalidInput,
     VisionEncoderBusy,
     VisionEncoderConnectionError,
     VisionEncoderError,
     VisionEncoderTimeout,
+    VisionEncoderUnauthorized,
 )
 from router_client.settings import ClientSettings
 
 __all__ = [
+    "AsyncVisionEncoderClient",
     "ClientSettings",
     "InvalidInput",
     "VisionEncoderBusy",
@@ -18,4 +21,5 @@ __all__ = [
     "VisionEncoderConnectionError",
     "VisionEncoderError",
     "VisionEncoderTimeout",
+    "VisionEncoderUnauthorized",
 ]

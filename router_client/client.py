@@ -1,31 +1,56 @@
-"""A typed client of the service's HTTP API."""
+"""The client of the service's HTTP API, for asyncio; `router_client.blocking` has its twin."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Mapping, Sequence
-from types import TracebackType
-from typing import Any, Self
+import os
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self, Unpack
 from urllib.parse import quote
 
 import httpx
 
-from router_client.errors import (
-    InvalidInput,
-    VisionEncoderBusy,
-    VisionEncoderConnectionError,
-    VisionEncoderError,
-    VisionEncoderTimeout,
+from router_client.answers import (
+    NPY,
+    Health,
+    IndexedImage,
+    Info,
+    Outcome,
+    Published,
+    RankedText,
+    SearchAnswer,
+    SearchOptions,
+    Stats,
+    numpy_or_none,
+    read_embedding,
+    read_embeddings,
+    read_json,
 )
+from router_client.errors import InvalidInput, VisionEncoderError
+from router_client.sending import Sender
 from router_client.settings import ClientSettings
+from router_client.streaming import ImageFile, Stream
+from router_client.waiting import AsyncWaiting, Waiting
+
+if TYPE_CHECKING:
+    from router_client.answers import Embedding, Embeddings
+
+_TEXTS_AT_ONCE: Final = 256
 
 
-class VisionEncoderClient:
-    """Embeds, indexes and searches through a running service. Thread-safe; close it after use.
+class AsyncVisionEncoderClient:
+    """Embeds, indexes and searches through a running service, for asyncio.
 
-    `base_url` and `timeout` (seconds) are VISION_ENCODER_URL and VISION_ENCODER_TIMEOUT
-    unless given. Every call raises a `VisionEncoderError` that carries the status, the code
-    and the server's sentence.
+    `base_url`, `timeout` (seconds, of a call with all its attempts) and `api_key` are
+    VISION_ENCODER_URL, VISION_ENCODER_TIMEOUT and API_KEY unless given. What a busy, starting or
+    vanished service leaves undone is tried again, `max_retries` times, if that is safe. Every call
+    raises a `VisionEncoderError` with the status, the code and the server's sentence.
+
+    Embeddings are float32 arrays where numpy is installed, and lists where it is not. They are
+    L2-normalised unless `normalize` is false.
     """
 
     def __init__(
@@ -33,72 +58,124 @@ class VisionEncoderClient:
         base_url: str | None = None,
         *,
         timeout: float | None = None,
-        transport: httpx.BaseTransport | None = None,
+        api_key: str | None = None,
+        max_retries: int = 4,
+        transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        settings = ClientSettings()
-        self.base_url = base_url or settings.vision_encoder_url
-        self._timeout = timeout or settings.vision_encoder_timeout
-        self._http = httpx.Client(
-            base_url=self.base_url,
-            timeout=self._timeout,
-            transport=transport or httpx.HTTPTransport(retries=2),
-        )
+        self._connect(partial(AsyncWaiting, transport), base_url, timeout, api_key, max_retries)
 
-    def __enter__(self) -> Self:
+    async def __aenter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Close the connections."""
-        self._http.close()
+        await self._waiting.close()
 
-    def health(self) -> dict[str, Any]:
-        """Return `{status, device, model, …}`; raises `VisionEncoderBusy` when unhealthy."""
-        return self._call("GET", "/health")
+    async def call(self, method: str, path: str, /, **request: Any) -> Any:
+        """Send what has no method of its own here and return the JSON object of the answer.
 
-    def info(self) -> dict[str, Any]:
-        """Return the model, its dimension and the service's limits."""
-        return self._call("GET", "/info")
-
-    def embed_text(self, text: str, *, normalize: bool = True) -> list[float]:
-        """Return the embedding of a text."""
-        body = {"text": text, "normalize": normalize}
-        embedding: list[float] = self._call("POST", "/embed/text", json=body)["embedding"]
-        return embedding
-
-    def embed_image_bytes(self, data: bytes, *, normalize: bool = True) -> list[float]:
-        """Return the embedding of a picture file's bytes."""
-        answer = self._call(
-            "POST",
-            "/embed/image/upload",
-            files={"file": ("image", data)},
-            data={"normalize": str(normalize).lower()},
-        )
-        embedding: list[float] = answer["embedding"]
-        return embedding
-
-    def search(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Find pictures, best first: `request` and answer are those of `POST /search`.
-
-        The answer has `hits` of `{id, score, path, payload}`, `next_offset` and
-        `formatted_text`.
+        `request` is what httpx takes (`json`, `params`, `files`), `safe` whether it may be carried
+        out twice, `once` that it is not sent again.
         """
-        return self._call("POST", "/search", json=dict(request))
+        return await self._sender.call(method, path, read_json, **request)
 
-    def search_many(self, requests: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    async def health(self) -> Health:
+        """Say how the service is; raises `VisionEncoderBusy` when unhealthy, without a retry."""
+        health: Health = await self.call("GET", "/health", once=True)
+        return health
+
+    async def info(self) -> Info:
+        """Return the model, its dimension and the service's limits."""
+        info: Info = await self.call("GET", "/info")
+        return info
+
+    async def embed_text(self, text: str, normalize: bool = True) -> Embedding:
+        """Return the embedding of a text, (dim,)."""
+        return await self._embedding("/embed/text", json={"text": text, "normalize": normalize})
+
+    async def embed_texts(self, texts: Sequence[str], normalize: bool = True) -> Embeddings:
+        """Return the embeddings of any number of texts, (n, dim), in their order."""
+        if isinstance(texts, str):
+            raise TypeError("texts must be a list of strings, not one string")
+        parts: list[Any] = []
+        for i in range(0, max(len(texts), 1), _TEXTS_AT_ONCE):
+            some = list(texts[i : i + _TEXTS_AT_ONCE])
+            body = {"texts": some, "normalize": normalize}
+            parts.append(await self._embeddings("/embed/texts", len(some), json=body))
+        numpy = numpy_or_none()
+        return numpy.concatenate(parts) if numpy else [row for part in parts for row in part]
+
+    async def embed_image_file(
+        self, path: str | os.PathLike[str], normalize: bool = True
+    ) -> Embedding:
+        """Return the embedding of the picture file at `path`, (dim,)."""
+        return await self.embed_image_bytes(await self._bytes(path), normalize)
+
+    async def embed_image_bytes(self, data: bytes, normalize: bool = True) -> Embedding:
+        """Return the embedding of a picture file's bytes, (dim,)."""
+        return await self._embedding(
+            "/embed/image/upload", files={"file": ("image", data)}, data=_form(normalize)
+        )
+
+    async def embed_image_url(self, url: str, normalize: bool = True) -> Embedding:
+        """Return the embedding of the picture at `url`, (dim,); the service fetches it.
+
+        It refuses unless its operator allowed that (ALLOW_IMAGE_URLS).
+        """
+        return await self._embedding(
+            "/embed/image", json={"image_url": url, "normalize": normalize}
+        )
+
+    async def embed_images(
+        self, images: Iterable[ImageFile], normalize: bool = True
+    ) -> AsyncIterator[Embedding | VisionEncoderError]:
+        """Yield for each of any number of pictures its embedding or its error, in their order.
+
+        A picture is the bytes of a file or its path. Up to 64 are under way at a time. A busy
+        service is waited for; one that is away raises, since no further picture could be embedded.
+        """
+        stream = Stream(
+            self._waiting,
+            read=self._bytes,
+            one=partial(self.embed_image_bytes, normalize=normalize),
+            many=partial(self._embed_many, normalize=normalize),
+        )
+        async with aclosing(stream.embed(images)) as outcomes:
+            async for outcome in outcomes:
+                yield outcome
+
+    async def rank(self, image: ImageFile, texts: Sequence[str]) -> list[RankedText]:
+        """Say which of several texts describes a picture best, best first."""
+        source = {"image_base64": _base64(await self._bytes(image))}
+        body = {"image": source, "texts": list(texts)}
+        ranking: list[RankedText] = await self._sender.call(
+            "POST", "/rank", lambda answer: read_json(answer)["ranking"], json=body
+        )
+        return ranking
+
+    async def search(
+        self, text: str | list[str] | None = None, **options: Unpack[SearchOptions]
+    ) -> SearchAnswer:
+        """Find pictures by a text or by the `image` option, best first.
+
+        The options are those of `POST /search`.
+        """
+        body = {**({} if text is None else {"text": text}), **options}
+        found: SearchAnswer = await self.call("POST", "/search", json=body)
+        return found
+
+    async def search_many(self, requests: Sequence[Mapping[str, Any]]) -> list[SearchAnswer]:
         """Make many searches in one call; one that fails has `success` false and `error`."""
         body = {"searches": [dict(request) for request in requests]}
-        results: list[dict[str, Any]] = self._call("POST", "/search/batch", json=body)["results"]
+        results: list[SearchAnswer] = await self._sender.call(
+            "POST", "/search/batch", lambda answer: read_json(answer)["results"], json=body
+        )
         return results
 
-    def index_image(
+    async def index_image(
         self,
         image_id: str,
         data: bytes,
@@ -109,11 +186,11 @@ class VisionEncoderClient:
         metadata: Mapping[str, Any] | None = None,
         collection: str | None = None,
         staged: bool = False,
-    ) -> str:
+    ) -> Outcome:
         """Index a picture and return the outcome: indexed, updated or unchanged."""
         body = {
             "id": image_id,
-            "image_base64": base64.b64encode(data).decode(),
+            "image_base64": _base64(data),
             "dao_id": dao_id,
             "image_path": image_path,
             "duplicates": list(duplicates),
@@ -121,9 +198,12 @@ class VisionEncoderClient:
             "collection": collection,
             "staged": staged,
         }
-        return str(self._call("POST", "/images", json=body)["outcome"])
+        outcome: Outcome = await self._sender.call(
+            "POST", "/images", lambda answer: read_json(answer)["outcome"], json=body
+        )
+        return outcome
 
-    def update_image(
+    async def update_image(
         self,
         image_id: str,
         *,
@@ -138,11 +218,15 @@ class VisionEncoderClient:
             body["paths"] = list(paths)
         if metadata is not None:
             body["metadata"] = dict(metadata)
-        params = _given(dao_id=dao_id, collection=collection)
-        path = f"/images/{quote(image_id, safe='')}"
-        return bool(self._call("PATCH", path, params=params, json=body)["updated"])
+        return await self._sender.call(
+            "PATCH",
+            f"/images/{quote(image_id, safe='')}",
+            lambda answer: bool(read_json(answer)["updated"]),
+            params=_given(dao_id=dao_id, collection=collection),
+            json=body,
+        )
 
-    def delete_image(
+    async def delete_image(
         self,
         image_id: str,
         *,
@@ -151,74 +235,118 @@ class VisionEncoderClient:
         staged: bool = False,
     ) -> bool:
         """Forget a picture and say whether it was there."""
-        params = _given(dao_id=dao_id, collection=collection, staged="true" if staged else None)
-        path = f"/images/{quote(image_id, safe='')}"
-        return bool(self._call("DELETE", path, params=params)["deleted"])
+        return await self._sender.call(
+            "DELETE",
+            f"/images/{quote(image_id, safe='')}",
+            lambda answer: bool(read_json(answer)["deleted"]),
+            safe=False,  # a second time it would not be there
+            params=_given(dao_id=dao_id, collection=collection, staged="true" if staged else None),
+        )
 
-    def images(
+    async def images(
         self, collection: str, *, dao_id: str | None = None, generation: str | None = None
-    ) -> Iterator[dict[str, Any]]:
-        """List what a collection holds, `{id, dao_id, path, payload}` each, page by page."""
-        path = f"/collections/{quote(collection, safe='')}/images"
+    ) -> AsyncIterator[IndexedImage]:
+        """List what a collection holds, page by page."""
         start: str | None = None
         while True:
-            params = _given(dao_id=dao_id, generation=generation, start=start)
-            answer = self._call("GET", path, params=params)
-            yield from answer["images"]
-            start = answer["next"]
+            held, start = await self._sender.call(
+                "GET",
+                f"{_path(collection)}/images",
+                lambda answer: (read_json(answer)["images"], read_json(answer)["next"]),
+                params=_given(dao_id=dao_id, generation=generation, start=start),
+            )
+            for image in held:
+                yield image
             if start is None:
                 return
 
-    def stats(self, collection: str) -> dict[str, Any]:
+    async def stats(self, collection: str) -> Stats:
         """Return what a collection holds: points, model, dimension, generations."""
-        return self._call("GET", f"/collections/{quote(collection, safe='')}")
+        stats: Stats = await self.call("GET", _path(collection))
+        return stats
 
-    def publish(self, collection: str) -> dict[str, Any]:
+    async def publish(self, collection: str) -> Published:
         """Make the generation of the service's model the published one, in one step."""
-        return self._call("POST", f"/collections/{quote(collection, safe='')}/publish")
+        published: Published = await self.call("POST", f"{_path(collection)}/publish", safe=False)
+        return published
 
-    def drop(self, collection: str, generation: str) -> bool:
+    async def drop(self, collection: str, generation: str) -> bool:
         """Delete a generation that is not published and say whether it was there."""
-        path = f"/collections/{quote(collection, safe='')}/generations/{quote(generation, safe='')}"
-        return bool(self._call("DELETE", path)["dropped"])
+        return await self._sender.call(
+            "DELETE",
+            f"{_path(collection)}/generations/{quote(generation, safe='')}",
+            lambda answer: bool(read_json(answer)["dropped"]),
+            safe=False,
+        )
 
-    def _call(self, method: str, path: str, **request: Any) -> dict[str, Any]:
+    def _connect(
+        self,
+        waiting: Callable[..., Waiting],
+        base_url: str | None,
+        timeout: float | None,
+        api_key: str | None,
+        max_retries: int,
+    ) -> None:
+        settings = ClientSettings()
+        key = api_key or (settings.api_key.get_secret_value() if settings.api_key else None)
+        self.base_url = (base_url or settings.vision_encoder_url).rstrip("/")
+        self._waiting = waiting(
+            base_url=self.base_url,
+            headers={"Authorization": f"Bearer {key}"} if key else None,
+            trust_env=False,
+        )
+        self._sender = Sender(
+            self._waiting,
+            self.base_url,
+            timeout=timeout or settings.vision_encoder_timeout,
+            max_retries=max_retries,
+        )
+
+    async def _embed_many(self, images: Sequence[bytes], normalize: bool) -> Embeddings:
+        return await self._embeddings(
+            "/embed/images",
+            len(images),
+            files=[("files", ("image", data)) for data in images],
+            data=_form(normalize),
+        )
+
+    async def _embedding(self, path: str, **request: Any) -> Embedding:
+        embedding: Embedding = await self._sender.call(
+            "POST", path, read_embedding, headers=_accepted(), **request
+        )
+        return embedding
+
+    async def _embeddings(self, path: str, count: int, **request: Any) -> Embeddings:
+        embeddings: Embeddings = await self._sender.call(
+            "POST", path, partial(read_embeddings, count=count), headers=_accepted(), **request
+        )
+        return embeddings
+
+    async def _bytes(self, image: ImageFile) -> bytes:
+        """Return a picture file's bytes. Raises `InvalidInput` when it cannot be read."""
+        if isinstance(image, bytes):
+            return image
         try:
-            response = self._http.request(method, path, **request)
-        except httpx.TimeoutException:
-            raise VisionEncoderTimeout(
-                f"the vision encoder at {self.base_url} did not answer within "
-                f"{self._timeout:g} s (VISION_ENCODER_TIMEOUT)"
-            ) from None
-        except httpx.TransportError as error:
-            raise VisionEncoderConnectionError(
-                f"no vision encoder answers at {self.base_url}: {error}. Start one "
-                "(make serve), or set VISION_ENCODER_URL to where it runs"
-            ) from None
-        if response.is_success:
-            answer: dict[str, Any] = response.json()
-            return answer
-        raise _error(response)
+            return await self._waiting.read(Path(image))
+        except (OSError, ValueError) as error:
+            what = getattr(error, "strerror", None) or error
+            raise InvalidInput(f"cannot read {os.fspath(image)}: {what}") from None
 
 
-def _error(response: httpx.Response) -> VisionEncoderError:
-    try:
-        body = response.json()
-        message, code = str(body["error"]), str(body["code"])
-    except (ValueError, KeyError, TypeError):
-        message, code = f"HTTP {response.status_code} from {response.url}", "http_error"
-    status = response.status_code
-    if status in (429, 503):
-        return VisionEncoderBusy(message, status=status, code=code, retry_after=_seconds(response))
-    if 400 <= status < 500:
-        return InvalidInput(message, status=status, code=code)
-    return VisionEncoderError(message, status=status, code=code)
+def _accepted() -> dict[str, str] | None:
+    return {"Accept": NPY} if numpy_or_none() else None
 
 
-def _seconds(response: httpx.Response) -> float | None:
-    """Return what Retry-After says, where it says seconds."""
-    value = response.headers.get("Retry-After", "")
-    return float(value) if value.isdecimal() else None
+def _form(normalize: bool) -> dict[str, str]:
+    return {"normalize": str(normalize).lower()}
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _path(collection: str) -> str:
+    return f"/collections/{quote(collection, safe='')}"
 
 
 def _given(**parameters: str | None) -> dict[str, str]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class ClientSettings(BaseSettings):
-    """Where the service is. Every field is a variable of the same name."""
+    """Where the service is. Every field is a variable of the same name; empty is as unset."""
 
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore")
+    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore")
 
-    vision_encoder_url: str = "http://127.0.0.1:8001"
+    vision_encoder_url: str = Field("http://127.0.0.1:8001", pattern=r"^https?://[^/\s]+")
     vision_encoder_timeout: float = Field(60.0, gt=0, description="Seconds.")
+    api_key: SecretStr | None = Field(None, description="Sent as a bearer token.")

@@ -31,7 +31,11 @@ BUNDLED = f"local-dir:{ROOT / 'models' / 'shapes'}"
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no variable of the machine decide what a test sees."""
-    for name in ("MODEL_NAME", "DTYPE", "QDRANT_ENABLED", "QDRANT_HOST", "QDRANT_PATH", "PORT"):
+    for name in (
+        *("MODEL_NAME", "VISION_MODEL_NAME", "DEVICE", "VISION_DEVICE", "DTYPE", "PORT"),
+        *("QDRANT_ENABLED", "QDRANT_HOST", "QDRANT_PATH"),
+        *("API_KEY", "VISION_ENCODER_URL", "VISION_ENCODER_TIMEOUT"),
+    ):
         monkeypatch.delenv(name, raising=False)
 
 

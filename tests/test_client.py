@@ -1,78 +1,393 @@
-"""The client: what it sends, and what it makes of every answer."""
+"""The clients: what they send, what they make of every answer, and what they try again."""
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import inspect
+import io
 import json
-from collections.abc import Callable
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from bento import Encoder
+from bento import schemas as embedding_bodies
+from rag import schemas as index_bodies
 from router_client import (
+    AsyncVisionEncoderClient,
     InvalidInput,
     VisionEncoderBusy,
     VisionEncoderClient,
     VisionEncoderConnectionError,
     VisionEncoderError,
     VisionEncoderTimeout,
+    VisionEncoderUnauthorized,
+    answers,
 )
+from router_client.streaming import parts
 
-from .conftest import Server, file_bytes, scene_image
+from .conftest import ROOT, Server, file_bytes, free_port, scene_image
+from .wire import answer, wire
+
+Handler = Callable[[httpx.Request], httpx.Response]
+Ask = Callable[..., Any]
+
+EMBEDDED = {"embedding": [1.0, 2.0]}
 
 
-def client(handler: Callable[[httpx.Request], httpx.Response]) -> VisionEncoderClient:
-    return VisionEncoderClient("http://encoder.test", transport=httpx.MockTransport(handler))
+def blocking(call: Callable[[Any], Any], url: str = "http://encoder.test", **options: Any) -> Any:
+    with VisionEncoderClient(url, **options) as client:
+        result = call(client)
+        return list(result) if isinstance(result, Iterator) else result
 
 
-def test_it_embeds_as_the_encoder_does(server: Server, encoder: Encoder) -> None:
+def asynchronous(
+    call: Callable[[Any], Any], url: str = "http://encoder.test", **options: Any
+) -> Any:
+    async def ask() -> Any:
+        async with AsyncVisionEncoderClient(url, **options) as client:
+            result = call(client)
+            if hasattr(result, "__aiter__"):
+                return [item async for item in result]
+            return await result
+
+    return asyncio.run(ask())
+
+
+both = pytest.mark.parametrize("ask", [blocking, asynchronous])
+
+
+def mock(handler: Handler) -> httpx.MockTransport:
+    def answered(request: httpx.Request) -> httpx.Response:
+        given = handler(request)  # an answer can be read once: give a copy
+        return httpx.Response(given.status_code, headers=given.headers, content=given.content)
+
+    return httpx.MockTransport(answered)
+
+
+class Script:
+    """Answers the n-th request with the n-th response or exception, and keeps the requests."""
+
+    def __init__(self, *steps: httpx.Response | Exception) -> None:
+        self.steps = list(steps)
+        self.requests: list[httpx.Request] = []
+        self.times: list[float] = []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.requests.append(request)
+        self.times.append(time.monotonic())
+        step = self.steps[len(self.requests) - 1]
+        if isinstance(step, Exception):
+            raise step
+        return step
+
+
+def ok(body: Any = EMBEDDED) -> httpx.Response:
+    return httpx.Response(200, json=body)
+
+
+def refused(status: int, code: str = "some_code", **headers: str) -> httpx.Response:
+    body = {"error": "what was wrong", "code": code}
+    return httpx.Response(status, json=body, headers=headers)
+
+
+# Against the service
+
+
+@both
+def test_it_embeds_as_the_encoder_does(
+    server: Server, encoder: Encoder, tmp_path: Path, ask: Ask
+) -> None:
     data = file_bytes(scene_image(1))
-    with VisionEncoderClient(server.url) as remote:
-        assert remote.health()["status"] == "healthy"
-        assert remote.info()["embedding_dim"] == encoder.embedding_dim
-        text = encoder.encode_texts(["a star"], normalize=False)[0]
-        assert remote.embed_text("a star", normalize=False) == pytest.approx(text, abs=1e-5)
-        image = encoder.encode_images([data])[0]
-        assert remote.embed_image_bytes(data) == pytest.approx(image, abs=1e-5)
+    (tmp_path / "a.png").write_bytes(data)
+    text = encoder.encode_texts(["a star"], normalize=False)[0]
+    image = encoder.encode_images([data])[0]
+    raw = encoder.encode_images([data], normalize=False)[0]
+    got = {
+        "text": ask(lambda c: c.embed_text("a star", normalize=False), server.url),
+        "bytes": ask(lambda c: c.embed_image_bytes(data), server.url),
+        "file": ask(lambda c: c.embed_image_file(tmp_path / "a.png"), server.url),
+        "raw": ask(lambda c: c.embed_image_file(str(tmp_path / "a.png"), False), server.url),
+    }
+    for name, expected in {"text": text, "bytes": image, "file": image, "raw": raw}.items():
+        assert got[name].dtype == np.float32
+        np.testing.assert_allclose(got[name], expected, atol=1e-5, err_msg=name)
 
 
-def test_it_indexes_searches_and_deletes(server: Server) -> None:
+@both
+def test_any_number_of_texts_keeps_its_order(server: Server, encoder: Encoder, ask: Ask) -> None:
+    texts = [f"{n} red circles" for n in range(600)]
+    got = ask(lambda c: c.embed_texts(texts), server.url)
+    np.testing.assert_allclose(got, encoder.encode_texts(texts), atol=1e-5)
+    with pytest.raises(InvalidInput, match="texts"):
+        ask(lambda c: c.embed_texts([]), server.url)
+    with pytest.raises(TypeError, match="list of strings"):
+        ask(lambda c: c.embed_texts("a star"), server.url)
+
+
+@both
+def test_a_stream_of_pictures_keeps_its_order_and_bad_ones_are_errors(
+    server: Server, encoder: Encoder, tmp_path: Path, ask: Ask
+) -> None:
+    pictures = [file_bytes(scene_image(seed, 64)) for seed in range(40)]
+    expected = encoder.encode_images(pictures)
+    for i, data in enumerate(pictures):
+        (tmp_path / f"{i}.png").write_bytes(data)
+    given: list[Any] = [data if i % 2 else tmp_path / f"{i}.png" for i, data in enumerate(pictures)]
+    given[3] = b"no picture"
+    given[10] = tmp_path / "nowhere.png"
+    given[39] = pictures[39][:100]
+    got = ask(lambda c: c.embed_images(iter(given)), server.url)
+    assert len(got) == 40
+    for i, outcome in enumerate(got):
+        if i in (3, 10, 39):
+            assert isinstance(outcome, InvalidInput)
+        else:
+            np.testing.assert_allclose(outcome, expected[i], atol=1e-5)
+    assert (got[3].status, got[3].code) == (415, "not_an_image")
+    assert got[10].args[0] == f"cannot read {tmp_path}/nowhere.png: No such file or directory"
+    assert (got[39].status, got[39].code) == (400, "broken_image")
+    raw = ask(lambda c: c.embed_images(pictures[:9], normalize=False), server.url)
+    np.testing.assert_allclose(raw, encoder.encode_images(pictures[:9], normalize=False), atol=1e-5)
+
+
+@both
+def test_it_ranks(server: Server, ask: Ask) -> None:
+    data = file_bytes(scene_image(1))
+    ranking = ask(lambda c: c.rank(data, ["a star", "a dog", "a cat"]), server.url)
+    assert len(ranking) == 3
+    assert sum(text["probability"] for text in ranking) == pytest.approx(1, abs=1e-4)
+    assert [t["score"] for t in ranking] == sorted((t["score"] for t in ranking), reverse=True)
+
+
+@both
+def test_urls_are_the_operators_to_allow(server: Server, ask: Ask) -> None:
+    with pytest.raises(InvalidInput, match="ALLOW_IMAGE_URLS") as caught:
+        ask(lambda c: c.embed_image_url("http://pictures.test/a.png"), server.url)
+    assert (caught.value.status, caught.value.code) == (422, "url_refused")
+
+
+@both
+def test_it_indexes_searches_and_deletes(server: Server, ask: Ask) -> None:
+    name = f"client-{ask.__name__}"
     data = file_bytes(scene_image(2))
-    with VisionEncoderClient(server.url) as remote:
-        assert remote.index_image("a/b c.png", data, collection="client") == "indexed"
-        assert remote.index_image("a/b c.png", data, collection="client") == "unchanged"
-        image = {"image_base64": base64.b64encode(data).decode()}
-        (hit,) = remote.search({"image": image, "collection": "client"})["hits"]
-        assert hit["id"] == "a/b c.png"
-        others = {"text": "a star", "collection": "client", "dao_id": "other"}
-        found, refused = remote.search_many([others, {"text": "a", "collection": "never"}])
-        assert (found["success"], found["hits"]) == (True, [])
-        assert (refused["success"], refused["code"]) == (False, "collection_not_found")
-        assert [held["id"] for held in remote.images("client")] == ["a/b c.png"]
-        assert remote.delete_image("a/b c.png", collection="client") is True
-        stats = remote.stats("client")
-        assert stats["points"] == 0
-        assert remote.publish("client")["generation"] == stats["generation"]
-        assert remote.drop("client", "ffffffff") is False
+
+    def call(given: Callable[[Any], Any]) -> Any:
+        return ask(given, server.url)
+
+    assert call(lambda c: c.health())["status"] == "healthy"
+    assert call(lambda c: c.index_image("a/b c.png", data, collection=name)) == "indexed"
+    assert call(lambda c: c.index_image("a/b c.png", data, collection=name)) == "unchanged"
+    image = {"image_base64": base64.b64encode(data).decode()}
+    (hit,) = call(lambda c: c.search(image=image, collection=name))["hits"]
+    assert hit["id"] == "a/b c.png"
+    found = call(lambda c: c.search("a star", collection=name, top_k=1, language="en"))
+    assert found["formatted_text"].startswith("Found 1 image:")
+    others = {"text": "a star", "collection": name, "dao_id": "other"}
+    nothing, missing = call(lambda c: c.search_many([others, {"text": "a", "collection": "never"}]))
+    assert (nothing["success"], nothing["hits"]) == (True, [])
+    assert (missing["success"], missing["code"]) == (False, "collection_not_found")
+    changed = {"title": "A star"}
+    assert call(lambda c: c.update_image("a/b c.png", collection=name, metadata=changed)) is True
+    (held,) = call(lambda c: c.images(name))
+    assert (held["id"], held["payload"]["title"]) == ("a/b c.png", "A star")
+    assert call(lambda c: c.delete_image("a/b c.png", collection=name)) is True
+    assert call(lambda c: c.delete_image("a/b c.png", collection=name)) is False
+    stats = call(lambda c: c.stats(name))
+    assert stats["points"] == 0
+    assert call(lambda c: c.publish(name))["generation"] == stats["generation"]
+    assert call(lambda c: c.drop(name, "ffffffff")) is False
 
 
-def test_a_list_is_followed_page_by_page() -> None:
+# Both clients are one
+
+
+def test_the_blocking_client_has_the_methods_of_the_other_with_their_docs() -> None:
+    def methods(of: type) -> dict[str, Any]:
+        return {n: m for n, m in inspect.getmembers(of, inspect.isfunction) if n[0] != "_"}
+
+    theirs, ours = methods(AsyncVisionEncoderClient), methods(VisionEncoderClient)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        assert inspect.signature(ours[name]) == inspect.signature(theirs[name])
+        assert ours[name].__doc__
+
+
+@pytest.mark.parametrize(
+    ("typed", "model"),
+    [
+        (answers.Health, embedding_bodies.HealthResponse),
+        (answers.Info, embedding_bodies.InfoResponse),
+        (answers.RankedText, embedding_bodies.RankedText),
+        (answers.Hit, index_bodies.Hit),
+        (answers.SearchAnswer, index_bodies.SearchResponse),
+        (answers.IndexedImage, index_bodies.IndexedImage),
+        (answers.Stats, index_bodies.StatsResponse),
+        (answers.Published, index_bodies.PublishResponse),
+        (answers.ImageExample, index_bodies.ImageExample),
+        (answers.Examples, index_bodies.Examples),
+    ],
+)
+def test_what_is_typed_is_what_the_service_answers(typed: Any, model: Any) -> None:
+    assert typed.__annotations__.keys() == model.model_fields.keys()
+
+
+def test_a_search_takes_every_option_of_the_service() -> None:
+    options = {*answers.SearchOptions.__annotations__, "text"}
+    assert options == index_bodies.SearchRequest.model_fields.keys()
+
+
+def test_without_numpy_embeddings_are_lists(server: Server) -> None:
+    code = f"""
+import sys
+sys.modules["numpy"] = None
+from router_client import VisionEncoderClient
+with VisionEncoderClient({server.url!r}) as client:
+    print([client.embed_text("a star"), client.embed_texts(["a star", "a dog"])])
+    outcomes = client.embed_images([b"1", "docs/demo.png", b"2"])
+    print([type(outcome).__name__ for outcome in outcomes])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    first, second = done.stdout.splitlines()
+    text, texts = json.loads(first)
+    assert (len(text), len(texts), len(texts[1])) == (128, 2, 128)
+    assert second == "['InvalidInput', 'list', 'InvalidInput']"
+
+
+def test_it_can_be_used_by_many_threads_at_once(server: Server) -> None:
+    texts = [f"{n} red circles" for n in range(32)]
+    with VisionEncoderClient(server.url) as client:
+        expected = client.embed_texts(texts)
+        got: dict[int, Any] = {}
+
+        def embed(i: int) -> None:
+            got[i] = client.embed_text(texts[i])
+
+        threads = [threading.Thread(target=embed, args=(i,)) for i in range(32)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+    for i, row in enumerate(expected):
+        np.testing.assert_allclose(got[i], row, atol=1e-5)
+
+
+# What is sent
+
+
+@both
+def test_a_list_is_followed_page_by_page(ask: Ask) -> None:
     pages = {None: (["a", "b"], "x"), "x": (["c"], None)}
 
     def handler(request: httpx.Request) -> httpx.Response:
         assert request.url.path == "/collections/c/images"
         assert request.url.params["dao_id"] == "me"
         ids, following = pages[request.url.params.get("start")]
-        return httpx.Response(200, json={"images": [{"id": i} for i in ids], "next": following})
+        return ok({"images": [{"id": i} for i in ids], "next": following})
 
-    assert [image["id"] for image in client(handler).images("c", dao_id="me")] == ["a", "b", "c"]
+    held = ask(lambda c: c.images("c", dao_id="me"), transport=mock(handler))
+    assert [image["id"] for image in held] == ["a", "b", "c"]
 
 
+@both
+def test_the_address_the_timeout_and_the_key_come_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch, ask: Ask
+) -> None:
+    monkeypatch.setenv("VISION_ENCODER_URL", "http://elsewhere.test:1/api/")
+    monkeypatch.setenv("VISION_ENCODER_TIMEOUT", "7")
+    monkeypatch.setenv("API_KEY", "secret")
+    script = Script(ok(), ok())
+    ask(lambda c: c.embed_text("a"), None, transport=mock(script))
+    (request,) = script.requests
+    assert str(request.url) == "http://elsewhere.test:1/api/embed/text"
+    assert request.headers["Authorization"] == "Bearer secret"
+    assert request.extensions["timeout"]["read"] == pytest.approx(7, abs=0.5)
+    assert json.loads(request.content) == {"text": "a", "normalize": True}
+    ask(lambda c: c.embed_text("a"), api_key="other", timeout=3, transport=mock(script))
+    assert script.requests[1].headers["Authorization"] == "Bearer other"
+    assert script.requests[1].extensions["timeout"]["read"] == pytest.approx(3, abs=0.5)
+
+
+def test_without_a_key_none_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("API_KEY", "")
+    script = Script(ok())
+    blocking(lambda c: c.embed_text("a"), transport=mock(script))
+    assert "Authorization" not in script.requests[0].headers
+
+
+def test_a_stream_is_cut_by_count_and_bytes() -> None:
+    small, large = b"s" * 10, b"l" * 5_000_000
+    cut = [len(part) for part in parts([small] * 20 + [large] * 3 + [b"h" * 9_000_000, small])]
+    assert cut == [8, 8, 5, 1, 1, 1, 1]
+    assert list(parts([])) == []
+
+
+@both
+def test_a_stream_takes_no_more_than_is_under_way(ask: Ask) -> None:
+    taken, yielded = [0], []
+
+    def pictures() -> Iterator[bytes]:
+        for _ in range(400):
+            taken[0] += 1
+            yield b"x"
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        count = request.content.count(b"filename=")
+        return ok({"embeddings": [[1.0]] * count})
+
+    def call(client: Any) -> Any:
+        stream = client.embed_images(pictures())
+        if isinstance(stream, Iterator):
+            for _ in stream:
+                yielded.append(taken[0] - len(yielded))
+            return None
+
+        async def each() -> None:
+            async for _ in stream:
+                yielded.append(taken[0] - len(yielded))
+
+        return each()
+
+    ask(call, transport=mock(handler))
+    assert len(yielded) == 400
+    assert max(yielded) <= 9 * 8 + 1  # eight requests under way, and the one being filled
+
+
+@both
+def test_what_is_too_much_for_one_request_is_asked_for_singly(ask: Ask) -> None:
+    def handler(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/embed/images":
+            return refused(413, "too_large")
+        return refused(413, "too_large") if b"huge" in request.content else ok()
+
+    got = ask(lambda c: c.embed_images([b"a", b"huge", b"b"]), transport=mock(handler))
+    assert [got[0], got[2]] == [[1.0, 2.0]] * 2
+    assert isinstance(got[1], InvalidInput)
+    assert got[1].status == 413
+
+
+# What is made of answers
+
+
+@both
 @pytest.mark.parametrize(
     ("status", "kind"),
     [
         (400, InvalidInput),
+        (401, VisionEncoderUnauthorized),
+        (403, VisionEncoderUnauthorized),
+        (404, InvalidInput),
         (413, InvalidInput),
         (422, InvalidInput),
         (429, VisionEncoderBusy),
@@ -81,55 +396,261 @@ def test_a_list_is_followed_page_by_page() -> None:
     ],
 )
 def test_an_error_carries_status_code_and_sentence(
-    status: int, kind: type[VisionEncoderError]
+    ask: Ask, status: int, kind: type[VisionEncoderError]
 ) -> None:
-    body = {"error": "what was wrong", "code": "some_code"}
+    script = Script(refused(status, "some_code"))
     with pytest.raises(VisionEncoderError, match="what was wrong") as caught:
-        client(lambda request: httpx.Response(status, json=body)).embed_text("a")
+        ask(lambda c: c.embed_text("a"), transport=mock(script), max_retries=0)
     assert type(caught.value) is kind
     assert (caught.value.status, caught.value.code) == (status, "some_code")
 
 
+@both
 @pytest.mark.parametrize(("header", "seconds"), [("7", 7.0), ("soon", None), (None, None)])
-def test_a_busy_service_says_when_to_ask_again(header: str | None, seconds: float | None) -> None:
+def test_a_busy_service_says_when_to_ask_again(
+    ask: Ask, header: str | None, seconds: float | None
+) -> None:
     headers = {"Retry-After": header} if header else {}
-    answer = httpx.Response(429, json={"error": "busy", "code": "busy"}, headers=headers)
+    script = Script(refused(429, "busy", **headers))
     with pytest.raises(VisionEncoderBusy) as caught:
-        client(lambda request: answer).embed_text("a")
+        ask(lambda c: c.embed_text("a"), transport=mock(script), max_retries=0)
     assert caught.value.retry_after == seconds
 
 
-def test_an_answer_that_is_not_the_services_is_an_error_too() -> None:
-    with pytest.raises(VisionEncoderError, match="HTTP 502"):
-        client(lambda request: httpx.Response(502, text="<html>")).health()
+@both
+@pytest.mark.parametrize("status", [404, 413, 500, 502, 503])
+def test_a_proxys_page_is_an_error_that_shows_it(ask: Ask, status: int) -> None:
+    page = httpx.Response(status, html="<html>\n<h1>nginx</h1>")
+    with pytest.raises(VisionEncoderError, match=rf"HTTP {status} .*nginx") as caught:
+        ask(lambda c: c.health(), transport=mock(lambda _: page))
+    assert caught.value.code == "http_error"
 
 
-def test_a_timeout_is_told_with_its_variable() -> None:
-    def handler(request: httpx.Request) -> httpx.Response:
-        raise httpx.ReadTimeout("slow", request=request)
+@both
+@pytest.mark.parametrize(
+    "response",
+    [
+        httpx.Response(200, html="<html>Sign in</html>"),
+        httpx.Response(200, json=["not", "an", "object"]),
+        httpx.Response(200, json={"vector": [1.0]}),
+        httpx.Response(200, text='{"embedding": [1.0'),
+        httpx.Response(200, content=b""),
+        httpx.Response(200, content=b"\x93NUM", headers={"Content-Type": "application/x-npy"}),
+    ],
+)
+def test_an_answer_of_something_else_is_an_error(ask: Ask, response: httpx.Response) -> None:
+    with pytest.raises(VisionEncoderError, match="Check VISION_ENCODER_URL") as caught:
+        ask(lambda c: c.embed_text("a"), transport=mock(lambda _: response))
+    assert caught.value.code == "bad_answer"
 
-    with pytest.raises(VisionEncoderTimeout, match="VISION_ENCODER_TIMEOUT"):
-        client(handler).health()
+
+@both
+def test_an_array_that_would_run_code_is_not_loaded(ask: Ask) -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, np.array([{"a": 1}], object), allow_pickle=True)
+    answered = httpx.Response(
+        200, content=buffer.getvalue(), headers={"Content-Type": "application/x-npy"}
+    )
+    with pytest.raises(VisionEncoderError, match="Check VISION_ENCODER_URL"):
+        ask(lambda c: c.embed_text("a"), transport=mock(lambda _: answered))
 
 
-def test_no_service_is_told_with_its_address() -> None:
-    def handler(request: httpx.Request) -> httpx.Response:
-        raise httpx.ConnectError("refused", request=request)
+@both
+def test_fewer_embeddings_than_asked_for_are_an_error(ask: Ask) -> None:
+    short = mock(lambda _: ok({"embeddings": [[1.0]]}))
+    with pytest.raises(VisionEncoderError, match="Check VISION_ENCODER_URL"):
+        ask(lambda c: c.embed_texts(["a", "b"]), transport=short)
+    with pytest.raises(VisionEncoderError, match="Check VISION_ENCODER_URL"):
+        ask(lambda c: c.embed_images([b"a", b"b"]), transport=short)
 
-    with pytest.raises(VisionEncoderConnectionError, match=r"http://encoder\.test"):
-        client(handler).health()
+
+# What is tried again
 
 
-def test_the_address_and_the_timeout_come_from_the_environment(
-    monkeypatch: pytest.MonkeyPatch,
+@both
+@pytest.mark.parametrize(
+    "failure",
+    [
+        refused(429, "busy"),
+        refused(503, "not_ready"),
+        refused(503, "store_unavailable"),
+        httpx.Response(502, html="<html>"),
+        httpx.Response(504, html="<html>"),
+        httpx.ConnectError("refused"),
+        httpx.ConnectTimeout("no answer"),
+        httpx.ReadError("reset"),
+        httpx.RemoteProtocolError("cut"),
+    ],
+)
+def test_what_may_pass_is_tried_again(ask: Ask, failure: Any) -> None:
+    script = Script(failure, ok())
+    assert list(ask(lambda c: c.embed_text("a"), transport=mock(script))) == [1.0, 2.0]
+    assert 0.1 <= script.times[1] - script.times[0] < 1
+
+
+@both
+@pytest.mark.parametrize(
+    "failure",
+    [
+        refused(400),
+        refused(401),
+        refused(422),
+        refused(500, "internal_error"),
+        refused(503, "search_disabled"),
+        refused(503, "store_locked"),
+        httpx.ReadTimeout("slow"),
+    ],
+)
+def test_what_stays_so_is_not(ask: Ask, failure: Any) -> None:
+    script = Script(failure, ok())
+    with pytest.raises(VisionEncoderError):
+        ask(lambda c: c.embed_text("a"), transport=mock(script))
+    assert len(script.requests) == 1
+
+
+CHANGES: list[Callable[[Any], Any]] = [
+    lambda c: c.delete_image("a"),
+    lambda c: c.publish("c"),
+    lambda c: c.drop("c", "0" * 8),
+]
+
+
+@both
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize(
+    ("failure", "requests"),
+    [
+        (refused(429, "busy"), 2),
+        (refused(503, "not_ready"), 2),
+        (httpx.ConnectError("refused"), 2),
+        (refused(503, "store_unavailable"), 1),  # perhaps it was carried out
+        (httpx.ReadError("reset"), 1),
+        (httpx.Response(502, html="<html>"), 1),
+    ],
+)
+def test_what_would_answer_otherwise_is_only_repeated_if_it_was_not_carried_out(
+    ask: Ask, change: Callable[[Any], Any], failure: Any, requests: int
 ) -> None:
-    monkeypatch.setenv("VISION_ENCODER_URL", "http://elsewhere.test:1")
-    seen = []
+    script = Script(failure, ok({"deleted": True, "dropped": True, "generation": "x"}))
+    try:
+        ask(change, transport=mock(script))
+        assert requests == 2
+    except VisionEncoderError:
+        assert requests == 1
+    assert len(script.requests) == requests
+
+
+@both
+def test_retry_after_is_honoured(ask: Ask) -> None:
+    script = Script(refused(429, "busy", **{"Retry-After": "1"}), ok())
+    ask(lambda c: c.embed_text("a"), transport=mock(script))
+    assert 1 <= script.times[1] - script.times[0] < 2
+
+
+@both
+def test_nobody_waits_longer_than_the_timeout(ask: Ask) -> None:
+    script = Script(refused(429, "busy", **{"Retry-After": "5"}), ok())
+    started = time.monotonic()
+    with pytest.raises(VisionEncoderBusy):
+        ask(lambda c: c.embed_text("a"), transport=mock(script), timeout=3)
+    assert time.monotonic() - started < 1  # five seconds would be too late: told at once
+    assert len(script.requests) == 1
+
+
+@both
+def test_attempts_are_counted_and_their_pauses_grow(ask: Ask) -> None:
+    script = Script(*[httpx.ConnectError("refused")] * 4)
+    with pytest.raises(VisionEncoderConnectionError, match="refused") as caught:
+        ask(lambda c: c.embed_text("a"), transport=mock(script), max_retries=3)
+    assert caught.value.code == "unreachable"
+    assert len(script.requests) == 4
+    pauses = [b - a for a, b in zip(script.times, script.times[1:], strict=False)]
+    for pause, longest in zip(pauses, (0.25, 0.5, 1.0), strict=True):
+        assert longest / 2 <= pause < longest + 0.3
+
+
+def test_pauses_differ_so_that_clients_do_not_come_back_together() -> None:
+    gaps = []
+    for _ in range(5):
+        script = Script(httpx.ConnectError("refused"), ok())
+        blocking(lambda c: c.embed_text("a"), transport=mock(script))
+        gaps.append(script.times[1] - script.times[0])
+    assert max(gaps) - min(gaps) > 0.005
+
+
+@both
+def test_health_is_asked_once(ask: Ask) -> None:
+    script = Script(refused(503, "not_ready"), ok({"status": "healthy"}))
+    with pytest.raises(VisionEncoderBusy):
+        ask(lambda c: c.health(), transport=mock(script))
+    assert len(script.requests) == 1
+
+
+@both
+def test_a_stream_waits_for_as_long_as_the_service_is_busy(ask: Ask) -> None:
+    busy = [refused(429, "busy", **{"Retry-After": "0"})] * 5
+    script = Script(*busy, ok({"embeddings": [[1.0], [2.0]]}))
+    got = ask(lambda c: c.embed_images([b"a", b"b"]), transport=mock(script), max_retries=0)
+    assert got == [[1.0], [2.0]]
+
+
+@both
+def test_a_stream_ends_when_the_service_is_gone(ask: Ask) -> None:
+    answered = threading.Event()
 
     def handler(request: httpx.Request) -> httpx.Response:
-        seen.append((str(request.url), json.loads(request.content)))
-        return httpx.Response(200, json={"embedding": [1.0]})
+        if answered.is_set():
+            raise httpx.ConnectError("refused")
+        answered.set()
+        return ok({"embeddings": [[1.0]] * 8})
 
-    remote = VisionEncoderClient(transport=httpx.MockTransport(handler))
-    assert remote.embed_text("a") == [1.0]
-    assert seen == [("http://elsewhere.test:1/embed/text", {"text": "a", "normalize": True})]
+    with pytest.raises(VisionEncoderConnectionError):
+        ask(lambda c: c.embed_images([b"x"] * 500), transport=mock(handler), max_retries=0)
+
+
+# On the wire
+
+
+@both
+def test_a_cut_connection_is_repeated_where_that_is_safe(ask: Ask) -> None:
+    with wire(None, answer(200, EMBEDDED)) as told:
+        assert list(ask(lambda c: c.embed_text("a"), told.url)) == [1.0, 2.0]
+        assert len(told.requests) == 2
+    with wire(None) as told:
+        with pytest.raises(VisionEncoderConnectionError, match="broke off") as caught:
+            ask(lambda c: c.delete_image("a"), told.url)
+        assert caught.value.code == "connection_cut"
+        assert len(told.requests) == 1
+
+
+@both
+def test_half_an_answer_is_no_answer(ask: Ask) -> None:
+    whole = answer(200, EMBEDDED)
+    with wire(whole[:-5], whole) as told:
+        assert list(ask(lambda c: c.embed_text("a"), told.url)) == [1.0, 2.0]
+        assert len(told.requests) == 2
+
+
+@both
+def test_an_answer_in_drips_is_given_up_in_time(ask: Ask) -> None:
+    whole = answer(200, {"embedding": [0.0] * 100})
+    drips = [whole[i : i + 5] for i in range(0, len(whole), 5)]  # some 12 s
+    with wire(drips) as told:
+        started = time.monotonic()
+        with pytest.raises(VisionEncoderTimeout, match=r"within 0\.5 s \(VISION_ENCODER_TIMEOUT"):
+            ask(lambda c: c.embed_text("a"), told.url, timeout=0.5)
+        assert time.monotonic() - started < 3
+
+
+@both
+def test_no_service_is_told_with_its_address(ask: Ask) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    with pytest.raises(VisionEncoderConnectionError, match=f"answers at {url}.*make serve"):
+        ask(lambda c: c.health(), url)
+
+
+@both
+def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch, ask: Ask) -> None:
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{free_port()}")
+    with wire(answer(200, EMBEDDED)) as told:
+        assert list(ask(lambda c: c.embed_text("a"), told.url)) == [1.0, 2.0]

@@ -158,6 +158,18 @@ def test_a_host_with_one_private_address_is_refused(site: Server) -> None:
         get(fetcher(site, resolver=resolver), url(site, "/a.png"))
 
 
+def test_a_host_that_is_named_may_be_private_and_no_other_is_fetched(site: Server) -> None:
+    named = fetcher(site, allow=is_public, hosts=frozenset({"picture.test"}))
+    assert get(named, url(site, "/a.png")) == b"p" * 10
+    for bad in ("http://other.test/a.png", "http://picture.test./a.png", "http://127.0.0.1/a.png"):
+        with pytest.raises(UrlRefused, match="IMAGE_URL_ALLOWED_HOSTS"):
+            get(named, bad)
+    with pytest.raises(UrlRefused, match=r"other\.test is not one of the hosts"):
+        get(named, url(site, "/to/http://other.test/a.png"))
+    with pytest.raises(UrlRefused, match=r"port 1 is not fetched from.*IMAGE_URL_ALLOWED_PORTS"):
+        get(named, "http://picture.test:1/a.png")
+
+
 @pytest.mark.parametrize(
     "host", ["127.0.0.1", "127.1", "2130706433", "0x7f000001", "localhost", "[::1]", "0.0.0.0"]
 )

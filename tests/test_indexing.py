@@ -405,7 +405,10 @@ def test_what_concerns_all_stops_the_run_and_the_next_one_goes_on(
     [
         (Busy("busy", retry_after=7), [7.0, 7.0, 7.0, 8.0, 15.0, 15.0, 15.0]),
         (Busy("busy", retry_after=700), [15.0] * 4),
-        (VisionEncoderConnectionError("away"), [1.0, 2.0, 4.0, 8.0, 15.0, 15.0, 15.0]),
+        (
+            VisionEncoderConnectionError("away", code="unreachable"),
+            [1.0, 2.0, 4.0, 8.0, 15.0, 15.0, 15.0],
+        ),
         (StoreUnavailable("down"), []),
         (ValueError("a bug"), []),
     ],

@@ -123,7 +123,7 @@ def test_a_search_that_cannot_be_made_is_an_answer_that_says_why(backend: LocalB
     answer = search(SearchRequest(text="a circle", language="en"), backend=backend)
     assert (answer.success, answer.code, answer.hits) == (False, "collection_not_found", [])
     assert answer.error and "vision-rag index" in answer.error
-    assert answer.formatted_text == f"Image search is not available now: {answer.error}"
+    assert answer.formatted_text == f"Image search failed: {answer.error}"
     with pytest.raises(
         InvalidSearch, match="allowed there are must, should, must_not"
     ):  # the caller's mistake is raised
@@ -135,7 +135,7 @@ def test_a_service_that_is_away_is_an_answer_too(monkeypatch: pytest.MonkeyPatch
     answer = search(SearchRequest(text="a circle"))
     assert not answer.success and answer.error
     assert answer.error.startswith("no vision encoder answers at")
-    assert answer.formatted_text.startswith("Пошук зображень зараз недоступний: no vision")
+    assert answer.formatted_text.startswith("Пошук зображень не вдався: no vision")
     with pytest.raises(VisionEncoderConnectionError):
         search_images_by_text("a circle")
 

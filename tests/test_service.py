@@ -527,7 +527,7 @@ def test_a_search_that_cannot_be_made_says_why_in_its_own_shape(http: httpx.Clie
     assert (degraded["success"], degraded["hits"], degraded["count"]) == (False, [], 0)
     assert degraded["code"] == "collection_not_found"
     assert "vision-rag index" in degraded["error"]
-    assert degraded["formatted_text"].startswith("Image search is not available now: there is no")
+    assert degraded["formatted_text"].startswith("Image search failed: there is no")
 
 
 def test_an_uploaded_picture_is_searched_by(http: httpx.Client) -> None:

@@ -1,0 +1,74 @@
+"""`python -m router_client`: the reference router."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from router_client.providers import build_provider_registry
+from router_client.routing import RULES_FILE, RulesError, describe, load_rules
+
+EPILOG = """\
+POST /route      {"mode": "image_search", "message": "a red circle", "dao_id": "my-dao"}
+GET  /health     whether the router runs
+GET  /providers  what the rules choose among, and whether the service behind answers
+
+The vision encoder is found at VISION_ENCODER_URL (http://127.0.0.1:8001). The router asks nobody
+for a key and reads the files that payload.image_path names: let only your agents reach it.
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve until stopped; return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m router_client",
+        description="A small agent router in front of the vision encoder.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    parser.add_argument("--port", type=int, default=9102, help="port to listen on (%(default)s)")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        default=RULES_FILE,
+        metavar="FILE",
+        help="the rules, YAML (router_client/router-config.yml)",
+    )
+    options = parser.parse_args(arguments)
+    if not all(find_spec(name) for name in ("starlette", "uvicorn")):
+        return _fail("the router needs a web server: pip install 'vision-encoder[router]'")
+    try:
+        providers = build_provider_registry()
+        rules = load_rules(options.config, providers)
+    except RulesError as error:
+        return _fail(str(error))
+    except ValidationError as error:
+        return _fail(f"a variable is not valid: {describe(error)}")
+
+    import uvicorn
+
+    from router_client.router import create_router
+
+    config = uvicorn.Config(
+        create_router(rules, providers),
+        host=options.host,
+        port=options.port,
+        access_log=False,
+        timeout_graceful_shutdown=30,
+    )
+    uvicorn.Server(config).run()
+    return 0
+
+
+def _fail(sentence: str) -> int:
+    print(f"error: {sentence}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

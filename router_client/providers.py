@@ -1,0 +1,244 @@
+"""Providers for an agent router: embedding, and image search. They never raise.
+
+registry = build_provider_registry()
+response = await registry["vision_rag"].call(RouterRequest(mode="image_search", message="a cat"))
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Final, Protocol
+
+import httpx
+
+from router_client.answers import ImageExample, SearchAnswer
+from router_client.client import AsyncVisionEncoderClient
+from router_client.errors import InvalidInput, VisionEncoderError, explain_search_failure
+from router_client.routing import RouterRequest, RouterResponse
+
+logger = logging.getLogger("router_client")
+
+DEFAULT_DAO_ID: Final = "default"
+LARGEST_FILE: Final = 20_000_000  # bytes; what the service takes unless told otherwise
+_PICTURES: Final = ("image_url", "image_path", "image_base64")
+_OPTIONS: Final = ("top_k", "filter", "collection", "language")
+
+
+class Provider(Protocol):
+    """What a router chooses among."""
+
+    provider_id: str
+    base_url: str
+
+    async def call(self, request: RouterRequest) -> RouterResponse:
+        """Answer a request; a failure is `ok` false and a sentence."""
+
+    async def health(self) -> str | None:
+        """Return what is wrong with the service behind, None if nothing is."""
+
+    async def close(self) -> None:
+        """Close the connections."""
+
+
+class _VisionProvider:
+    """What both providers share: a client for the event loop at hand, and errors as answers."""
+
+    def __init__(
+        self,
+        provider_id: str,
+        base_url: str | None = None,
+        timeout: float | None = None,
+        *,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self.provider_id = provider_id
+        self._new_client = partial(
+            AsyncVisionEncoderClient, base_url, timeout=timeout, transport=transport
+        )
+        self._client = self._new_client()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.base_url = self._client.base_url
+
+    async def call(self, request: RouterRequest) -> RouterResponse:
+        """Answer a request; a failure is `ok` false and a sentence."""
+        started = perf_counter()
+        data, problem, metadata = None, None, {}
+        try:
+            data = await self._answer(self._here(), request)
+        except VisionEncoderError as error:
+            problem, metadata = str(error), _about(error)
+        except Exception as error:
+            logger.exception("provider %s failed", self.provider_id)
+            problem, metadata = f"the provider failed: {error!r}", {"code": "internal_error"}
+        if problem is not None:
+            data = self._failed(problem, request)
+        return RouterResponse(
+            ok=problem is None,
+            provider_id=self.provider_id,
+            data=data,
+            error=problem,
+            metadata={**metadata, "ms": round((perf_counter() - started) * 1000, 1)},
+        )
+
+    async def health(self) -> str | None:
+        """Return what is wrong with the service behind, None if nothing is."""
+        try:
+            await self._here().health()
+        except VisionEncoderError as error:
+            return str(error)
+        return None
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.close()
+
+    def _here(self) -> AsyncVisionEncoderClient:
+        """Return the client; connections belong to the event loop that opened them."""
+        loop = asyncio.get_running_loop()
+        if self._loop not in (None, loop):
+            self._client = self._new_client()
+        self._loop = loop
+        return self._client
+
+    async def _answer(
+        self, client: AsyncVisionEncoderClient, request: RouterRequest
+    ) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def _failed(self, problem: str, request: RouterRequest) -> dict[str, Any] | None:
+        """Return what there is to say besides the error."""
+        return None
+
+
+class VisionEncoderProvider(_VisionProvider):
+    """Embeds: `payload.operation` is `embed_text` or `embed_image`.
+
+    A text is `payload.text`, else the message; an image one of `payload.image_url`, `image_path`
+    (a file here) and `image_base64`. `data` is what `/embed/text` answers.
+    """
+
+    async def _answer(
+        self, client: AsyncVisionEncoderClient, request: RouterRequest
+    ) -> dict[str, Any]:
+        body: dict[str, Any] = {}
+        if "normalize" in request.payload:
+            body["normalize"] = request.payload["normalize"]
+        operation = request.payload.get("operation")
+        if operation == "embed_text":
+            text = request.payload.get("text", request.message)
+            if not text:
+                raise InvalidInput("embed_text needs a text: payload.text, or the message")
+            embedded: dict[str, Any] = await client.call(
+                "POST", "/embed/text", json={"text": text, **body}
+            )
+        elif operation == "embed_image":
+            picture = await _picture(request)
+            if picture is None:
+                raise InvalidInput(f"embed_image needs one of payload.{', '.join(_PICTURES)}")
+            embedded = await client.call("POST", "/embed/image", json={**picture, **body})
+        else:
+            raise InvalidInput(
+                f"payload.operation is {operation!r}; allowed: embed_text, embed_image"
+            )
+        return embedded
+
+
+class VisionRagProvider(_VisionProvider):
+    """Searches: by the picture of the payload if it has one, else by the message.
+
+    A picture is one of `payload.image_url`, `image_path` (a file here) and `image_base64`;
+    `payload` may have `top_k`, `filter`, `collection` and `language` (of `formatted_text`: uk or
+    en, without it that of the message). Only the pictures of `dao_id` are searched (`default`
+    without one). `data` is `{success, count, images: [{id, score, path, metadata}],
+    formatted_text}`, also where it failed.
+    """
+
+    async def _answer(
+        self, client: AsyncVisionEncoderClient, request: RouterRequest
+    ) -> dict[str, Any]:
+        options: Any = {name: request.payload[name] for name in _OPTIONS if name in request.payload}
+        options.setdefault("language", _language(request))
+        options["dao_id"] = request.dao_id or DEFAULT_DAO_ID
+        picture = await _picture(request)
+        if picture is not None:
+            return _found(await client.search(image=picture, **options))
+        if not request.message:
+            raise InvalidInput(
+                "image_search needs a query: the message, or one of payload." + ", ".join(_PICTURES)
+            )
+        return _found(await client.search(request.message, **options))
+
+    def _failed(self, problem: str, request: RouterRequest) -> dict[str, Any]:
+        text = explain_search_failure(problem, _language(request))
+        return {"success": False, "count": 0, "images": [], "formatted_text": text}
+
+
+def build_provider_registry() -> dict[str, Provider]:
+    """Return the providers by their ids, for the service at VISION_ENCODER_URL."""
+    providers: tuple[Provider, ...] = (
+        VisionEncoderProvider("vision_encoder"),
+        VisionRagProvider("vision_rag"),
+    )
+    return {provider.provider_id: provider for provider in providers}
+
+
+def _found(answer: SearchAnswer) -> dict[str, Any]:
+    """Return a search's answer as `{success, count, images, formatted_text}`."""
+    return {
+        "success": True,
+        "count": len(answer["hits"]),
+        "images": [
+            {
+                "id": hit["id"],
+                "score": hit["score"],
+                "path": hit["path"],
+                "metadata": hit["payload"],
+            }
+            for hit in answer["hits"]
+        ],
+        "formatted_text": answer["formatted_text"],
+    }
+
+
+def _language(request: RouterRequest) -> str:
+    """Return what `payload.language` says, else `en` for a message in Latin letters only."""
+    if given := request.payload.get("language"):
+        return str(given)
+    letters = [character for character in request.message or "" if character.isalpha()]
+    return "en" if letters and all(character < "\u0250" for character in letters) else "uk"
+
+
+async def _picture(request: RouterRequest) -> ImageExample | None:
+    given = {name: request.payload[name] for name in _PICTURES if request.payload.get(name)}
+    if len(given) > 1:
+        raise InvalidInput(f"give only one of payload.{', '.join(given)}")
+    for name, value in given.items():
+        if not isinstance(value, str):
+            raise InvalidInput(f"payload.{name} must be a text, not {type(value).__name__}")
+        if name == "image_path":
+            data = await asyncio.to_thread(_read, Path(value))
+            return {"image_base64": base64.b64encode(data).decode()}
+        return {"image_url": value} if name == "image_url" else {"image_base64": value}
+    return None
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if not path.is_file():  # a pipe or a device may never end
+            raise InvalidInput(f"there is no file {path} where the router runs")
+        if path.stat().st_size > LARGEST_FILE:
+            raise InvalidInput(f"{path} has more than {LARGEST_FILE:,} bytes, the limit")
+        return path.read_bytes()
+    except (OSError, ValueError) as error:
+        what = getattr(error, "strerror", None) or error
+        raise InvalidInput(f"cannot read {path}: {what}") from None
+
+
+def _about(error: VisionEncoderError) -> dict[str, Any]:
+    about = {"code": error.code, "status": error.status, "retry_after": error.retry_after}
+    return {name: value for name, value in about.items() if value is not None}

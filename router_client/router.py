@@ -1,0 +1,108 @@
+"""A small reference router: `POST /route`, `GET /health`, `GET /providers`. It keeps no state."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from pydantic import ValidationError
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from router_client.providers import Provider
+from router_client.routing import RouterRequest, RouterResponse, Rule, choose, describe
+
+MAX_BODY_BYTES: Final = 30_000_000  # a picture of 20 MB in base64
+
+
+def create_router(rules: Sequence[Rule], providers: Mapping[str, Provider]) -> Starlette:
+    """Return the app that answers each request by the provider that the rules name."""
+
+    async def route(request: Request) -> Response:
+        body = await _body(request)
+        if body is None:
+            return _refusal(413, f"the request has more than {MAX_BODY_BYTES:,} bytes, the limit")
+        try:
+            asked = RouterRequest.model_validate_json(body)
+        except ValidationError as error:
+            return _refusal(400, describe(error))
+        rule = choose(rules, asked)
+        if rule is None:
+            return _refusal(404, f"no rule is for {_summary(asked)}; {_known(rules)}")
+        response = await providers[rule.use_provider].call(asked)
+        response.metadata["rule"] = rule.id
+        return JSONResponse(response.model_dump())
+
+    async def health(_: Request) -> Response:
+        return JSONResponse({"status": "healthy", "providers": sorted(providers)})
+
+    async def list_providers(_: Request) -> Response:
+        problems = await asyncio.gather(*(provider.health() for provider in providers.values()))
+        listed = [
+            {
+                "id": provider.provider_id,
+                "base_url": provider.base_url,
+                "healthy": problem is None,
+                "error": problem,
+                "rules": [
+                    rule.model_dump()
+                    for rule in sorted(rules, key=lambda rule: rule.priority)
+                    if rule.use_provider == provider.provider_id
+                ],
+            }
+            for provider, problem in zip(providers.values(), problems, strict=True)
+        ]
+        return JSONResponse({"providers": listed})
+
+    @asynccontextmanager
+    async def closing(_: Starlette) -> AsyncIterator[None]:
+        yield
+        for provider in providers.values():
+            await provider.close()
+
+    return Starlette(
+        routes=[
+            Route("/route", route, methods=["POST"]),
+            Route("/health", health),
+            Route("/providers", list_providers),
+        ],
+        exception_handlers={404: _no_such_route, 405: _no_such_route},
+        lifespan=closing,
+    )
+
+
+async def _body(request: Request) -> bytes | None:
+    """Return the body, or None as soon as it is too large."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            return None
+    return bytes(body)
+
+
+async def _no_such_route(request: Request, error: Exception) -> Response:
+    status = getattr(error, "status_code", 404)
+    return _refusal(
+        status,
+        f"there is no {request.method} {request.url.path} here; "
+        "allowed: POST /route, GET /health, GET /providers",
+    )
+
+
+def _refusal(status: int, sentence: str) -> Response:
+    return JSONResponse(RouterResponse(ok=False, error=sentence).model_dump(), status)
+
+
+def _summary(request: RouterRequest) -> str:
+    operation = request.payload.get("operation")
+    return f"mode {request.mode!r}" + (f", payload.operation {operation!r}" if operation else "")
+
+
+def _known(rules: Sequence[Rule]) -> str:
+    modes: set[Any] = {mode for rule in rules for mode in rule.when.get("mode", [])}
+    return f"the modes of the rules are {', '.join(sorted(modes)) or 'none'}"

@@ -1,0 +1,157 @@
+"""What a router is asked and answers, and the rules by which it chooses a provider.
+
+The rules are a YAML file, `router-config.yml` beside this module unless another is given.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+)
+
+RULES_FILE: Final = Path(__file__).parent / "router-config.yml"
+
+Scalar = str | int | float | bool
+
+
+class RouterRequest(BaseModel):
+    """What an agent router is asked. Fields that are not known here are left alone."""
+
+    model_config = ConfigDict(extra="ignore", str_strip_whitespace=True)
+
+    mode: Annotated[str, Field(min_length=1)]
+    agent: str | None = None
+    dao_id: str | None = None
+    source: str | None = None
+    session_id: str | None = None
+    user_id: str | None = None
+    message: str | None = None
+    payload: Annotated[dict[str, Any], BeforeValidator(lambda given: given or {})] = {}
+
+
+class RouterResponse(BaseModel):
+    """What it answers: `data`, or the sentence `error` when `ok` is false."""
+
+    ok: bool
+    provider_id: str | None = None
+    data: dict[str, Any] | None = None
+    error: str | None = None
+    metadata: dict[str, Any] = {}
+
+
+class RulesError(Exception):
+    """A file of rules that cannot be used; says which file, rule and field."""
+
+
+_TEXT_FIELDS: Final = frozenset({"mode", "agent", "dao_id", "source", "session_id", "user_id"})
+
+
+class Rule(BaseModel):
+    """Names the provider for the requests that have all of what `when` says.
+
+    `when` has a field of the request, or `payload.NAME`, with a value or a list of values of which
+    the request has one. An empty `when` is true of every request.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    id: str = Field(min_length=1)
+    priority: int = Field(ge=0, description="The lowest number is chosen first.")
+    when: dict[str, list[Scalar]]
+    use_provider: str
+    description: str = ""
+
+    @field_validator("when", mode="before")
+    @classmethod
+    def _listed(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        return {k: v if isinstance(v, list) else [v] for k, v in given.items()}
+
+    @field_validator("when")
+    @classmethod
+    def _checked(cls, when: dict[str, list[Scalar]]) -> dict[str, list[Scalar]]:
+        for name, values in when.items():
+            if name not in _TEXT_FIELDS and not re.match(r"payload\..", name):
+                allowed = ", ".join(sorted(_TEXT_FIELDS))
+                raise ValueError(f"{name!r} is not one of {allowed}, payload.NAME")
+            if not values:
+                raise ValueError(f"{name} has no value")
+            for value in values:
+                if name in _TEXT_FIELDS and not isinstance(value, str):
+                    raise ValueError(f"{name}: {value!r} is not a text; put it in quotes")
+        return when
+
+    def matches(self, request: RouterRequest) -> bool:
+        return all(
+            any(_same(_value(request, name), value) for value in values)
+            for name, values in self.when.items()
+        )
+
+
+def choose(rules: Sequence[Rule], request: RouterRequest) -> Rule | None:
+    """Return the matching rule of the lowest priority number, of equal ones the first."""
+    matching = [rule for rule in rules if rule.matches(request)]
+    return min(matching, key=lambda rule: rule.priority, default=None)
+
+
+def load_rules(file: Path, providers: Collection[str]) -> list[Rule]:
+    """Read the rules of a file. Raises `RulesError`."""
+    try:
+        content = yaml.safe_load(file.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RulesError(f"{file}: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict) or not isinstance(content.get("rules"), list):
+        raise RulesError(f"{file}: it must have a list named rules")
+    if unknown := content.keys() - {"rules"}:
+        raise RulesError(f"{file}: {', '.join(map(str, unknown))}: only rules is known here")
+    rules: list[Rule] = []
+    for number, entry in enumerate(content["rules"], 1):
+        where = f"{file}: rule {_name(entry, number)}"
+        try:
+            rule = Rule.model_validate(entry)
+        except ValidationError as error:
+            raise RulesError(f"{where}: {describe(error)}") from None
+        if rule.use_provider not in providers:
+            raise RulesError(
+                f"{where}: use_provider: {rule.use_provider!r} is not one of "
+                f"{', '.join(sorted(providers))}"
+            )
+        if rule.id in {other.id for other in rules}:
+            raise RulesError(f"{where}: id: another rule has it already")
+        rules.append(rule)
+    return rules
+
+
+def _value(request: RouterRequest, name: str) -> Any:
+    if name in _TEXT_FIELDS:
+        return getattr(request, name)
+    return request.payload.get(name.removeprefix("payload."))
+
+
+def _same(value: Any, wanted: Scalar) -> bool:
+    return isinstance(value, bool) == isinstance(wanted, bool) and bool(value == wanted)
+
+
+def _name(entry: Any, number: int) -> str:
+    named = entry.get("id") if isinstance(entry, dict) else None
+    return repr(named) if isinstance(named, str) and named else f"no. {number}"
+
+
+def describe(error: ValidationError) -> str:
+    """Return in one sentence which values are wrong, and why."""
+    return "; ".join(
+        f"{'.'.join(map(str, one['loc'])) or 'body'}: {one['msg'].removeprefix('Value error, ')}"
+        for one in error.errors()
+    )

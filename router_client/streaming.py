@@ -1,0 +1,124 @@
+"""Embedding any number of pictures: a few in each request, several requests at a time."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from router_client.errors import InvalidInput, VisionEncoderBusy, VisionEncoderError
+from router_client.waiting import IN_FLIGHT, Waiting
+
+if TYPE_CHECKING:
+    from router_client.answers import Embedding, Embeddings
+
+ImageFile = bytes | str | os.PathLike[str]
+"""A picture file's bytes, or its path."""
+
+# of one request
+_IMAGES: Final = 8
+_BYTES: Final = 8_000_000
+
+R = TypeVar("R")
+
+
+class Stream:
+    """Embeds pictures in their order; what is wrong with one is its own outcome.
+
+    `read` returns a picture's bytes, `one` embeds one, `many` a few with one request, where a
+    bad one has None or NaN. All raise a `VisionEncoderError`.
+    """
+
+    def __init__(
+        self,
+        waiting: Waiting,
+        read: Callable[[ImageFile], Awaitable[bytes]],
+        one: Callable[[bytes], Awaitable[Embedding]],
+        many: Callable[[Sequence[bytes]], Awaitable[Embeddings]],
+    ) -> None:
+        self._waiting = waiting
+        self._read = read
+        self._one = one
+        self._many = many
+
+    async def embed(
+        self, images: Iterable[ImageFile]
+    ) -> AsyncGenerator[Embedding | VisionEncoderError, None]:
+        under_way: deque[Any] = deque()
+        try:
+            for part in parts(images):
+                if len(under_way) == IN_FLIGHT:
+                    for outcome in await under_way.popleft():
+                        yield outcome
+                under_way.append(self._waiting.start(self._embed_part(part)))
+            while under_way:
+                for outcome in await under_way.popleft():
+                    yield outcome
+        finally:
+            await self._waiting.cancel(under_way)
+
+    async def _embed_part(
+        self, images: Sequence[ImageFile]
+    ) -> list[Embedding | VisionEncoderError]:
+        outcomes: list[Any] = [await self._read_or_error(image) for image in images]
+        good = [i for i, outcome in enumerate(outcomes) if isinstance(outcome, bytes)]
+        rows: Any = [None] * len(good)
+        if len(good) > 1:
+            # what is too much for one request is asked for singly, which tells whose fault it is
+            with suppress(InvalidInput):
+                rows = await self._patiently(partial(self._many, [outcomes[i] for i in good]))
+        for i, row in zip(good, rows, strict=True):
+            there = row is not None and row[0] == row[0]
+            outcomes[i] = row if there else await self._one_or_error(outcomes[i])
+        return outcomes
+
+    async def _one_or_error(self, data: bytes) -> Embedding | VisionEncoderError:
+        try:
+            return await self._patiently(partial(self._one, data))
+        except VisionEncoderError as error:
+            if error.status is None or isinstance(error, VisionEncoderBusy):
+                raise  # not this picture's fault
+            return error
+
+    async def _read_or_error(self, image: ImageFile) -> bytes | InvalidInput:
+        try:
+            return await self._read(image)
+        except InvalidInput as error:
+            return error
+
+    async def _patiently(self, send: Callable[[], Awaitable[R]]) -> R:
+        """Send for as long as the service lives and says that it is busy."""
+        while True:
+            try:
+                return await send()
+            except VisionEncoderBusy as error:
+                if error.status != 429:
+                    raise
+                await self._waiting.sleep(error.retry_after or 1.0)
+
+
+def parts(images: Iterable[ImageFile]) -> Iterator[list[ImageFile]]:
+    """Cut a stream of pictures into what goes into one request each, by count and bytes."""
+    part: list[ImageFile] = []
+    held = 0
+    for image in images:
+        size = _size(image)
+        if part and (len(part) == _IMAGES or held + size > _BYTES):
+            yield part
+            part, held = [], 0
+        part.append(image)
+        held += size
+    if part:
+        yield part
+
+
+def _size(image: ImageFile) -> int:
+    if isinstance(image, bytes):
+        return len(image)
+    try:
+        return os.stat(image).st_size
+    except (OSError, ValueError):
+        return 0  # reading it will say why

@@ -1,0 +1,165 @@
+"""How a client waits: on an event loop, or by blocking its thread.
+
+The clients are written once, as coroutines that wait through a `Waiting` only. Over the blocking
+one they never suspend, so that `run` can carry them out without an event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections.abc import Awaitable, Coroutine, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
+
+import httpx
+
+IN_FLIGHT: Final = 8  # requests of one stream
+_CONNECT_SECONDS: Final = 5.0
+# Below the 5 s after which the service closes an idle connection: none is used as it closes.
+_LIMITS: Final = httpx.Limits(max_connections=100, keepalive_expiry=3)
+
+T = TypeVar("T")
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: httpx.Headers
+    content: bytes
+
+    @property
+    def retry_after(self) -> float | None:
+        """What Retry-After says, where it says seconds."""
+        value = self.headers.get("Retry-After", "")
+        return float(value) if value.isdecimal() else None
+
+
+class Waiting(Protocol):
+    """How a client waits."""
+
+    async def send(self, request: dict[str, Any], seconds: float) -> Answer:
+        """Send a request and read its answer. Raises what httpx raises."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Do nothing for a while."""
+
+    async def read(self, path: Path) -> bytes:
+        """Return a file's bytes. Raises OSError."""
+
+    def start(self, coroutine: Coroutine[Any, Any, T]) -> Awaitable[T]:
+        """Begin a coroutine beside others and return what to await, or to `cancel`, later."""
+
+    async def cancel(self, started: Iterable[Any]) -> None:
+        """Stop what was started, and forget how it ended."""
+
+    async def close(self) -> None:
+        """Close the connections."""
+
+
+class AsyncWaiting:
+    """Waits on the running event loop."""
+
+    def __init__(self, transport: httpx.AsyncBaseTransport | None, **options: Any) -> None:
+        transport = transport or httpx.AsyncHTTPTransport(limits=_LIMITS, verify=_tls())
+        self._http = httpx.AsyncClient(transport=transport, **options)
+
+    async def send(self, request: dict[str, Any], seconds: float) -> Answer:
+        try:
+            async with asyncio.timeout(seconds):
+                response = await self._http.request(**request, timeout=_timeout(seconds))
+        except TimeoutError:
+            raise httpx.ReadTimeout("the answer is not complete") from None
+        return Answer(response.status_code, response.headers, response.content)
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    async def read(self, path: Path) -> bytes:
+        return await asyncio.to_thread(path.read_bytes)
+
+    def start(self, coroutine: Coroutine[Any, Any, T]) -> Awaitable[T]:
+        return asyncio.create_task(coroutine)
+
+    async def cancel(self, started: Iterable[asyncio.Task[Any]]) -> None:
+        tasks = list(started)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+
+class BlockingWaiting:
+    """Waits by blocking the thread; what is started runs on threads of its own."""
+
+    def __init__(self, transport: httpx.BaseTransport | None, **options: Any) -> None:
+        transport = transport or httpx.HTTPTransport(limits=_LIMITS, verify=_tls())
+        self._http = httpx.Client(transport=transport, **options)
+        self._threads = ThreadPoolExecutor(IN_FLIGHT, "vision-encoder-client")
+
+    async def send(self, request: dict[str, Any], seconds: float) -> Answer:
+        deadline = time.monotonic() + seconds
+        content = bytearray()
+        with self._http.stream(**request, timeout=_timeout(seconds)) as response:
+            for chunk in response.iter_bytes():  # an answer may come in drips
+                content += chunk
+                if time.monotonic() > deadline:
+                    raise httpx.ReadTimeout("the answer is not complete")
+        return Answer(response.status_code, response.headers, bytes(content))
+
+    async def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    async def read(self, path: Path) -> bytes:
+        return path.read_bytes()
+
+    def start(self, coroutine: Coroutine[Any, Any, T]) -> Awaitable[T]:
+        return _Started(self._threads.submit(run, coroutine), coroutine)
+
+    async def cancel(self, started: Iterable[_Started[Any]]) -> None:
+        for one in started:
+            one.cancel()
+
+    async def close(self) -> None:
+        self._threads.shutdown(cancel_futures=True)
+        self._http.close()
+
+
+class _Started(Awaitable[T]):
+    """A coroutine on a thread; awaiting it blocks."""
+
+    def __init__(self, future: Future[T], coroutine: Coroutine[Any, Any, T]) -> None:
+        self._future = future
+        self._coroutine = coroutine
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        return self._future.result()
+        yield  # makes this a generator, as __await__ must be
+
+    def cancel(self) -> None:
+        """Stop what has not begun; what has ends by itself."""
+        if self._future.cancel():
+            self._coroutine.close()
+
+
+def run(coroutine: Any) -> Any:
+    """Carry out a coroutine that never suspends and return its result."""
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        return done.value
+    raise AssertionError("a coroutine of the blocking client waited for an event loop")
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    """Return what every client trusts; reading it takes longer than a request."""
+    return httpx.create_ssl_context()
+
+
+def _timeout(seconds: float) -> httpx.Timeout:
+    return httpx.Timeout(seconds, connect=min(seconds, _CONNECT_SECONDS))
