@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -54,14 +55,15 @@ def main(arguments: list[str] | None = None) -> int:
 
     from router_client.router import create_router
 
-    config = uvicorn.Config(
+    # uvicorn ends what is under way first, and raises the signal again when it is done
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    uvicorn.run(
         create_router(rules, providers),
         host=options.host,
         port=options.port,
         access_log=False,
         timeout_graceful_shutdown=30,
     )
-    uvicorn.Server(config).run()
     return 0
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import hypothesis
 import numpy as np
 import open_clip
 import pytest
@@ -23,6 +24,9 @@ from PIL import Image
 
 from bento import Encoder, Settings
 from models.shapes.scenes import draw_scene, sample_scene
+
+hypothesis.settings.register_profile("project", deadline=None, database=None)
+hypothesis.settings.load_profile("project")
 
 ROOT = Path(__file__).parent.parent
 BUNDLED = f"local-dir:{ROOT / 'models' / 'shapes'}"

@@ -19,6 +19,7 @@ from .conftest import ROOT, Server
 
 README = (ROOT / "README.md").read_text()
 ALL: list[type[BaseSettings]] = [Settings, RagSettings, ClientSettings]
+PREFIXED = {"VISION_MODEL_NAME", "VISION_MODEL_PRETRAINED", "VISION_DEVICE"}
 FIELDS = {name.upper(): field for cls in ALL for name, field in cls.model_fields.items()}
 
 
@@ -45,10 +46,21 @@ def test_every_variable_is_documented_with_its_default() -> None:
 
 def test_the_example_environment_has_every_variable_with_its_default() -> None:
     lines = re.findall(r"^(?:# )?([A-Z_]+)=(.*)$", (ROOT / ".env.example").read_text(), re.M)
-    assert {name for name, _ in lines} == set(FIELDS)
-    for name, value in lines:
+    given = {name.removeprefix("VISION_") if name in PREFIXED else name: v for name, v in lines}
+    assert set(given) == set(FIELDS)
+    for name, value in given.items():
         if FIELDS[name].default is not None:
             assert value == written(FIELDS[name].default), name
+
+
+def test_the_prefixed_variables_are_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(".env").write_text("VISION_DEVICE=cpu\nVISION_MODEL_NAME=RN50\nMAX_BATCH_SIZE=\n")
+    settings = Settings()
+    assert (settings.device, settings.model_name) == ("cpu", "RN50")
+    assert settings.max_batch_size == 32  # empty: as not set
+    monkeypatch.setenv("MODEL_NAME", "RN101")  # the environment goes before the file
+    assert Settings().model_name == "RN101"
 
 
 def test_every_route_is_documented_and_no_other(server: Server) -> None:
