@@ -9,6 +9,10 @@ PYTHON ?= python3
 PORT ?= $(or $(call dotenv,PORT),8001)
 MODEL_NAME ?= $(or $(VISION_MODEL_NAME),$(call dotenv,MODEL_NAME),$(call dotenv,VISION_MODEL_NAME))
 QDRANT_ENABLED ?= $(or $(call dotenv,QDRANT_ENABLED),true)
+QDRANT_URL ?= http://localhost:6333
+QDRANT_API_KEY ?= $(call dotenv,QDRANT_API_KEY)
+COLLECTION := $(or $(IMAGE_SEARCH_COLLECTION),$(call dotenv,IMAGE_SEARCH_COLLECTION),daarion_images)
+SIZE ?= 768
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -26,7 +30,7 @@ demo serve: export PORT := $(PORT)
 demo serve: export MODEL_NAME := $(MODEL_NAME)
 demo serve: export QDRANT_ENABLED := $(QDRANT_ENABLED)
 
-.PHONY: help install demo serve test fidelity lint bento check-port
+.PHONY: help install demo serve test fidelity lint bento gpu-check collection check-port
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -60,6 +64,15 @@ lint: install ## ruff and mypy
 
 bento: install ## build the Bento
 	$(BIN)/bentoml build
+
+gpu-check: install ## say whether this machine can run the service as it is set (JSON=1: as JSON)
+	@$(BIN)/python -m bento.doctor $(if $(JSON),--json)
+
+collection: ## make the collection on a Qdrant server (QDRANT_URL, SIZE=768)
+	@curl -sS --fail-with-body -X PUT '$(QDRANT_URL)/collections/$(COLLECTION)' \
+	  -H 'Content-Type: application/json' -H @<(echo 'api-key: $(QDRANT_API_KEY)') \
+	  -d '{"vectors": {"size": $(SIZE), "distance": "Cosine"}}' && echo || { echo; \
+	  echo "not made: is Qdrant at QDRANT_URL=$(QDRANT_URL), and is $(COLLECTION) new?"; exit 1; }
 
 check-port:
 	@if (exec 3<>/dev/tcp/127.0.0.1/$(PORT)) 2>/dev/null; then \

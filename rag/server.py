@@ -1,21 +1,22 @@
 """A Qdrant server as the store, through qdrant-client.
 
 A generation is a collection of its own there, `NAME--GENERATION`; NAME is an alias of the
-published one.
+published one. An empty collection NAME that somebody made by hand is taken as the template of the
+first generation, which takes its place.
 """
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Container
-from typing import Final
+from collections.abc import Callable, Container, Mapping
+from typing import Any, Final
 
 import grpc  # type: ignore[import-untyped]
 from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import ApiException
 
-from rag.errors import StoreUnavailable
+from rag.errors import CollectionMismatch, StoreUnavailable
 from rag.filters import TENANT_FIELD
 from rag.server_calls import TIMEOUT_S, Calls, NotThere, may_pass
 from rag.server_collection import ServerCollection, name_there
@@ -99,6 +100,8 @@ class ServerStore:
             if found is None:
                 self._publish(name, there)
                 found = created
+        elif create and not staged and self._is_template(name, found):
+            found = self._take_over(name, identity, found)
         held = _identity(name, found)
         check_identity(name, held, identity)
         # Looked for each time: who created the collection may have died before.
@@ -161,17 +164,36 @@ class ServerStore:
             None if found is None else ServerCollection(name, _identity(name, found), self._calls)
         )
 
-    def _create(self, name: str, identity: ModelIdentity) -> models.CollectionInfo:
+    def _is_template(self, name: str, found: models.CollectionInfo) -> bool:
+        """Say whether this is an empty collection that somebody made by hand."""
+        if METADATA_KEY in (found.config.metadata or {}):
+            return False
+        if self._calls(lambda client: client.count(name)).count:
+            return False
+        held = self._calls(lambda client: client.get_collections()).collections
+        return name in {collection.name for collection in held}  # not an alias of another
+
+    def _take_over(
+        self, name: str, identity: ModelIdentity, template: models.CollectionInfo
+    ) -> models.CollectionInfo:
+        """Put a generation in the place of an empty collection, with that one's parameters."""
+        created = self._create(name, identity, like(name, identity, template))
+        self._calls(lambda client: client.delete_collection(name))  # an alias needs the name
+        self._publish(name, name_there(name, identity.generation))
+        return created
+
+    def _create(
+        self, name: str, identity: ModelIdentity, parameters: Mapping[str, Any] | None = None
+    ) -> models.CollectionInfo:
         """Create a generation with its indexes, and return what the server made of it."""
         there = name_there(name, identity.generation)
+        vectors = models.VectorParams(size=identity.dimension, distance=models.Distance.COSINE)
 
         def create(client: QdrantClient) -> None:
             try:
                 client.create_collection(
                     there,
-                    vectors_config=models.VectorParams(
-                        size=identity.dimension, distance=models.Distance.COSINE
-                    ),
+                    **(parameters or {"vectors_config": vectors}),
                     metadata={METADATA_KEY: identity_to_json(identity)},
                 )
             except (grpc.RpcError, ApiException, ValueError) as error:
@@ -209,6 +231,32 @@ class ServerStore:
                 ]
             )
         )
+
+
+def like(name: str, identity: ModelIdentity, template: models.CollectionInfo) -> Mapping[str, Any]:
+    """Return what makes a collection with the vectors, shards, replicas and storage of another.
+
+    Raises `CollectionMismatch` when its vectors are not the encoder's.
+    """
+    params = template.config.params
+    vectors = params.vectors
+    if not isinstance(vectors, models.VectorParams) or (vectors.size, vectors.distance) != (
+        identity.dimension,
+        models.Distance.COSINE,
+    ):
+        raise CollectionMismatch(
+            f"the empty collection {name!r} was not made for one vector of {identity.dimension} "
+            "dimensions by Cosine, as this encoder makes them: delete it and make it so, or leave "
+            "that to this program"
+        )
+    return {
+        "vectors_config": vectors,
+        "shard_number": params.shard_number,
+        "replication_factor": params.replication_factor,
+        "write_consistency_factor": params.write_consistency_factor,
+        "on_disk_payload": params.on_disk_payload,
+        "quantization_config": template.config.quantization_config,
+    }
 
 
 def _identity(name: str, found: models.CollectionInfo) -> ModelIdentity:

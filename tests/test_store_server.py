@@ -14,7 +14,7 @@ from qdrant_client import models
 
 from rag.errors import CollectionMismatch, StoreUnavailable
 from rag.filters import tenant
-from rag.server import ServerStore
+from rag.server import ServerStore, like
 from rag.store import open_store
 
 from .engines import CLIP, DIM, OTHER, make_points, settings
@@ -32,6 +32,11 @@ def loopback() -> Iterator[Loopback]:
 
 def aliases(loopback: Loopback) -> dict[str, str]:
     return {a.alias_name: a.collection_name for a in loopback.data.get_aliases().aliases}
+
+
+def made_by_hand(loopback: Loopback, size: int = DIM, distance: str = "Cosine") -> None:
+    vectors = models.VectorParams(size=size, distance=models.Distance(distance), on_disk=True)
+    loopback.data.create_collection("a", vectors)
 
 
 def test_a_generation_and_its_indexes_come_first_and_the_alias_last(loopback: Loopback) -> None:
@@ -165,12 +170,63 @@ def test_missing_indexes_are_made_up_for_without_waiting(loopback: Loopback) -> 
 
 
 def test_a_collection_of_unknown_origin_is_refused(loopback: Loopback) -> None:
-    vectors = models.VectorParams(size=DIM, distance=models.Distance.COSINE)
-    loopback.data.create_collection("a", vectors)
+    made_by_hand(loopback)
+    loopback.data.upsert("a", [models.PointStruct(id=1, vector=[1.0] * DIM, payload={})])
     with closing(loopback.connect()) as store:
         for call in (lambda: store.open("a", CLIP), lambda: store.published("a")):
             with pytest.raises(CollectionMismatch, match="does not say which model"):
                 call()
+
+
+def test_an_empty_collection_made_by_hand_is_the_template_of_the_first(loopback: Loopback) -> None:
+    made_by_hand(loopback)
+    with closing(loopback.connect()) as store:
+        with pytest.raises(CollectionMismatch):  # only who creates may put another in its place
+            store.open("a", CLIP, create=False)
+        collection = store.open("a", CLIP)
+        points = make_points(3)
+        collection.upsert(points)
+        assert store.open("a", CLIP).count() == 3
+    assert aliases(loopback) == {"a": THERE}
+    assert [c.name for c in loopback.data.get_collections().collections] == [THERE]
+    create = next(w for w in loopback.writes if isinstance(w, wire.CreateCollection))
+    assert create.vectors_config.params.on_disk is True
+
+
+def test_its_shards_and_replicas_are_kept(loopback: Loopback) -> None:
+    made_by_hand(loopback)
+    info = loopback.data.get_collection("a")
+    info.config.params.shard_number = 3
+    info.config.params.replication_factor = 2
+    info.config.params.write_consistency_factor = 1
+    parameters = like("a", CLIP, info)
+    assert parameters["shard_number"] == 3
+    assert parameters["replication_factor"] == 2
+    assert parameters["write_consistency_factor"] == 1
+
+
+@pytest.mark.parametrize(("size", "distance"), [(DIM + 1, "Cosine"), (DIM, "Dot")])
+def test_one_made_for_other_vectors_is_left_alone(
+    loopback: Loopback, size: int, distance: str
+) -> None:
+    made_by_hand(loopback, size, distance)
+    said = f"one vector of {DIM} dimensions by Cosine"
+    with closing(loopback.connect()) as store, pytest.raises(CollectionMismatch, match=said):
+        store.open("a", CLIP)
+    assert loopback.data.collection_exists("a")
+    assert aliases(loopback) == {}
+
+
+def test_a_crash_while_taking_over_is_made_up_for_by_the_next_open(loopback: Loopback) -> None:
+    made_by_hand(loopback)
+    for method in ("Delete", "UpdateAliases"):
+        loopback.faults.append(Fault(method, grpc.StatusCode.INTERNAL))
+        with closing(loopback.connect()) as store, pytest.raises(StoreUnavailable):
+            store.open("a", CLIP)
+        assert loopback.faults == []
+    with closing(loopback.connect()) as store:
+        store.open("a", CLIP)
+    assert aliases(loopback) == {"a": THERE}
 
 
 def test_collections_with_similar_names_are_no_generations(loopback: Loopback) -> None:
