@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import httpx
@@ -15,7 +17,8 @@ from rag import RagSettings
 from rag.cli import main
 from router_client import ClientSettings
 
-from .conftest import ROOT, Server
+from .conftest import ROOT, Server, scene_image
+from .wire import answer, wire
 
 README = (ROOT / "README.md").read_text()
 ALL: list[type[BaseSettings]] = [Settings, RagSettings, ClientSettings]
@@ -73,7 +76,7 @@ def test_every_route_is_documented_and_no_other(server: Server) -> None:
 
 def test_every_make_target_is_documented_and_no_other() -> None:
     targets = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.M))
-    assert set(re.findall(r"^\| `make ([a-z]+)`", README, re.M)) == targets - {"help"}
+    assert set(re.findall(r"^\| `make ([a-z-]+)`", README, re.M)) == targets - {"help"}
     listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert all(target in listed.stdout for target in targets)
 
@@ -86,8 +89,47 @@ def test_the_commands_of_the_readme_exist(capsys: pytest.CaptureFixture[str]) ->
         capsys.readouterr()
 
 
+def test_the_collection_is_made_by_the_target_as_by_the_documented_curl() -> None:
+    page = (ROOT / "docs" / "router.md").read_text()
+    path, body = re.findall(r"-X PUT http://localhost:6333(\S+).*?-d '([^']+)'", page, re.S)[0]
+    with wire(answer(200, {"result": True}), answer(409, "exists")) as qdrant:
+        command = ["make", "collection", f"QDRANT_URL={qdrant.url}", "QDRANT_API_KEY=k"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        head, _, sent = qdrant.requests[0].decode().partition("\r\n\r\n")
+        assert head.startswith(f"PUT {path} HTTP/1.1")
+        assert "api-key: k" in head
+        assert json.loads(sent) == json.loads(body)
+        again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert again.returncode != 0
+        assert "is daarion_images new?" in again.stdout
+
+
+def test_the_python_of_the_router_page_runs(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VISION_ENCODER_URL", server.url)
+    scene_image(1).save("cat.jpg")
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "router.md").read_text(), re.S)
+    said = (
+        "invalid_request cannot read no-such.jpg: No such file or directory\n42 ",
+        "Знайдено 1 зображення:\n1. cat.jpg",
+        "True 1 Found 1 image:",
+    )
+    for block, expected in zip(blocks, said, strict=True):
+        command = [sys.executable, "-c", block]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        assert expected in done.stdout
+
+
 def test_the_files_that_documents_link_to_exist() -> None:
-    for document in (ROOT / "README.md", ROOT / "models" / "shapes" / "README.md"):
-        for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+    for document in (
+        ROOT / "README.md",
+        ROOT / "docs" / "router.md",
+        ROOT / "models" / "shapes" / "README.md",
+    ):
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text()):
             if "://" not in target:
                 assert (document.parent / Path(target)).exists(), f"{document}: {target}"
