@@ -436,6 +436,7 @@ def test_a_proxys_page_is_an_error_that_shows_it(ask: Ask, status: int) -> None:
         httpx.Response(200, text='{"embedding": [1.0'),
         httpx.Response(200, content=b""),
         httpx.Response(200, content=b"\x93NUM", headers={"Content-Type": "application/x-npy"}),
+        httpx.Response(200, content=b"", headers={"Content-Type": "application/x-npy"}),
     ],
 )
 def test_an_answer_of_something_else_is_an_error(ask: Ask, response: httpx.Response) -> None:
@@ -595,7 +596,7 @@ def test_a_stream_waits_for_as_long_as_the_service_is_busy(ask: Ask) -> None:
 
 
 @both
-def test_a_stream_ends_when_the_service_is_gone(ask: Ask) -> None:
+def test_a_stream_ends_when_the_service_is_gone(ask: Ask, caplog: pytest.LogCaptureFixture) -> None:
     answered = threading.Event()
 
     def handler(request: httpx.Request) -> httpx.Response:
@@ -621,6 +622,13 @@ def test_a_cut_connection_is_repeated_where_that_is_safe(ask: Ask) -> None:
             ask(lambda c: c.delete_image("a"), told.url)
         assert caught.value.code == "connection_cut"
         assert len(told.requests) == 1
+
+
+@both
+def test_an_answer_that_is_not_what_it_is_encoded_as_is_no_answer(ask: Ask) -> None:
+    garbled = answer(200, EMBEDDED, "Content-Encoding: gzip")
+    with wire(garbled, answer(200, EMBEDDED)) as told:
+        assert list(ask(lambda c: c.embed_text("a"), told.url)) == [1.0, 2.0]
 
 
 @both
