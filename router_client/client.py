@@ -289,11 +289,10 @@ class AsyncVisionEncoderClient:
     ) -> None:
         settings = ClientSettings()
         key = api_key or (settings.api_key.get_secret_value() if settings.api_key else None)
-        self.base_url = (base_url or settings.vision_encoder_url).rstrip("/")
+        self.base_url = base_url or settings.vision_encoder_url
         self._waiting = waiting(
             base_url=self.base_url,
             headers={"Authorization": f"Bearer {key}"} if key else None,
-            trust_env=False,
         )
         self._sender = Sender(
             self._waiting,

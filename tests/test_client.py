@@ -609,6 +609,29 @@ def test_a_stream_ends_when_the_service_is_gone(ask: Ask, caplog: pytest.LogCapt
         ask(lambda c: c.embed_images([b"x"] * 500), transport=mock(handler), max_retries=0)
 
 
+@both
+@pytest.mark.parametrize(
+    "failure", [httpx.ReadError("cut"), httpx.ReadTimeout("slow"), refused(503, "not_ready")]
+)
+def test_a_picture_does_not_get_the_blame_for_a_service_that_is_gone(
+    ask: Ask, failure: Any
+) -> None:
+    with pytest.raises(VisionEncoderError):
+        ask(lambda c: c.embed_images([b"x"]), transport=mock(Script(failure)), max_retries=0)
+
+
+@both
+def test_what_is_wrong_with_a_picture_in_the_service_does_not_stop_the_others(ask: Ask) -> None:
+    def handler(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/embed/images":
+            return ok({"embeddings": [[1.0], None, [3.0]]})
+        return refused(500, "internal_error")
+
+    first, second, third = ask(lambda c: c.embed_images([b"a"] * 3), transport=mock(handler))
+    assert (first, third) == ([1.0], [3.0])
+    assert (type(second), second.status) == (VisionEncoderError, 500)
+
+
 # On the wire
 
 
