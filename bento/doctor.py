@@ -1,0 +1,147 @@
+"""Whether this machine can run the service with these settings: `python -m bento.doctor`."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TypeVar
+
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings
+
+from bento.doctor_checks import (
+    Finding,
+    Machine,
+    QdrantSettings,
+    check_container,
+    check_cuda,
+    check_driver,
+    check_memory,
+    check_port,
+    check_python,
+    check_qdrant,
+    check_torch,
+    check_weights,
+)
+from bento.doctor_probe import LOOK_SECONDS, Seen, words
+from bento.settings import Settings
+
+S = TypeVar("S", bound=BaseSettings)
+T = TypeVar("T")
+
+
+def examine(machine: Machine) -> dict[str, Finding]:
+    """Return the findings of all checks that the settings allow, by their names."""
+    settings, wrong = _read(Settings)
+    qdrant, wrong_too = _read(QdrantSettings)
+    device = settings.device if settings else "auto"
+    name, pretrained = (settings.model_name, settings.model_pretrained) if settings else ("", "")
+    seen = _settled(
+        LOOK_SECONDS + 5,
+        lambda: machine.look(name, pretrained, device),
+        lambda why: Seen(torch_error=why, model_error=why, driver_error=why, devices_error=why),
+    )
+    checks: dict[str, Callable[[], Finding]] = {}
+    if wrong or wrong_too:
+        remedy = "correct that in the environment or in .env; .env.example shows what is usual"
+        found = "; ".join(filter(None, (wrong, wrong_too)))
+        checks["settings"] = partial(Finding, "failed", found, remedy)
+    checks["python"] = partial(check_python, machine)
+    checks["GPU driver"] = partial(check_driver, device, seen)
+    checks["CUDA"] = partial(check_cuda, device, seen)
+    checks["torch sees the GPU"] = partial(check_torch, device, seen)
+    if settings:
+        checks["memory"] = partial(check_memory, settings, seen, machine)
+    checks["container runtime"] = partial(check_container, seen, machine)
+    if settings:
+        checks["weights"] = partial(check_weights, settings, seen, machine)
+    if qdrant:
+        workers = settings.workers if settings else 1
+        checks["Qdrant"] = partial(check_qdrant, qdrant, workers, machine)
+    if settings:
+        checks["port"] = partial(check_port, settings, machine)
+    failed = partial(Finding, "failed", remedy="look at this by hand: the check itself failed")
+    return {name: _settled(machine.seconds, check, failed) for name, check in checks.items()}
+
+
+def _read(kind: type[S]) -> tuple[S | None, str]:
+    """Return settings, or what is wrong with them."""
+    try:
+        return kind(), ""
+    except ValidationError as error:
+        said = [
+            f"{str(e['loc'][0]).upper()}={e['input']}: {e['msg']}"
+            if e["loc"]
+            else e["msg"].removeprefix("Value error, ")
+            for e in error.errors()
+        ]
+    except (OSError, ValueError) as error:  # a .env that cannot be read
+        said = [f".env: {words(error)}"]
+    return None, "; ".join(said)
+
+
+def _settled(seconds: float, work: Callable[[], T], otherwise: Callable[[str], T]) -> T:
+    """Return what `work` does, or `otherwise` with the reason when it raises or takes too long."""
+    results: list[T] = []
+
+    def run_it() -> None:
+        try:
+            results.append(work())
+        except Exception as error:
+            results.append(otherwise(words(error)))
+
+    thread = threading.Thread(target=run_it, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return results[0] if results else otherwise(f"no answer within {seconds:.0f} s")
+
+
+def main(argv: Sequence[str] | None = None, machine: Machine | None = None) -> int:
+    """Print the findings and return 0, or 1 when something that is needed failed."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bento.doctor",
+        description="Say whether this machine can run the service with the settings of the "
+        "environment or .env: Python, GPU, memory, weights, Qdrant, port. Nothing is changed "
+        "or downloaded.",
+        epilog="Exit status: 0, or 1 when something that is needed failed.",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object, no table")
+    options = parser.parse_args(argv)
+    findings = examine(machine or Machine())
+    ok = all(finding.status != "failed" for finding in findings.values())
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without ✓
+    if options.json:
+        checks = [{"name": name, **finding._asdict()} for name, finding in findings.items()]
+        print(json.dumps({"ok": ok, "checks": checks}))
+    else:
+        _print_table(findings)
+        print("This machine can run the service." if ok else "Something that is needed failed.")
+    return 0 if ok else 1
+
+
+def _print_table(findings: dict[str, Finding]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None)
+    for heading in ("", "check", "found", "remedy"):
+        table.add_column(heading, justify="left", overflow="fold")
+    marks = {
+        "ok": Text("✓", "green"),
+        "failed": Text("✗", "bold red"),
+        "not_needed": Text("–", "dim"),
+    }
+    for name, finding in findings.items():
+        table.add_row(marks[finding.status], name, Text(finding.found), Text(finding.remedy))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,323 @@
+"""The checks of `bento.doctor`: each looks at one thing that the service needs."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal, NamedTuple
+
+import httpx
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from bento.doctor_probe import ANSWER_SECONDS, Seen, index, look, run, words
+from bento.settings import Settings
+
+CHECK_SECONDS: Final = 20.0
+OVERHEAD: Final = 1_000_000_000  # bytes for the activations of a batch and for the framework
+LOADING: Final = 8  # bytes of memory for each parameter: float32, the checkpoint beside the model
+ON_GPU: Final = 4  # bytes of GPU memory for each
+MIN_DISK: Final = 256 << 20  # bytes that the embedded store wants to be free
+_OFFLINE: Final = (
+    "copy the cache of a machine that has them (HF_HOME), or set MODEL_PRETRAINED to a "
+    "checkpoint file, or MODEL_NAME=local-dir:PATH (the bundled model is local-dir:models/shapes)"
+)
+_LOCAL: Final = "local-dir: needs a folder with open_clip_config.json and its weights"
+_ALLOWED: Final = (
+    "choose a model and tag of open_clip.list_pretrained(), a checkpoint file as "
+    "MODEL_PRETRAINED, hf-hub:org/name, or local-dir:PATH"
+)
+
+
+class QdrantSettings(BaseSettings):
+    """The QDRANT_ settings of `rag.RagSettings`, which `bento` does not import."""
+
+    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore")
+
+    qdrant_enabled: bool = False
+    qdrant_host: str | None = None
+    qdrant_port: int = Field(6333, ge=1, le=65535)
+    qdrant_grpc_port: int = Field(6334, ge=1, le=65535)
+    qdrant_api_key: SecretStr | None = None
+    qdrant_path: Path = Path(".data/qdrant")
+
+
+class Finding(NamedTuple):
+    """What a check found, and what to do about it when it failed."""
+
+    status: Literal["ok", "failed", "not_needed"]
+    found: str
+    remedy: str = ""
+
+
+def available_ram(root: Path = Path("/")) -> int:
+    """Return the bytes of memory that are free, or the limit of the container if that is lower."""
+    amounts = []
+    try:
+        kilobytes = re.search(r"MemAvailable:\s+(\d+)", (root / "proc/meminfo").read_text())
+        amounts.append(int(kilobytes[1]) * 1024 if kilobytes else 0)
+    except OSError:  # not Linux
+        amounts.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for limit in ("memory.max", "memory/memory.limit_in_bytes"):  # cgroup v2, v1
+        try:
+            amounts.append(int((root / "sys/fs/cgroup" / limit).read_text()))
+        except (OSError, ValueError):  # not there, or "max"
+            continue
+    return min(amounts)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the checks ask; the defaults are this machine."""
+
+    python: tuple[int, ...] = sys.version_info[:3]
+    look: Callable[[str, str, str], Seen] = look
+    ram: Callable[[], int] = available_ram
+    which: Callable[[str], str | None] = shutil.which
+    run: Callable[[Sequence[str]], tuple[int | None, str, str]] = run
+    disk_free: Callable[[Path], int] = lambda folder: shutil.disk_usage(folder).free
+    transport: httpx.BaseTransport | None = None
+    seconds: float = CHECK_SECONDS
+
+    def ask(self, method: str, url: str, *, key: str = "", proxied: bool = True) -> httpx.Response:
+        """Return the answer to an HTTP request, through a proxy if the environment names one."""
+        headers = {"api-key": key} if key else {}
+        with httpx.Client(
+            timeout=ANSWER_SECONDS, transport=self.transport, trust_env=proxied, headers=headers
+        ) as client:
+            return client.request(method, url)
+
+
+def check_python(machine: Machine) -> Finding:
+    """Check the version of Python."""
+    found = ".".join(map(str, machine.python))
+    if machine.python < (3, 11):
+        return Finding("failed", found, "install Python 3.11 or newer (make install PYTHON=...)")
+    return Finding("ok", found)
+
+
+def check_driver(device: str, seen: Seen) -> Finding:
+    """Check that an NVIDIA driver answers and has a GPU."""
+    problem = ""
+    if not seen.available and seen.driver_error:
+        problem = f"no NVIDIA driver: {seen.driver_error}"
+    elif not seen.available and not seen.gpus:
+        problem = f"driver {seen.driver} has no GPU"
+    remedy = (
+        "install the NVIDIA driver (after an update, restart the machine); start a container with "
+        "the GPU: docker run --gpus all, or docker-compose.gpu.yml"
+    )
+    found = f"driver {seen.driver}: {', '.join(seen.gpus)}"
+    return _gpu(device, seen, "torch reaches it" if seen.driver_error else found, problem, remedy)
+
+
+def check_cuda(device: str, seen: Seen) -> Finding:
+    """Check that torch is built for a CUDA that the driver knows."""
+    if seen.torch_error:
+        return Finding("failed", f"torch cannot be imported: {seen.torch_error}", "make install")
+    built = f"torch {seen.torch} is built for CUDA {seen.cuda}"
+    if not seen.cuda:
+        problem = f"torch {seen.torch} is built without CUDA"
+        remedy = "install a torch that is built for CUDA (pytorch.org/get-started/locally)"
+    elif not seen.driver:
+        problem = "" if seen.available else f"{built}; there is no driver for it"
+        remedy = "see the GPU driver, above"
+    else:
+        problem = "" if seen.available else f"{built} and does not get on: {seen.devices_error}"
+        remedy = f"install a newer NVIDIA driver, or a torch built for CUDA {seen.driver_cuda}"
+        if _version(seen.driver_cuda) >= _version(seen.cuda):
+            remedy = (
+                "the driver is new enough: look whether CUDA_VISIBLE_DEVICES hides the GPU, and "
+                "whether NVIDIA_DRIVER_CAPABILITIES has compute"
+            )
+    found = f"{built}, the driver knows {seen.driver_cuda or 'it'}"
+    return _gpu(device, seen, found, problem, remedy)
+
+
+def check_torch(device: str, seen: Seen) -> Finding:
+    """Check that torch sees the GPU of DEVICE, and that this one computes."""
+    count, gpu = len(seen.devices), index(device)
+    found = f"{count} seen: {', '.join(seen.devices)}"
+    problem, remedy = "", "see the GPU driver and CUDA, above"
+    if not count:
+        problem = f"torch sees no GPU{': ' * bool(seen.devices_error)}{seen.devices_error}"
+    elif gpu >= count:
+        problem = f"DEVICE={device}, but {found}"
+        remedy = f"set DEVICE to one of auto, cpu{''.join(f', cuda:{i}' for i in range(count))}"
+    elif seen.product_error:
+        problem = f"{seen.devices[gpu]} does not compute: {seen.product_error}"
+        remedy = "look at nvidia-smi and dmesg (Xid), restart the machine, or set DEVICE=cpu"
+    elif _uses_gpu(device, seen):
+        found += f"; cuda:{gpu} computes"
+    return _gpu(device, seen, found, problem, remedy)
+
+
+def _gpu(device: str, seen: Seen, found: str, problem: str, remedy: str) -> Finding:
+    if not _uses_gpu(device, seen):
+        return Finding("not_needed", f"{problem or found}; DEVICE={device} takes the CPU")
+    return Finding("failed", problem, remedy) if problem else Finding("ok", found)
+
+
+def _uses_gpu(device: str, seen: Seen) -> bool:
+    return device.startswith("cuda") or (device == "auto" and seen.available)
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", text)))
+
+
+def check_memory(settings: Settings, seen: Seen, machine: Machine) -> Finding:
+    """Check that the model of each worker has room where it is loaded, and where it computes."""
+    on_gpu = _uses_gpu(settings.device, seen)
+    places = [("memory", machine.ram(), LOADING * seen.parameters + OVERHEAD)]
+    if on_gpu:
+        places.append(("GPU memory", seen.free, ON_GPU * seen.parameters + OVERHEAD))
+    if not seen.parameters:
+        available = ", ".join(f"{free / 1e9:.1f} GB of {what}" for what, free, _ in places)
+        found = f"how much {settings.model_name} needs is not known; {available} available"
+        return Finding("not_needed", found)
+    found = ", ".join(
+        f"{free / 1e9:.1f} GB of {what} available and {settings.workers * each / 1e9:.1f} GB needed"
+        for what, free, each in places
+    )
+    found += f" (WORKERS={settings.workers}, each {seen.parameters / 1e6:.1f} M parameters)"
+    if on_gpu and not seen.free:
+        return Finding("failed", found, "see the GPU driver and CUDA, above")
+    if any(free < settings.workers * each for _, free, each in places):
+        return Finding("failed", found, "free some memory, lower WORKERS or take a smaller model")
+    return Finding("ok", found)
+
+
+def check_container(seen: Seen, machine: Machine) -> Finding:
+    """Check for docker or podman, which only images and compose need."""
+    silent = []
+    for name, version in (("docker", "{{.Server.Version}}"), ("podman", "{{.Client.Version}}")):
+        if not machine.which(name):
+            continue
+        status, output, said = machine.run([name, "version", "--format", version])
+        if status == 0:
+            found = f"{name} {output.strip()}"
+            if name == "docker" and seen.gpus:
+                tools = filter(machine.which, ("nvidia-container-runtime", "nvidia-ctk"))
+                found += f", {next(tools, 'no nvidia-container-runtime or nvidia-ctk')} found"
+            return Finding("ok", found)
+        silent.append(f"{name} does not answer ({said})")
+    found = "; ".join(silent) or "neither docker nor podman found"
+    return Finding("not_needed", f"{found}; only make image and compose need one")
+
+
+def check_weights(settings: Settings, seen: Seen, machine: Machine) -> Finding:
+    """Check that the weights and the tokenizer are here, or can be fetched."""
+    name = f"MODEL_NAME={settings.model_name} MODEL_PRETRAINED={settings.model_pretrained}"
+    if seen.model_error or seen.torch_error:
+        local = settings.model_name.startswith("local-dir:")
+        remedy = "make install" if seen.torch_error else _LOCAL if local else _ALLOWED
+        return Finding("failed", f"{name}: {seen.model_error or seen.torch_error}", remedy)
+    if not seen.lacking:
+        return Finding("ok", seen.weights)
+    missing = f"{name}: {seen.lacking} not in the cache"
+    if not seen.source:
+        return Finding("failed", f"{missing}, and HF_HUB_OFFLINE forbids fetching", _OFFLINE)
+    try:
+        status = machine.ask("HEAD", seen.source).status_code
+    except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+        return Finding(
+            "failed", f"{missing}, and no answer of {seen.source}: {words(error)}", _OFFLINE
+        )
+    if status >= 500:
+        return Finding("failed", f"{missing}, and {seen.source} answers {status}", _OFFLINE)
+    return Finding("ok", f"{missing} yet; {seen.source} answers, the first start fetches")
+
+
+def check_qdrant(qdrant: QdrantSettings, workers: int, machine: Machine) -> Finding:
+    """Check the Qdrant server, or the folder of the embedded store."""
+    if not qdrant.qdrant_enabled:
+        return Finding("not_needed", "QDRANT_ENABLED=false: the service has no search")
+    if qdrant.qdrant_host:
+        return _server(qdrant.qdrant_host, qdrant, machine)
+    path, room = qdrant.qdrant_path, "set QDRANT_PATH to a folder that can be written"
+    if workers > 1:
+        found = f"WORKERS={workers} cannot share the embedded store at {path}"
+        return Finding("failed", found, "set QDRANT_HOST to a Qdrant server, or WORKERS=1")
+    try:
+        folder = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+        with tempfile.TemporaryFile(dir=folder):
+            free = machine.disk_free(folder)
+    except OSError as error:
+        return Finding("failed", f"{path} cannot be written: {error.strerror}", room)
+    found = f"embedded store at {path}, {free >> 20} MB free"
+    if free <= MIN_DISK:
+        return Finding("failed", found, f"make room ({MIN_DISK >> 20} MB), or move QDRANT_PATH")
+    return Finding("ok", found)
+
+
+def _server(address: str, qdrant: QdrantSettings, machine: Machine) -> Finding:
+    """Check a server, as `rag.server` connects to it."""
+    scheme, _, host = address.rstrip("/").rpartition("://")
+    if scheme not in ("", "http", "https") or not re.fullmatch(r"[\w.-]+|\[[\da-fA-F:.]+\]", host):
+        remedy = "set it to a host name or address, with http:// or https:// before it if need be"
+        return Finding("failed", f"QDRANT_HOST={address} is no host", remedy)
+    key = qdrant.qdrant_api_key.get_secret_value() if qdrant.qdrant_api_key else ""
+    scheme = scheme or ("https" if key else "http")
+    url = f"{scheme}://{host}:{qdrant.qdrant_port}"
+    try:
+        ready, root, listed = (
+            machine.ask("GET", url + path, key=key) for path in ("/readyz", "/", "/collections")
+        )
+        refused = {401, 403} & {answer.status_code for answer in (ready, root, listed)}
+        version = "" if refused else str(root.json()["version"])
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, LookupError, TypeError) as error:
+        return Finding(
+            "failed",
+            f"no Qdrant answers at {url}: {words(error)}",
+            "start it (docker run -p 6333:6333 -p 6334:6334 qdrant/qdrant) or correct QDRANT_HOST "
+            "and QDRANT_PORT (an API key means https, unless QDRANT_HOST begins with http://)",
+        )
+    if refused:
+        found = f"{url} refuses {'QDRANT_API_KEY' if key else 'calls without an API key'}"
+        return Finding("failed", found, "set QDRANT_API_KEY to the key of that server")
+    if _version(version)[:2] < (1, 16):
+        return Finding("failed", f"Qdrant {version} at {url}", "update Qdrant to 1.16 or newer")
+    if ready.status_code != 200:
+        found = f"{url}/readyz answers {ready.status_code}"
+        return Finding("failed", found, "wait until Qdrant is ready, or look at its log")
+    grpc = (host.strip("[]"), qdrant.qdrant_grpc_port)
+    try:
+        socket.create_connection(grpc, ANSWER_SECONDS).close()
+    except OSError as error:
+        found = f"Qdrant {version} at {url}, but its gRPC port {grpc[1]}: {words(error)}"
+        return Finding("failed", found, "publish that port too, or correct QDRANT_GRPC_PORT")
+    return Finding("ok", f"Qdrant {version} at {url}")
+
+
+def check_port(settings: Settings, machine: Machine) -> Finding:
+    """Check that the service can listen, or that it does already."""
+    host, port = settings.host, settings.port
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probing:
+            probing.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do
+            probing.bind((host, port))
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            remedy = "set HOST to an address of this machine, or PORT to another one above 1023"
+            return Finding("failed", f"{address} cannot be had: {words(error)}", remedy)
+    else:
+        return Finding("ok", f"{address} is free")
+    try:
+        ready = machine.ask("GET", f"http://{address}/readyz", proxied=False)
+        info = machine.ask("GET", f"http://{address}/info", proxied=False)
+        model = info.json()["model_name"] if ready.status_code == 200 else ""
+    except (httpx.HTTPError, ValueError, LookupError, TypeError):
+        model = ""
+    if model:
+        return Finding("ok", f"{address} is taken by a running vision encoder ({model})")
+    return Finding("failed", f"{address} is taken", "stop what runs there, or set PORT")

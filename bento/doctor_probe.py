@@ -1,0 +1,246 @@
+"""Torch, the model and the GPU, seen by a process of its own: what hangs can be ended."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Final
+
+from bento.errors import ModelLoadError
+
+LOOK_SECONDS: Final = 60.0  # torch has to be read, perhaps from a cold disk
+ANSWER_SECONDS: Final = 3.0
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What `probe` found; an error is empty where there was none."""
+
+    torch: str = ""
+    cuda: str = ""  # the CUDA that torch is built for
+    torch_error: str = ""
+    parameters: int = 0  # 0: not known
+    weights: str = ""
+    lacking: str = ""  # what is not in the cache and has to come from `source`
+    source: str = ""  # empty: offline
+    model_error: str = ""
+    driver: str = ""
+    driver_cuda: str = ""  # the newest CUDA that the driver knows
+    gpus: Sequence[str] = ()
+    driver_error: str = ""
+    available: bool = False  # torch would take the GPU for DEVICE=auto
+    devices: Sequence[str] = ()
+    devices_error: str = ""
+    free: int = 0  # bytes, on the GPU of DEVICE
+    product_error: str = ""
+
+
+def probe(name: str, pretrained: str, device: str) -> None:
+    """Print what a `Seen` holds: a line for each part, so that a hang hides only the rest."""
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "torch": _torch,
+        "model": lambda: _model(name, pretrained) if name else {},
+        "driver": _driver,
+        "devices": _devices,
+        "product": lambda: _product(device),
+    }
+    for part, look in parts.items():
+        try:
+            found = {f"{part}_error": "", **look()}
+        except Exception as error:
+            found = {f"{part}_error": words(error)}
+        print(json.dumps(found), flush=True)
+
+
+def _torch() -> dict[str, Any]:
+    import torch
+
+    return {"torch": str(torch.__version__), "cuda": torch.version.cuda or ""}
+
+
+def _model(name: str, pretrained: str) -> dict[str, Any]:
+    from huggingface_hub import constants
+    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    source = "" if constants.HF_HUB_OFFLINE else constants.ENDPOINT
+    constants.HF_HUB_OFFLINE = True  # before others read it: nothing is fetched here
+
+    import open_clip
+    import torch
+
+    def parameters() -> int:
+        with torch.device("meta"):
+            model = open_clip.create_model(
+                name, load_weights=False, pretrained_text=False, device="meta"
+            )
+        return sum(p.numel() for p in model.parameters())
+
+    looks: dict[str, Callable[[], Any]] = {
+        "weights": lambda: find_weights(name, pretrained),
+        "tokenizer": lambda: open_clip.get_tokenizer(name),
+        "configuration": parameters,
+    }
+    found: dict[str, Any] = {}
+    lacking = []
+    for what, look in looks.items():
+        try:
+            found[what] = look()
+        except Exception as error:
+            cause: BaseException | None = error
+            while cause and not isinstance(cause, LocalEntryNotFoundError | OfflineModeIsEnabled):
+                cause = cause.__cause__ or cause.__context__
+            if cause:
+                lacking.append(what)
+            elif what != "configuration":  # a model that `meta` cannot hold may load all the same
+                raise
+    weights = found.get("weights", "")
+    if weights.startswith("https://"):
+        weights, source, lacking = "", weights, ["weights", *lacking]
+    return {
+        "weights": weights,
+        "parameters": found.get("configuration", 0),
+        "lacking": ", ".join(lacking),
+        "source": source,
+    }
+
+
+def find_weights(name: str, pretrained: str) -> str:
+    """Return where the weights of a model lie: a path, or a URL that is no hub's.
+
+    Raises `ModelLoadError` with what OpenCLIP knows when it knows no such weights. What is not in
+    the hub's cache would be fetched, were huggingface_hub not offline.
+    """
+    import open_clip
+    from open_clip import pretrained as known
+
+    schema, _, rest = name.partition(":")
+    if schema == "hf-hub":
+        return str(known.download_pretrained_from_hf(rest))
+    if schema == "local-dir":
+        config = Path(rest) / "open_clip_config.json"
+        if not rest or not config.is_file():
+            raise ModelLoadError(f"there is no {config}")
+        if "model_cfg" not in json.loads(config.read_text("utf-8")):
+            raise ModelLoadError(f"{config} has no model_cfg")
+        kinds = (".safetensors", ".bin", ".pth")
+        files = [f for f in sorted(Path(rest).iterdir()) if f.suffix in kinds]
+        if not files:
+            raise ModelLoadError(f"{rest} has no weights: no .safetensors, .bin or .pth file")
+        return ", ".join(map(str, files))
+    name = name.replace("/", "-")
+    if name not in open_clip.list_models():
+        near = _near(name, open_clip.list_models())
+        raise ModelLoadError(f"OpenCLIP knows no model {name}{near}")
+    tag = known.get_pretrained_cfg(name, pretrained)
+    if tag.get("hf_hub"):
+        return str(known.download_pretrained(tag))
+    if tag.get("url"):
+        kept = Path.home() / ".cache" / "clip" / Path(tag["url"]).name
+        return str(kept if kept.is_file() else tag["url"])
+    if Path(pretrained).is_file():
+        return pretrained
+    if "/" in pretrained or "." in pretrained:
+        raise ModelLoadError(f"there is no checkpoint file {pretrained}")
+    near = _near(pretrained, known.list_pretrained_tags_by_model(name))
+    raise ModelLoadError(f"OpenCLIP knows no weights {pretrained} of {name}{near}")
+
+
+def _near(wanted: str, known: Iterable[str]) -> str:
+    """Return the known names that look like the one wanted, as the end of a sentence."""
+    by_lower = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(wanted.lower(), by_lower) or list(by_lower)[:3]
+    return f"; it knows {', '.join(by_lower[name] for name in near)}" if near else ""
+
+
+def _driver() -> dict[str, Any]:
+    import pynvml  # type: ignore[import-untyped]
+
+    pynvml.nvmlInit()
+    cuda = pynvml.nvmlSystemGetCudaDriverVersion_v2()
+    gpus = range(pynvml.nvmlDeviceGetCount())
+    return {
+        "driver": pynvml.nvmlSystemGetDriverVersion(),
+        "driver_cuda": f"{cuda // 1000}.{cuda % 1000 // 10}",
+        "gpus": [pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(i)) for i in gpus],
+    }
+
+
+def _devices() -> dict[str, Any]:
+    import torch
+
+    available = torch.cuda.is_available()
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    except (RuntimeError, AssertionError) as error:
+        why = re.split(r"\. (?=[A-Z])", words(error))[0]  # what follows is torch's own advice
+        return {"available": available, "devices_error": why}
+    return {"available": available, "devices": names}
+
+
+def _product(device: str) -> dict[str, Any]:
+    """Use the GPU of DEVICE, if there is one."""
+    import torch
+
+    gpu = index(device)
+    if device == "cpu" or not torch.cuda.is_available() or gpu >= torch.cuda.device_count():
+        return {}
+    free = torch.cuda.mem_get_info(gpu)[0]
+    ones = torch.ones(64, 64, device=f"cuda:{gpu}")
+    if not bool((ones @ ones == 64).all()):
+        raise RuntimeError("a matrix product came out wrong")
+    return {"free": free}
+
+
+def run(command: Sequence[str], *, seconds: float = ANSWER_SECONDS) -> tuple[int | None, str, str]:
+    """Return the exit status of a command (None: ended for its time), its output, its last line."""
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=seconds,
+        )
+    except subprocess.TimeoutExpired as late:  # what came until then is bytes
+        return (
+            None,
+            (late.stdout or b"").decode(errors="replace"),
+            f"no answer within {seconds:.0f} s",
+        )
+    except OSError as error:
+        return None, "", words(error)
+    return done.returncode, done.stdout, (done.stderr.strip().splitlines() or [""])[-1][:300]
+
+
+def look(
+    name: str, pretrained: str, device: str, run: Callable[..., tuple[int | None, str, str]] = run
+) -> Seen:
+    """Return what `probe` finds in a process of its own, within `LOOK_SECONDS`."""
+    code = "import sys; from bento.doctor_probe import probe; probe(*sys.argv[1:])"
+    command = [sys.executable, "-c", code, name, pretrained, device]
+    status, output, said = run(command, seconds=LOOK_SECONDS)
+    problem = f"the process that looked ended with {status}: {said}" if status else said
+    found: dict[str, Any] = {}
+    for line in output.splitlines():
+        if line.startswith("{"):
+            found |= json.loads(line)
+    errors = {f.name: problem for f in fields(Seen) if f.name.endswith("_error")}
+    return Seen(**{**errors, **found})
+
+
+def words(error: BaseException) -> str:
+    """Return the first line of what an error says."""
+    return next(iter(str(error).strip().splitlines()), "")[:300] or type(error).__name__
+
+
+def index(device: str) -> int:
+    """Return which GPU a DEVICE means."""
+    return int(device.partition(":")[2] or 0)
