@@ -1,0 +1,32 @@
+"""Play the corpus against the service in this process: `python -m tests.parity.in_process FILE`.
+
+It is a process of its own, since the service reads its settings when it is imported.
+"""
+
+from __future__ import annotations
+
+import pickle
+import sys
+import time
+from pathlib import Path
+
+from starlette.testclient import TestClient
+
+from tests.parity.playing import play
+
+
+def main(file: Path) -> None:
+    import service
+
+    with TestClient(
+        service.served.to_asgi(), raise_server_exceptions=False, follow_redirects=False
+    ) as client:
+        deadline = time.monotonic() + 120
+        while client.get("/readyz").status_code != 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        file.write_bytes(pickle.dumps([tuple(answer) for answer in play(client)]))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

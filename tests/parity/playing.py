@@ -1,0 +1,122 @@
+"""Playing the corpus against a service, and comparing what two of them answered."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple, Protocol
+
+import numpy as np
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.parity.corpus import CORPUS, Ask
+
+TOLERANCE: Final = 1e-6  # of a number in an embedding or a score
+HEADERS: Final = (  # those that mean something; dates, lengths and ids differ
+    "allow",
+    "cache-control",
+    "content-security-policy",
+    "content-type",
+    "etag",
+    "location",
+    "retry-after",
+    "server",
+    "x-content-type-options",
+)
+_TIMES: Final = frozenset({"indexed_at"})
+
+
+class Client(Protocol):
+    """httpx.Client, or Starlette's TestClient, which is one."""
+
+    def request(self, method: str, url: str, **given: Any) -> Any: ...
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+def play(client: Client) -> list[Answer]:
+    """Send each request of the corpus and return its answer, in their order."""
+    answers = []
+    for ask in CORPUS:
+        got = client.request(ask.method, ask.path, **ask.given)
+        headers = {name: got.headers[name] for name in HEADERS if name in got.headers}
+        answers.append(Answer(got.status_code, headers, got.content))
+    return answers
+
+
+def differences(first: str, firsts: list[Answer], second: str, seconds: list[Answer]) -> list[str]:
+    """Return a sentence for each difference: which request, which two, and what."""
+    return [
+        f"{ask.name}: {what}, {first} has {short(a)}, {second} has {short(b)}"
+        for ask, one, other in zip(CORPUS, firsts, seconds, strict=True)
+        for what, a, b in _differ(ask, one, other)
+    ]
+
+
+def short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}…"
+
+
+def _differ(ask: Ask, one: Answer, other: Answer) -> Iterator[tuple[str, Any, Any]]:
+    if one.status != other.status:
+        yield "status", (one.status, one.body[:300]), (other.status, other.body[:300])
+        return
+    for name in HEADERS:
+        a, b = _meaning(ask, name, one), _meaning(ask, name, other)
+        if a != b:
+            yield f"header {name}", a, b
+    yield from _unequal("body", _readable(ask, one), _readable(ask, other))
+
+
+def _meaning(ask: Ask, name: str, answer: Answer) -> str | None:
+    value = answer.headers.get(name)
+    if name == "allow" and value:
+        return ", ".join(sorted(value.split(", ")))
+    if name == "etag" and ask.path.startswith("/ui"):
+        return "of the file's time" if value else None
+    return value
+
+
+def _readable(ask: Ask, answer: Answer) -> Any:
+    """Return a body as what is compared."""
+    media_type = answer.headers.get("content-type", "")
+    if ask.path == "/metrics" and media_type.startswith("text/"):
+        families = text_string_to_metric_families(answer.body.decode())
+        return {
+            family.name: sorted({label for sample in family.samples for label in sample.labels})
+            for family in families
+        }
+    if media_type.startswith("application/json"):
+        return json.loads(answer.body) if answer.body else None
+    if media_type.startswith("application/x-npy"):
+        return np.load(io.BytesIO(answer.body)).tolist()
+    if media_type.startswith("text/"):
+        # addresses of objects in a generated page
+        return re.sub(r"0x[0-9a-f]{8,}", "0x", answer.body.decode())
+    return answer.body
+
+
+def _unequal(where: str, one: Any, other: Any) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(one, dict) and isinstance(other, dict):
+        for name in sorted({*one, *other}):
+            if name not in _TIMES:
+                there = f"{where}.{name}"
+                if name in one and name in other:
+                    yield from _unequal(there, one[name], other[name])
+                else:
+                    yield there, one.get(name, "nothing"), other.get(name, "nothing")
+    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        for i, (a, b) in enumerate(zip(one, other, strict=True)):
+            yield from _unequal(f"{where}[{i}]", a, b)
+    elif isinstance(one, float) and isinstance(other, float):
+        if abs(one - other) > TOLERANCE or (one != one) != (other != other):
+            yield where, one, other
+    elif one != other or type(one) is not type(other):
+        yield where, one, other

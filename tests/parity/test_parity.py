@@ -1,0 +1,166 @@
+"""One corpus of requests, answered alike however the service is run."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.conftest import ROOT, free_port, serving, wait_until_ready
+from tests.parity.corpus import CORPUS, MODEL
+from tests.parity.playing import Answer, differences, play
+
+CONTAINER = os.environ.get("CONTAINER_URL")
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Return the settings that all are run with, and an empty store."""
+    return {
+        "BENTOML_DO_NOT_TRACK": "True",
+        "MODEL_NAME": MODEL,
+        "DEVICE": "cpu",
+        "DTYPE": "float32",
+        "QDRANT_ENABLED": "true",
+        "QDRANT_PATH": str(folder / "qdrant"),
+        "THUMBNAILS_PATH": str(folder / "thumbnails"),
+    }
+
+
+def played(url: str) -> list[Answer]:
+    with httpx.Client(base_url=url, timeout=60, follow_redirects=False) as client:
+        return play(client)
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> list[Answer]:
+    folder = tmp_path_factory.mktemp("checkout")
+    with serving(folder, **environment(folder)) as server:
+        return played(server.url)
+
+
+@pytest.fixture(scope="module")
+def in_process(tmp_path_factory: pytest.TempPathFactory) -> list[Answer]:
+    folder = tmp_path_factory.mktemp("in-process")
+    command = [sys.executable, "-m", "tests.parity.in_process", str(folder / "answers")]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, **environment(folder)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return [Answer(*answer) for answer in pickle.loads((folder / "answers").read_bytes())]
+
+
+@pytest.fixture(scope="module")
+def bento(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Answer]]:
+    folder = tmp_path_factory.mktemp("bento")
+    port = free_port()
+    settings = {
+        **os.environ,
+        **environment(folder),
+        "BENTOML_HOME": str(folder / "bentoml"),
+        "HOST": "127.0.0.1",
+        "PORT": str(port),
+    }
+    bentoml = [sys.executable, "-m", "bentoml"]
+    built = subprocess.run(
+        [*bentoml, "build"], cwd=ROOT, env=settings, capture_output=True, text=True
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+    (sources,) = (folder / "bentoml" / "bentos" / "vision-encoder").glob("*/src")
+    assert not (sources / "tests").exists()
+    log = folder / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [*bentoml, "serve", "vision-encoder:latest"],
+            cwd=folder,
+            env=settings,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        wait_until_ready(url, process, log)
+        yield played(url)
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def test_the_service_in_process_answers_as_when_it_is_served(
+    in_process: list[Answer], checkout: list[Answer]
+) -> None:
+    assert differences("in process", in_process, "served", checkout) == []
+
+
+def test_the_bento_answers_as_the_checkout(bento: list[Answer], checkout: list[Answer]) -> None:
+    assert differences("the Bento", bento, "the checkout", checkout) == []
+
+
+@pytest.mark.skipif(CONTAINER is None, reason="no CONTAINER_URL: `make image-test` runs it")
+def test_the_container_answers_as_the_checkout(checkout: list[Answer]) -> None:
+    assert CONTAINER is not None
+    assert differences("the container", played(CONTAINER), "the checkout", checkout) == []
+
+
+# The corpus and the comparison themselves
+
+
+def test_every_route_is_asked_and_answered_well_and_badly(checkout: list[Answer]) -> None:
+    document = next(a for q, a in zip(CORPUS, checkout, strict=True) if q.path == "/openapi.json")
+    routes = json.loads(document.body)["paths"]
+    statuses: dict[tuple[str, str], set[int]] = {}
+    for ask, answer in zip(CORPUS, checkout, strict=True):
+        for path in routes:
+            pattern = re.sub(r"\{[^}]+\}", "[^/]+", path)
+            if re.fullmatch(pattern, ask.path) and ask.method.lower() in routes[path]:
+                statuses.setdefault((ask.method, path), set()).add(answer.status)
+    asked = {(method.upper(), path) for path, item in routes.items() for method in item}
+    assert statuses.keys() == asked
+    for (method, path), seen in statuses.items():
+        assert 200 in seen, f"{method} {path} was never answered well"
+        assert not any(status >= 500 for status in seen), f"{method} {path}: {seen}"
+        if method == "POST" and not path.endswith("/publish"):
+            assert any(400 <= status < 500 for status in seen), f"{method} {path} never badly"
+    assert len({ask.name for ask in CORPUS}) >= len(CORPUS) - 1  # the collection is asked twice
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b'{"a": [1.0, 2.0]}', None),
+        (b'{"a": [1.0, 2.0000005]}', None),
+        (b'{"a": [1.0, 2.00001]}', r"body.a[1], one has 2.0, other has 2.00001"),
+        (b'{"a": [1.0, NaN]}', "body.a[1], one has 2.0, other has nan"),
+        (b'{"a": [1.0]}', "body.a, one has [1.0, 2.0], other has [1.0]"),
+        (b'{"a": [1.0, 2]}', "body.a[1], one has 2.0, other has 2"),
+        (b'{"b": 1}', "body.a, one has [1.0, 2.0], other has 'nothing'"),
+        (b'{"a": [1.0, 2.0], "indexed_at": 3}', None),
+    ],
+)
+def test_a_difference_is_told_with_the_request_and_both(body: bytes, said: str | None) -> None:
+    headers = {"content-type": "application/json"}
+    one = [Answer(200, headers, b'{"a": [1.0, 2.0]}')] * len(CORPUS)
+    other = [*one[:-2], Answer(200, headers, body), one[-1]]
+    found = differences("one", one, "other", other)
+    assert found == ([] if said is None else [f"{CORPUS[-2].name}: {said}", *found[1:]])
+
+
+def test_other_statuses_and_headers_are_told() -> None:
+    one = [Answer(200, {"location": "/a"}, b"")] * len(CORPUS)
+    status = [Answer(404, {}, b""), *one[1:]]
+    assert "status, one has (200" in differences("one", one, "other", status)[0]
+    header = [Answer(200, {"location": "/b"}, b""), *one[1:]]
+    (told,) = differences("one", one, "other", header)
+    assert told == f"{CORPUS[0].name}: header location, one has '/a', other has '/b'"
