@@ -13,6 +13,7 @@ QDRANT_URL ?= http://localhost:6333
 QDRANT_API_KEY ?= $(call dotenv,QDRANT_API_KEY)
 COLLECTION := $(or $(IMAGE_SEARCH_COLLECTION),$(call dotenv,IMAGE_SEARCH_COLLECTION),daarion_images)
 SIZE ?= 768
+IMAGE ?= vision-encoder:latest
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -30,17 +31,17 @@ demo serve: export PORT := $(PORT)
 demo serve: export MODEL_NAME := $(MODEL_NAME)
 demo serve: export QDRANT_ENABLED := $(QDRANT_ENABLED)
 
-.PHONY: help install demo serve test fidelity lint bento gpu-check collection check-port
+.PHONY: help install demo serve test fidelity lint bento image image-run image-test gpu-check collection check-port
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
 
 install: $(VENV)/.installed ## set up .venv, nothing else (about 6 GB, most of it torch)
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml constraints.txt constraints-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; choose one with PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -c constraints-dev.txt -e '.[dev]'
 	@touch $@
 
 demo: install check-port ## index 300 sample pictures, search them, keep serving (ONCE=1: stop)
@@ -62,8 +63,24 @@ lint: install ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bento: install ## build the Bento
-	$(BIN)/bentoml build
+bento: install ## build the Bento from what is committed
+	@if [ -n "$$(git status --porcelain)" ]; then echo "there are changes that are not committed:" \
+	  "commit or stash them, since a Bento tells the revision that it was built from"; exit 1; fi
+	@trap 'rm -f bento/revision.txt' EXIT; git rev-parse HEAD >bento/revision.txt && \
+	  $(BIN)/bentoml build --label "revision=$$(cat bento/revision.txt)"
+
+image: bento ## make the image of the Bento (docker, podman or buildah)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" deploy/oci/build.sh $(IMAGE)
+
+image-run: check-port ## run the image on PORT (8001), with the bundled model unless MODEL_NAME says
+	@$(SAY_MODEL)
+	@engine=$$(command -v docker || command -v podman) || { echo "neither docker nor podman is here"; exit 1; }; \
+	  exec $$engine run --rm -p 127.0.0.1:$(PORT):8001 -v vision-encoder-weights:/data/weights \
+	  -e HF_HOME=/data/weights/huggingface -e MODEL_NAME=$(MODEL_NAME) \
+	  -e MODEL_PRETRAINED=$(or $(MODEL_PRETRAINED),openai) $(IMAGE)
+
+image-test: install ## build the image with podman and hold its answers to the checkout's
+	@BIN="$(CURDIR)/$(BIN)" deploy/oci/test.sh
 
 gpu-check: install ## say whether this machine can run the service as it is set (JSON=1: as JSON)
 	@$(BIN)/python -m bento.doctor $(if $(JSON),--json)

@@ -42,7 +42,7 @@ from bento.schemas import (
     TextRequest,
     TextsRequest,
 )
-from bento.version import VERSION
+from bento.version import VERSION, revision
 from rag import PictureIndex, RagError, RagSettings, SearchRequest, SearchResponse, identity_of
 from rag import http as index_routes
 from rag.answering import IndexAnswering
@@ -319,6 +319,7 @@ class VisionEncoder:
                 rag_settings.image_search_collection if rag_settings.qdrant_enabled else None
             ),
             version=VERSION,
+            revision=revision(),
         )
 
 

@@ -142,6 +142,7 @@ class InfoResponse(BaseModel):
     qdrant_enabled: bool
     collection: str | None
     version: str
+    revision: str | None = Field(description="The git revision that the Bento was built from.")
 
 
 class ErrorResponse(BaseModel):

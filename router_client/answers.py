@@ -50,6 +50,7 @@ class Info(TypedDict):
     qdrant_enabled: bool
     collection: str | None
     version: str
+    revision: str | None
 
 
 class RankedText(TypedDict):

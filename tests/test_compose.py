@@ -231,18 +231,15 @@ PORTS = {"vision-encoder": 8001, "qdrant": 6333, "router": 9102}
 
 def check(name: str, port: int, **variables: str) -> int:
     """Run a service's health check against a port of this machine; return its exit status."""
-    kind, program, *arguments = SERVICES[name]["healthcheck"]["test"]
-    assert kind == "CMD"
-    script = arguments[-1].replace("$$", "$")
+    kind, script = SERVICES[name]["healthcheck"]["test"]
+    assert kind == "CMD-SHELL"
     assert script.count(str(PORTS[name])) == 1
-    command = [
-        sys.executable if program == "python" else program,
-        *arguments[:-1],
-        script.replace(str(PORTS[name]), str(port)),
-    ]
-    limit = int(SERVICES[name]["healthcheck"]["timeout"].removesuffix("s"))
+    found = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
     done = subprocess.run(
-        command, env={**os.environ, **variables}, capture_output=True, timeout=limit
+        ["sh", "-c", script.replace("$$", "$").replace(str(PORTS[name]), str(port))],
+        env={**os.environ, "PATH": found, **variables},
+        capture_output=True,
+        timeout=int(SERVICES[name]["healthcheck"]["timeout"].removesuffix("s")),
     )
     return done.returncode
 

@@ -148,7 +148,7 @@ def test_an_image_url_is_left_to_the_service() -> None:
         ),
         ({"operation": "embed_image", "image_url": ["a"]}, "payload.image_url must be a text"),
         ({"operation": "embed_image", "image_path": "no/such.png"}, "there is no file no/such.png"),
-        ({"operation": "embed_image", "image_path": "/dev/zero"}, "there is no file /dev/zero"),
+        ({"operation": "embed_image", "image_path": "/dev/null"}, "there is no file /dev/null"),
         ({"operation": "embed_image", "image_path": "a\0b"}, "a\0b"),
     ],
 )

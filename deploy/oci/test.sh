@@ -1,0 +1,131 @@
+#!/usr/bin/env bash
+# Build the image with podman and hold the container to the checkout's answers (`make image-test`).
+# Needs root and Debian's packages; where that cannot be had it says "skipped" and why.
+#
+# No image registry is asked: the base image is made of Debian's packages, under the name that the
+# generated Dockerfile asks for. That proves the Dockerfile, the pinned packages, the entry point
+# and that the container answers as `bentoml serve` does; it does not prove the official base image.
+# Everything lies in .data/oci; of it wheels, packages and the base are kept for the next time, the
+# rest is removed at the end, as are the Debian packages that were not there before.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+PACKAGES=(podman runc buildah mmdebstrap)
+PORT=${PORT:-18001}
+work=$PWD/.data/oci
+image=localhost/vision-encoder:test
+bin=${BIN:-$PWD/.venv/bin}
+
+skip() { echo "image-test: SKIPPED: $1"; exit 0; }
+
+[ "$(id -u)" = 0 ] || skip "it needs root"
+command -v apt-get >/dev/null || skip "it needs Debian's packages"
+[ "$(df --output=avail -BG "$PWD" | tail -1 | tr -dc 0-9)" -ge 30 ] || skip "it needs 30 GB of disk"
+
+mkdir -p "$work"/{cache,bentos,run}
+dpkg-query -W -f '${Package}\n' | sort >"$work/packages-before"
+
+cleanup() {
+  status=$?
+  if command -v podman >/dev/null; then
+    podman rm -f -t 5 --all >/dev/null 2>&1 || true
+    podman rmi -f --all >/dev/null 2>&1 || true
+  fi
+  umount "$work/store/overlay" 2>/dev/null || true
+  rm -rf "$work/store" "$work/run" "$work/bentos" "$work"/*.conf "$work/uv.toml"
+  dpkg-query -W -f '${Package}\n' | sort | comm -13 "$work/packages-before" - >"$work/packages-new"
+  if [ -s "$work/packages-new" ]; then
+    DEBIAN_FRONTEND=noninteractive xargs apt-get purge -qq -y <"$work/packages-new" >/dev/null ||
+      echo "these packages were installed and could not be removed: $(xargs <"$work/packages-new")"
+  fi
+  exit $status
+}
+trap cleanup EXIT
+
+missing=()
+for package in "${PACKAGES[@]}"; do
+  dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q ' installed' || missing+=("$package")
+done
+if [ ${#missing[@]} -gt 0 ]; then
+  echo "installing ${missing[*]}"
+  export DEBIAN_FRONTEND=noninteractive
+  { apt-get update -qq && apt-get install -qq -y --no-install-recommends "${missing[@]}"; } \
+    >"$work/apt.log" 2>&1 || skip "the packages ${missing[*]} cannot be had: $(tail -n 1 "$work/apt.log")"
+fi
+
+# The engine, in files of its own.
+export CONTAINERS_STORAGE_CONF=$work/storage.conf CONTAINERS_CONF=$work/containers.conf
+cat >"$CONTAINERS_STORAGE_CONF" <<CONF
+[storage]
+driver = "overlay"
+graphroot = "$work/store"
+runroot = "$work/run"
+CONF
+cat >"$CONTAINERS_CONF" <<'CONF'
+[containers]
+default_ulimits = ["nofile=4096:4096", "nproc=16384:16384"]
+[engine]
+runtime = "runc"
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+CONF
+echo "system-certs = true" >"$work/uv.toml"
+# While it is built: the network, certificates and caches of this machine.
+sed "/nproc/a netns = \"host\"\nvolumes = [\"/etc/ssl/certs/ca-certificates.crt:/etc/ssl/certs/ca-certificates.crt:ro\", \"$work/uv.toml:/etc/uv/uv.toml:ro\", \"$work/cache:/root/.cache\"]" \
+  "$CONTAINERS_CONF" >"$work/build.conf"
+
+base=python:$(sed -n 's/^ *python_version: "\(.*\)"/\1/p' bentofile.yaml)-slim
+if [ ! -s "$work/base.tar" ]; then
+  echo "making the base image $base"
+  mmdebstrap --quiet --mode=root --variant=minbase \
+    --include=ca-certificates,python3,python3-venv,python3-pip \
+    --aptopt='Acquire::Languages "none"' --dpkgopt='path-exclude=/usr/share/doc/*' \
+    --customize-hook='rm -f "$1"/usr/lib/python3*/EXTERNALLY-MANAGED "$1"/etc/resolv.conf' \
+    --customize-hook='ln -sf python3 "$1"/usr/bin/python' \
+    --customize-hook='echo "APT::Keep-Downloaded-Packages \"false\";" >"$1"/etc/apt/apt.conf.d/99drop' \
+    bookworm "$work/base.tar.part" >"$work/base.log" 2>&1 || {
+    rm -f "$work/base.tar.part"
+    skip "the base image cannot be made: $(tail -n 1 "$work/base.log")"
+  }
+  mv "$work/base.tar.part" "$work/base.tar"
+fi
+podman import -q "$work/base.tar" "docker.io/library/$base" >/dev/null
+
+echo "building the Bento and its image"
+export BENTOML_HOME=$work/bentos BENTOML_DO_NOT_TRACK=True PATH=$bin:$PATH
+bentoml build -o tag >"$work/build.log" 2>&1 &&
+  CONTAINERS_CONF=$work/build.conf ENGINE=podman deploy/oci/build.sh "$image" >>"$work/build.log" 2>&1 || {
+  tail -n 30 "$work/build.log"
+  echo "image-test: FAILED: the image cannot be built; all of it is in .data/oci/build.log"
+  exit 1
+}
+podman images --format '{{.Repository}}:{{.Tag}} {{.Size}}' "$image"
+podman history --format '{{.Size}}\t{{.CreatedBy}}' "$image" | grep -v '^0B' | cut -c1-100
+
+echo "running it: not root, nothing writable but /tmp and /data, no capabilities"
+container=$(podman run -d --network=host --read-only --read-only-tmpfs=false --tmpfs /tmp:rw,noexec \
+  --cap-drop=all --security-opt=no-new-privileges --stop-timeout 40 -v /data \
+  -e BENTOML_HOME=/tmp/bentoml -e HOST=127.0.0.1 -e "PORT=$PORT" \
+  -e MODEL_NAME=local-dir:models/shapes -e DEVICE=cpu -e DTYPE=float32 \
+  -e QDRANT_ENABLED=true -e QDRANT_PATH=/data/qdrant -e THUMBNAILS_PATH=/data/thumbnails "$image")
+for _ in {1..120}; do
+  curl -sf -o "$work/ready" "http://127.0.0.1:$PORT/readyz" && break
+  [ "$(podman inspect -f '{{.State.Running}}' "$container")" = true ] || break
+  sleep 1
+done
+problem=
+curl -sf -o "$work/ready" "http://127.0.0.1:$PORT/readyz" || problem="the container is not ready"
+[ "$(podman exec "$container" id -u)" != 0 ] || problem="the container runs as root"
+if [ -z "$problem" ]; then
+  CONTAINER_URL=http://127.0.0.1:$PORT "$bin/python" -m pytest -q tests/parity -k container ||
+    problem="the container answers otherwise than the checkout"
+fi
+podman stop -t 30 "$container" >/dev/null
+status=$(podman inspect -f '{{.State.ExitCode}}' "$container")
+[ "$status" = 0 ] || problem=${problem:-"on SIGTERM it ended with $status"}
+if [ -n "$problem" ]; then
+  podman logs --tail 30 "$container"
+  echo "image-test: FAILED: $problem"
+  exit 1
+fi
+echo "image-test: passed: the container answers as the checkout does and ends with 0 on SIGTERM"
