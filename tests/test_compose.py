@@ -192,7 +192,7 @@ def test_the_images_user_owns_the_folders_that_volumes_are_mounted_on(built: Pat
     (script,) = re.findall(r"&& (\./env/docker/script__\w+)", before_user)
     made = re.search(r"install -d -o bentoml -g bentoml (.*)", (built / script).read_text())
     assert made
-    assert made[1].split() == mounted("vision-encoder")
+    assert set(mounted("vision-encoder")) <= set(made[1].split())
     assert "\nARG BENTO_USER=bentoml\n" in dockerfile
 
 
@@ -310,10 +310,10 @@ def test_the_served_encoder_is_healthy(server: Server) -> None:
 def compose() -> list[str]:
     for command in (["docker", "compose"], ["docker-compose"]):
         if shutil.which(command[0]):
-            done = subprocess.run([*command, "version"], capture_output=True)
-            if done.returncode == 0:
+            done = subprocess.run([*command, "version", "--short"], capture_output=True, text=True)
+            if done.returncode == 0 and not done.stdout.startswith("1."):
                 return command
-    pytest.skip("neither docker compose nor docker-compose is installed")
+    pytest.skip("Docker Compose 2 or newer is not installed")
 
 
 def configured(folder: Path, *files: Path) -> subprocess.CompletedProcess[str]:

@@ -25,9 +25,12 @@ command -v apt-get >/dev/null || skip "it needs Debian's packages"
 mkdir -p "$work"/{cache,bentos,run}
 dpkg-query -W -f '${Package}\n' | sort >"$work/packages-before"
 
+# Before anything is done with podman, its clean-up above all: never the containers of this machine.
+export CONTAINERS_STORAGE_CONF=$work/storage.conf CONTAINERS_CONF=$work/containers.conf
+
 cleanup() {
   status=$?
-  if command -v podman >/dev/null; then
+  if [ -s "$CONTAINERS_STORAGE_CONF" ] && command -v podman >/dev/null; then
     podman rm -f -t 5 --all >/dev/null 2>&1 || true
     podman rmi -f --all >/dev/null 2>&1 || true
   fi
@@ -54,7 +57,6 @@ if [ ${#missing[@]} -gt 0 ]; then
 fi
 
 # The engine, in files of its own.
-export CONTAINERS_STORAGE_CONF=$work/storage.conf CONTAINERS_CONF=$work/containers.conf
 cat >"$CONTAINERS_STORAGE_CONF" <<CONF
 [storage]
 driver = "overlay"
@@ -83,11 +85,11 @@ if [ ! -s "$work/base.tar" ]; then
     --customize-hook='rm -f "$1"/usr/lib/python3*/EXTERNALLY-MANAGED "$1"/etc/resolv.conf' \
     --customize-hook='ln -sf python3 "$1"/usr/bin/python' \
     --customize-hook='echo "APT::Keep-Downloaded-Packages \"false\";" >"$1"/etc/apt/apt.conf.d/99drop' \
-    bookworm "$work/base.tar.part" >"$work/base.log" 2>&1 || {
-    rm -f "$work/base.tar.part"
+    bookworm "$work/base.part.tar" >"$work/base.log" 2>&1 || {
+    rm -f "$work/base.part.tar"
     skip "the base image cannot be made: $(tail -n 1 "$work/base.log")"
   }
-  mv "$work/base.tar.part" "$work/base.tar"
+  mv "$work/base.part.tar" "$work/base.tar"
 fi
 podman import -q "$work/base.tar" "docker.io/library/$base" >/dev/null
 
@@ -100,11 +102,13 @@ bentoml build -o tag >"$work/build.log" 2>&1 &&
   exit 1
 }
 podman images --format '{{.Repository}}:{{.Tag}} {{.Size}}' "$image"
-podman history --format '{{.Size}}\t{{.CreatedBy}}' "$image" | grep -v '^0B' | cut -c1-100
+podman history --no-trunc --format '{{.Size}}\t{{.CreatedBy}}' "$image" | grep -E '^[0-9.]+ [MG]B' |
+  sed -E 's/\|[0-9]+ .*\/bin\/sh -c //' | cut -c1-120
 
-echo "running it: not root, nothing writable but /tmp and /data, no capabilities"
+echo "running it: not root, nothing writable but /tmp and volumes, no capabilities"
 container=$(podman run -d --network=host --read-only --read-only-tmpfs=false --tmpfs /tmp:rw,noexec \
-  --cap-drop=all --security-opt=no-new-privileges --stop-timeout 40 -v /data \
+  --cap-drop=all --security-opt=no-new-privileges --stop-timeout 40 \
+  -v /data/qdrant -v /data/thumbnails \
   -e BENTOML_HOME=/tmp/bentoml -e HOST=127.0.0.1 -e "PORT=$PORT" \
   -e MODEL_NAME=local-dir:models/shapes -e DEVICE=cpu -e DTYPE=float32 \
   -e QDRANT_ENABLED=true -e QDRANT_PATH=/data/qdrant -e THUMBNAILS_PATH=/data/thumbnails "$image")
