@@ -4,13 +4,16 @@
 set -uo pipefail
 
 VISION_ENCODER_URL=${VISION_ENCODER_URL:-http://localhost:8001}
+VISION_ENCODER_URL=${VISION_ENCODER_URL%/}
 ROUTER_URL=${ROUTER_URL:-http://localhost:9102}
+ROUTER_URL=${ROUTER_URL%/}
 QDRANT_URL=${QDRANT_URL:-}
+QDRANT_URL=${QDRANT_URL%/}
 IMAGE_URL=${IMAGE_URL:-}
 IMAGE_HOST=${IMAGE_HOST:-127.0.0.1}
 IMAGE_PORT=${IMAGE_PORT:-8765}
 SECONDS_EACH=60
-export no_proxy="localhost,127.0.0.1,${no_proxy:-}"
+export no_proxy="localhost,127.0.0.1,${no_proxy:-${NO_PROXY:-}}"
 LINE="======================================"
 
 usage() {
@@ -40,7 +43,7 @@ case ${1:-} in
   *) echo "there are no arguments but --help; the targets are variables" >&2; usage >&2; exit 2 ;;
 esac
 
-work=$(mktemp -d)
+work=$(mktemp -d) || exit 1
 picture_server=
 cleanup() {
   [ -z "$picture_server" ] || kill "$picture_server" 2>/dev/null
@@ -136,11 +139,13 @@ PNG
     >"$work/www.log" 2>&1 &
   picture_server=$!
   for _ in {1..100}; do
-    curl -sf --max-time 5 -o "$work/seen" "http://127.0.0.1:$IMAGE_PORT/circle.png" && break
     kill -0 "$picture_server" 2>/dev/null ||
       fail "the picture cannot be served: $(tail -n 1 "$work/www.log")" "IMAGE_PORT"
+    curl -sf --max-time 5 -o "$work/seen" "http://127.0.0.1:$IMAGE_PORT/circle.png" && break
     sleep 0.1
   done
+  cmp -s "$work/seen" "$work/www/circle.png" ||
+    fail "another program answers at port $IMAGE_PORT" "IMAGE_PORT"
   IMAGE_URL="http://$IMAGE_HOST:$IMAGE_PORT/circle.png"
 fi
 body=$(jq -n --arg url "$IMAGE_URL" '{image_url: $url, normalize: true}')

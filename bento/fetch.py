@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import httpx
@@ -95,14 +95,8 @@ class ImageFetcher:
         # trust_env off: a proxy of the environment would connect for us, unchecked
         async with httpx.AsyncClient(trust_env=False, timeout=self._timeout) as client:
             for _ in range(MAX_REDIRECTS + 1):
-                target, address = await self._checked(url)
-                request = client.build_request(
-                    "GET",
-                    target.copy_with(host=str(address)),
-                    headers={"Host": target.netloc.decode(), "Accept-Encoding": "identity"},
-                    extensions={"sni_hostname": target.host},
-                )
-                response = await client.send(request, stream=True)
+                target, addresses = await self._checked(url)
+                response = await self._connect(client, target, addresses)
                 try:
                     if response.has_redirect_location:
                         url = str(target.join(response.headers["Location"]))
@@ -114,7 +108,25 @@ class ImageFetcher:
                     await response.aclose()
         raise UrlFailed(f"the image URL redirects more than {MAX_REDIRECTS} times: {url}")
 
-    async def _checked(self, url: str) -> tuple[httpx.URL, Address]:
+    async def _connect(
+        self, client: httpx.AsyncClient, target: httpx.URL, addresses: Sequence[Address]
+    ) -> httpx.Response:
+        """Ask the first of a host's addresses that can be connected to."""
+        for i, address in enumerate(addresses, 1):
+            request = client.build_request(
+                "GET",
+                target.copy_with(host=str(address)),
+                headers={"Host": target.netloc.decode(), "Accept-Encoding": "identity"},
+                extensions={"sni_hostname": target.host},
+            )
+            try:
+                return await client.send(request, stream=True)
+            except httpx.ConnectError:
+                if i == len(addresses):
+                    raise
+        raise UrlFailed(f"the host {target.host} has no address")
+
+    async def _checked(self, url: str) -> tuple[httpx.URL, Sequence[Address]]:
         try:
             target = httpx.URL(url)
         except httpx.InvalidURL as error:
@@ -144,9 +156,7 @@ class ImageFetcher:
                     f"{target.host} is not a public address; only public ones are fetched, and "
                     "hosts that an operator names (IMAGE_URL_ALLOWED_HOSTS)"
                 )
-        if not addresses:
-            raise UrlFailed(f"the host {target.host} has no address")
-        return target, addresses[0]
+        return target, addresses
 
     async def _read(self, response: httpx.Response) -> bytes:
         body = bytearray()

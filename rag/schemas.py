@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -25,7 +26,15 @@ MAX_SEARCHES: Final = 100
 Language = Literal["uk", "en"]
 Outcome = Literal["indexed", "updated", "unchanged"]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=10_000)]
-ImageId = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+
+
+def _no_step(image_id: str) -> str:
+    if image_id in (".", ".."):
+        raise ValueError(f"{image_id!r} is a step in a path, so that no URL could name it")
+    return image_id
+
+
+ImageId = Annotated[str, StringConstraints(min_length=1, max_length=1024), AfterValidator(_no_step)]
 DaoId = Annotated[
     str,
     StringConstraints(min_length=1, max_length=256),

@@ -10,9 +10,10 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Container, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import grpc  # type: ignore[import-untyped]
+from pydantic import BaseModel
 from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import ApiException
 
@@ -37,6 +38,8 @@ from rag.store import (
 # where the collection goes (snapshots, aliases), and no point has to be kept out of results.
 # Qdrant keeps metadata since 1.16.
 METADATA_KEY: Final = "model_identity"
+
+M = TypeVar("M", bound=BaseModel)
 
 
 class ServerStore:
@@ -134,6 +137,7 @@ class ServerStore:
         if held is None:
             raise missing(name)
         check_identity(name, held.identity, identity)
+        self._make_way(name)
         self._publish(name, there)
 
     def drop(self, name: str, generation: str) -> bool:
@@ -178,9 +182,23 @@ class ServerStore:
     ) -> models.CollectionInfo:
         """Put a generation in the place of an empty collection, with that one's parameters."""
         created = self._create(name, identity, like(name, identity, template))
-        self._calls(lambda client: client.delete_collection(name))  # an alias needs the name
-        self._publish(name, name_there(name, identity.generation))
-        return created
+        if self._make_way(name):
+            self._publish(name, name_there(name, identity.generation))
+            return created
+        return self._look(name) or created  # another process was quicker, or it holds points now
+
+    def _make_way(self, name: str) -> bool:
+        """Delete an empty collection made by hand, since an alias needs its name.
+
+        Say whether the name is free.
+        """
+        found = self._look(name)
+        if found is None:
+            return True
+        if not self._is_template(name, found):
+            return False
+        self._calls(lambda client: client.delete_collection(name))
+        return True
 
     def _create(
         self, name: str, identity: ModelIdentity, parameters: Mapping[str, Any] | None = None
@@ -234,15 +252,17 @@ class ServerStore:
 
 
 def like(name: str, identity: ModelIdentity, template: models.CollectionInfo) -> Mapping[str, Any]:
-    """Return what makes a collection with the vectors, shards, replicas and storage of another.
+    """Return what makes a collection with the vectors, HNSW, shards, replicas, storage,
+    quantization and optimizers of another.
 
     Raises `CollectionMismatch` when its vectors are not the encoder's.
     """
     params = template.config.params
     vectors = params.vectors
-    if not isinstance(vectors, models.VectorParams) or (vectors.size, vectors.distance) != (
-        identity.dimension,
-        models.Distance.COSINE,
+    if (
+        not isinstance(vectors, models.VectorParams)
+        or (vectors.size, vectors.distance) != (identity.dimension, models.Distance.COSINE)
+        or vectors.multivector_config
     ):
         raise CollectionMismatch(
             f"the empty collection {name!r} was not made for one vector of {identity.dimension} "
@@ -256,7 +276,17 @@ def like(name: str, identity: ModelIdentity, template: models.CollectionInfo) ->
         "write_consistency_factor": params.write_consistency_factor,
         "on_disk_payload": params.on_disk_payload,
         "quantization_config": template.config.quantization_config,
+        "hnsw_config": _as(models.HnswConfigDiff, template.config.hnsw_config),
+        "optimizers_config": _as(models.OptimizersConfigDiff, template.config.optimizer_config),
     }
+
+
+def _as(kind: type[M], held: BaseModel | None) -> M | None:
+    """Return what a collection has as what sets it."""
+    if held is None:
+        return None
+    given = held.model_dump(exclude_none=True)
+    return kind(**{name: value for name, value in given.items() if name in kind.model_fields})
 
 
 def _identity(name: str, found: models.CollectionInfo) -> ModelIdentity:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from router_client.errors import VisionEncoderError
 from router_client.providers import build_provider_registry
 from router_client.routing import RULES_FILE, RulesError, describe, load_rules
 
@@ -32,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
-    parser.add_argument("--port", type=int, default=9102, help="port to listen on (%(default)s)")
+    parser.add_argument("--port", type=_port, default=9102, help="port to listen on (%(default)s)")
     parser.add_argument(
         "--config",
         type=Path,
@@ -46,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         providers = build_provider_registry()
         rules = load_rules(options.config, providers)
-    except RulesError as error:
+    except (RulesError, VisionEncoderError) as error:
         return _fail(str(error))
     except ValidationError as error:
         return _fail(f"a variable is not valid: {describe(error)}")
@@ -65,6 +66,12 @@ def main(arguments: list[str] | None = None) -> int:
         timeout_graceful_shutdown=30,
     )
     return 0
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port, 1 to 65535")
+    return int(text)
 
 
 def _fail(sentence: str) -> int:

@@ -1,6 +1,6 @@
 """What the service answers: typed dictionaries, the JSON of its routes, and embeddings.
 
-A function that reads an answer raises ValueError, KeyError or TypeError for any other answer.
+A function that reads an answer raises, whatever it is, for any other answer.
 """
 
 from __future__ import annotations
@@ -145,17 +145,17 @@ def read_json(answer: Answer) -> Any:
 
 def read_embedding(answer: Answer) -> Any:
     """Return the embedding that an answer has, (dim,)."""
-    if answer.headers.get("Content-Type", "").startswith(NPY):
-        return numpy_or_none().load(io.BytesIO(answer.content), allow_pickle=False)
-    return read_json(answer)["embedding"]
+    if _is_npy(answer):
+        return _checked(_load(answer), 1)
+    return _vector(read_json(answer)["embedding"])
 
 
 def read_embeddings(answer: Answer, count: int) -> Any:
-    """Return the embeddings that an answer has, (count, dim)."""
-    if answer.headers.get("Content-Type", "").startswith(NPY):
-        rows = numpy_or_none().load(io.BytesIO(answer.content), allow_pickle=False)
+    """Return the embeddings that an answer has, (count, dim); a missing one is None, or NaN."""
+    if _is_npy(answer):
+        rows = _checked(_load(answer), 2)
     else:
-        rows = read_json(answer)["embeddings"]
+        rows = [r if r is None else _vector(r) for r in read_json(answer)["embeddings"]]
     if len(rows) != count:
         raise ValueError(f"{len(rows)} embeddings for {count} items")
     return rows
@@ -168,3 +168,24 @@ def numpy_or_none() -> Any:
     except ImportError:
         return None
     return numpy
+
+
+def _is_npy(answer: Answer) -> bool:
+    return str(answer.headers.get("Content-Type", "")).startswith(NPY)
+
+
+def _load(answer: Answer) -> Any:
+    return numpy_or_none().load(io.BytesIO(answer.content), allow_pickle=False)
+
+
+def _vector(row: Any) -> Any:
+    if not isinstance(row, list) or not row or not all(isinstance(x, int | float) for x in row):
+        raise TypeError("not a list of numbers")
+    numpy = numpy_or_none()
+    return numpy.asarray(row, numpy.float32) if numpy else row
+
+
+def _checked(array: Any, dimensions: int) -> Any:
+    if array.ndim != dimensions or array.dtype.kind != "f" or not array.shape[-1]:
+        raise ValueError(f"an array of {array.dtype} {array.shape}")
+    return array

@@ -31,7 +31,7 @@ from router_client.answers import (
 )
 from router_client.errors import InvalidInput, VisionEncoderError
 from router_client.sending import Sender
-from router_client.settings import ClientSettings
+from router_client.settings import LONGEST_TIMEOUT, ClientSettings
 from router_client.streaming import ImageFile, Stream
 from router_client.waiting import AsyncWaiting, Waiting
 
@@ -47,7 +47,8 @@ class AsyncVisionEncoderClient:
     `base_url`, `timeout` (seconds, of a call with all its attempts) and `api_key` are
     VISION_ENCODER_URL, VISION_ENCODER_TIMEOUT and API_KEY unless given. What a busy, starting or
     vanished service leaves undone is tried again, `max_retries` times, if that is safe. Every call
-    raises a `VisionEncoderError` with the status, the code and the server's sentence.
+    raises a `VisionEncoderError` with the status, the code and the server's sentence. A client
+    belongs to one event loop.
 
     Embeddings are float32 arrays where numpy is installed, and lists where it is not. They are
     L2-normalised unless `normalize` is false.
@@ -72,6 +73,7 @@ class AsyncVisionEncoderClient:
 
     async def close(self) -> None:
         """Close the connections."""
+        self._sender.closed = True
         await self._waiting.close()
 
     async def call(self, method: str, path: str, /, **request: Any) -> Any:
@@ -100,13 +102,12 @@ class AsyncVisionEncoderClient:
         """Return the embeddings of any number of texts, (n, dim), in their order."""
         if isinstance(texts, str):
             raise TypeError("texts must be a list of strings, not one string")
-        parts: list[Any] = []
+        rows: list[Any] = []
         for i in range(0, max(len(texts), 1), _TEXTS_AT_ONCE):
-            some = list(texts[i : i + _TEXTS_AT_ONCE])
-            body = {"texts": some, "normalize": normalize}
-            parts.append(await self._embeddings("/embed/texts", len(some), json=body))
+            rows += await self._embed_some(list(texts[i : i + _TEXTS_AT_ONCE]), normalize)
         numpy = numpy_or_none()
-        return numpy.concatenate(parts) if numpy else [row for part in parts for row in part]
+        stacked: Embeddings = numpy.stack(rows) if numpy else rows
+        return stacked
 
     async def embed_image_file(
         self, path: str | os.PathLike[str], normalize: bool = True
@@ -117,7 +118,7 @@ class AsyncVisionEncoderClient:
     async def embed_image_bytes(self, data: bytes, normalize: bool = True) -> Embedding:
         """Return the embedding of a picture file's bytes, (dim,)."""
         return await self._embedding(
-            "/embed/image/upload", files={"file": ("image", data)}, data=_form(normalize)
+            "/embed/image/upload", files={"file": ("image", bytes(data))}, data=_form(normalize)
         )
 
     async def embed_image_url(self, url: str, normalize: bool = True) -> Embedding:
@@ -220,7 +221,7 @@ class AsyncVisionEncoderClient:
             body["metadata"] = dict(metadata)
         return await self._sender.call(
             "PATCH",
-            f"/images/{quote(image_id, safe='')}",
+            f"/images/{_quoted(image_id)}",
             lambda answer: bool(read_json(answer)["updated"]),
             params=_given(dao_id=dao_id, collection=collection),
             json=body,
@@ -237,7 +238,7 @@ class AsyncVisionEncoderClient:
         """Forget a picture and say whether it was there."""
         return await self._sender.call(
             "DELETE",
-            f"/images/{quote(image_id, safe='')}",
+            f"/images/{_quoted(image_id)}",
             lambda answer: bool(read_json(answer)["deleted"]),
             safe=False,  # a second time it would not be there
             params=_given(dao_id=dao_id, collection=collection, staged="true" if staged else None),
@@ -274,7 +275,7 @@ class AsyncVisionEncoderClient:
         """Delete a generation that is not published and say whether it was there."""
         return await self._sender.call(
             "DELETE",
-            f"{_path(collection)}/generations/{quote(generation, safe='')}",
+            f"{_path(collection)}/generations/{_quoted(generation)}",
             lambda answer: bool(read_json(answer)["dropped"]),
             safe=False,
         )
@@ -288,18 +289,30 @@ class AsyncVisionEncoderClient:
         max_retries: int,
     ) -> None:
         settings = ClientSettings()
-        key = api_key or (settings.api_key.get_secret_value() if settings.api_key else None)
-        self.base_url = base_url or settings.vision_encoder_url
-        self._waiting = waiting(
-            base_url=self.base_url,
-            headers={"Authorization": f"Bearer {key}"} if key else None,
-        )
+        seconds = settings.vision_encoder_timeout if timeout is None else timeout
+        if not 0 < seconds <= LONGEST_TIMEOUT:
+            raise InvalidInput(f"timeout is {seconds}; allowed: above 0, to {LONGEST_TIMEOUT} s")
+        if max_retries < 0:
+            raise InvalidInput(f"max_retries is {max_retries}; allowed: 0 and more")
+        if api_key is None and settings.api_key:
+            api_key = settings.api_key.get_secret_value()
+        url = _url(settings.vision_encoder_url if base_url is None else base_url)
+        self.base_url = str(url.copy_with(userinfo=b""))
+        self._waiting = waiting(base_url=url, headers=_authorization(api_key))
         self._sender = Sender(
-            self._waiting,
-            self.base_url,
-            timeout=timeout or settings.vision_encoder_timeout,
-            max_retries=max_retries,
+            self._waiting, self.base_url, timeout=seconds, max_retries=max_retries
         )
+
+    async def _embed_some(self, texts: list[str], normalize: bool) -> list[Any]:
+        body = {"texts": texts, "normalize": normalize}
+        try:
+            return list(await self._embeddings("/embed/texts", len(texts), json=body))
+        except InvalidInput as error:
+            if error.status != 413 or len(texts) < 2:
+                raise
+        half = len(texts) // 2  # the service takes fewer at once
+        first = await self._embed_some(texts[:half], normalize)
+        return first + await self._embed_some(texts[half:], normalize)
 
     async def _embed_many(self, images: Sequence[bytes], normalize: bool) -> Embeddings:
         return await self._embeddings(
@@ -323,13 +336,36 @@ class AsyncVisionEncoderClient:
 
     async def _bytes(self, image: ImageFile) -> bytes:
         """Return a picture file's bytes. Raises `InvalidInput` when it cannot be read."""
-        if isinstance(image, bytes):
-            return image
+        if isinstance(image, bytes | bytearray | memoryview):
+            return bytes(image)
         try:
             return await self._waiting.read(Path(image))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError) as error:
             what = getattr(error, "strerror", None) or error
-            raise InvalidInput(f"cannot read {os.fspath(image)}: {what}") from None
+            raise InvalidInput(f"cannot read {image}: {what}") from None
+
+
+def _url(given: str) -> httpx.URL:
+    try:
+        url = httpx.URL(given)
+    except (httpx.InvalidURL, TypeError):
+        url = httpx.URL("")
+    if url.scheme not in ("http", "https") or not url.host:
+        raise InvalidInput(
+            "the address of the vision encoder (VISION_ENCODER_URL) must be a URL such as "
+            "http://gpu-host:8001"
+        )
+    return url
+
+
+def _authorization(key: str | None) -> dict[str, str] | None:
+    """Return the header that carries a key. The key is in no error."""
+    key = (key or "").strip()
+    if not key:
+        return None
+    if not (key.isascii() and key.isprintable()):
+        raise InvalidInput("the API key (API_KEY) has characters that no header can carry")
+    return {"Authorization": f"Bearer {key}"}
 
 
 def _accepted() -> dict[str, str] | None:
@@ -344,8 +380,15 @@ def _base64(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
+def _quoted(name: str) -> str:
+    try:
+        return quote(name, safe="")
+    except (TypeError, ValueError):
+        raise InvalidInput(f"{name!r} cannot be part of a URL") from None
+
+
 def _path(collection: str) -> str:
-    return f"/collections/{quote(collection, safe='')}"
+    return f"/collections/{_quoted(collection)}"
 
 
 def _given(**parameters: str | None) -> dict[str, str]:

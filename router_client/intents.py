@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from router_client.providers import VisionRagProvider
-from router_client.routing import RouterRequest
+from pydantic import ValidationError
+
+from router_client.errors import VisionEncoderError
+from router_client.providers import VisionRagProvider, search_failed
+from router_client.routing import RouterRequest, describe
 
 
 async def handle_image_search_intent(
@@ -34,14 +37,19 @@ async def handle_image_to_image_search(
 
     Returns what `handle_image_search_intent` does.
     """
-    path = os.fspath(image_path)
+    path = str(image_path)
     return await _search(None, dao_id, image_path=path, top_k=top_k, collection=collection_name)
 
 
 async def _search(message: str | None, dao_id: str, **payload: Any) -> dict[str, Any]:
-    given = {name: value for name, value in payload.items() if value is not None}
-    request = RouterRequest(mode="image_search", dao_id=dao_id, message=message, payload=given)
-    provider = VisionRagProvider("vision_rag")
+    try:
+        request = RouterRequest(
+            mode="image_search", dao_id=dao_id, message=message, payload=payload
+        )
+        provider = VisionRagProvider("vision_rag")
+    except (ValidationError, VisionEncoderError) as error:  # an argument, or a variable
+        problem = describe(error) if isinstance(error, ValidationError) else str(error)
+        return {**search_failed(problem, "uk"), "error": problem}
     try:
         response = await provider.call(request)
     finally:

@@ -24,6 +24,7 @@ from router_client.routing import RouterRequest, RouterResponse
 logger = logging.getLogger("router_client")
 
 DEFAULT_DAO_ID: Final = "default"
+HEALTH_SECONDS: Final = 5.0
 LARGEST_FILE: Final = 20_000_000  # bytes; what the service takes unless told otherwise
 _PICTURES: Final = ("image_url", "image_path", "image_base64")
 _OPTIONS: Final = ("top_k", "filter", "collection", "language")
@@ -88,7 +89,10 @@ class _VisionProvider:
     async def health(self) -> str | None:
         """Return what is wrong with the service behind, None if nothing is."""
         try:
-            await self._here().health()
+            async with asyncio.timeout(HEALTH_SECONDS):
+                await self._here().health()
+        except TimeoutError:
+            return f"no answer from {self.base_url} within {HEALTH_SECONDS:g} s"
         except VisionEncoderError as error:
             return str(error)
         return None
@@ -126,11 +130,11 @@ class VisionEncoderProvider(_VisionProvider):
         self, client: AsyncVisionEncoderClient, request: RouterRequest
     ) -> dict[str, Any]:
         body: dict[str, Any] = {}
-        if "normalize" in request.payload:
+        if request.payload.get("normalize") is not None:
             body["normalize"] = request.payload["normalize"]
         operation = request.payload.get("operation")
         if operation == "embed_text":
-            text = request.payload.get("text", request.message)
+            text = request.payload.get("text") or request.message
             if not text:
                 raise InvalidInput("embed_text needs a text: payload.text, or the message")
             embedded: dict[str, Any] = await client.call(
@@ -161,7 +165,8 @@ class VisionRagProvider(_VisionProvider):
     async def _answer(
         self, client: AsyncVisionEncoderClient, request: RouterRequest
     ) -> dict[str, Any]:
-        options: Any = {name: request.payload[name] for name in _OPTIONS if name in request.payload}
+        given = {name: request.payload.get(name) for name in _OPTIONS}
+        options: Any = {name: value for name, value in given.items() if value is not None}
         options.setdefault("language", _language(request))
         options["dao_id"] = request.dao_id or DEFAULT_DAO_ID
         picture = await _picture(request)
@@ -174,8 +179,7 @@ class VisionRagProvider(_VisionProvider):
         return _found(await client.search(request.message, **options))
 
     def _failed(self, problem: str, request: RouterRequest) -> dict[str, Any]:
-        text = explain_search_failure(problem, _language(request))
-        return {"success": False, "count": 0, "images": [], "formatted_text": text}
+        return search_failed(problem, _language(request))
 
 
 def build_provider_registry() -> dict[str, Provider]:
@@ -185,6 +189,12 @@ def build_provider_registry() -> dict[str, Provider]:
         VisionRagProvider("vision_rag"),
     )
     return {provider.provider_id: provider for provider in providers}
+
+
+def search_failed(problem: str, language: str) -> dict[str, Any]:
+    """Return what there is to say of a search that failed."""
+    text = explain_search_failure(problem, language)
+    return {"success": False, "count": 0, "images": [], "formatted_text": text}
 
 
 def _found(answer: SearchAnswer) -> dict[str, Any]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
 
 from pydantic import ValidationError
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -17,25 +17,35 @@ from router_client.providers import Provider
 from router_client.routing import RouterRequest, RouterResponse, Rule, choose, describe
 
 MAX_BODY_BYTES: Final = 30_000_000  # a picture of 20 MB in base64
+# Of large bodies so many are worked on at once: each is held several times over, as bytes, as
+# text and as what is sent on.
+LARGE_BYTES: Final = 1_000_000
+LARGE_AT_ONCE: Final = 2
 
 
 def create_router(rules: Sequence[Rule], providers: Mapping[str, Provider]) -> Starlette:
     """Return the app that answers each request by the provider that the rules name."""
 
+    large = asyncio.Semaphore(LARGE_AT_ONCE)
+
     async def route(request: Request) -> Response:
-        body = await _body(request)
-        if body is None:
-            return _refusal(413, f"the request has more than {MAX_BODY_BYTES:,} bytes, the limit")
-        try:
-            asked = RouterRequest.model_validate_json(body)
-        except ValidationError as error:
-            return _refusal(400, describe(error))
-        rule = choose(rules, asked)
-        if rule is None:
-            return _refusal(404, f"no rule is for {_summary(asked)}; {_known(rules)}")
-        response = await providers[rule.use_provider].call(asked)
-        response.metadata["rule"] = rule.id
-        return JSONResponse(response.model_dump())
+        async with AsyncExitStack() as stack:
+            try:
+                body = await _body(request, large, stack)
+            except ClientDisconnect:
+                return Response(status_code=400)  # that nobody reads
+            if body is None:
+                return _refusal(413, f"the request has more than {MAX_BODY_BYTES:,} bytes")
+            try:
+                asked = RouterRequest.model_validate_json(body)
+            except ValidationError as error:
+                return _refusal(400, describe(error))
+            rule = choose(rules, asked)
+            if rule is None:
+                return _refusal(404, f"no rule is for {_summary(asked)}; {_known(rules)}")
+            response = await providers[rule.use_provider].call(asked)
+            response.metadata["rule"] = rule.id
+            return _answer(response)
 
     async def health(_: Request) -> Response:
         return JSONResponse({"status": "healthy", "providers": sorted(providers)})
@@ -75,14 +85,28 @@ def create_router(rules: Sequence[Rule], providers: Mapping[str, Provider]) -> S
     )
 
 
-async def _body(request: Request) -> bytes | None:
-    """Return the body, or None as soon as it is too large."""
+async def _body(request: Request, large: asyncio.Semaphore, stack: AsyncExitStack) -> bytes | None:
+    """Return the body, or None as soon as it is too large; a large one waits for its turn."""
     body = bytearray()
+    waited = False
     async for chunk in request.stream():
         body += chunk
         if len(body) > MAX_BODY_BYTES:
             return None
+        if len(body) > LARGE_BYTES and not waited:
+            await stack.enter_async_context(large)
+            waited = True
     return bytes(body)
+
+
+def _answer(response: RouterResponse) -> Response:
+    try:
+        return JSONResponse(response.model_dump())
+    except ValueError:  # numbers that are none, or halves of characters, from the service behind
+        problem = "the service answered what cannot be written as JSON"
+        return JSONResponse(
+            RouterResponse(ok=False, provider_id=response.provider_id, error=problem).model_dump()
+        )
 
 
 async def _no_such_route(request: Request, error: Exception) -> Response:

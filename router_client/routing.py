@@ -109,8 +109,8 @@ def choose(rules: Sequence[Rule], request: RouterRequest) -> Rule | None:
 def load_rules(file: Path, providers: Collection[str]) -> list[Rule]:
     """Read the rules of a file. Raises `RulesError`."""
     try:
-        content = yaml.safe_load(file.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = yaml.load(file.read_text("utf-8"), _Loader)  # a safe one
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise RulesError(f"{file}: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict) or not isinstance(content.get("rules"), list):
         raise RulesError(f"{file}: it must have a list named rules")
@@ -132,6 +132,18 @@ def load_rules(file: Path, providers: Collection[str]) -> list[Rule]:
             raise RulesError(f"{where}: id: another rule has it already")
         rules.append(rule)
     return rules
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is there twice: the first would be lost."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1 and key != "<<":
+                problem = f"{key!r} is there twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def _value(request: RouterRequest, name: str) -> Any:

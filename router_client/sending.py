@@ -24,6 +24,8 @@ from router_client.waiting import Answer, Waiting
 _FIRST_PAUSE: Final = 0.25  # seconds; doubles
 _LONGEST_PAUSE: Final = 8.0
 _UNTOUCHED: Final = frozenset({"unreachable", "not_ready"})  # nothing was carried out
+# what a text that is no text, a number that is none, or a host that is none end in
+_UNSENDABLE: Final = (ValueError, TypeError, OverflowError)
 _PERMANENT: Final = frozenset({"search_disabled", "store_locked"})  # 503, and will stay so
 
 T = TypeVar("T")
@@ -42,6 +44,7 @@ class Sender:
         self._base_url = base_url
         self._timeout = timeout
         self._max_retries = max_retries
+        self.closed = False
 
     async def call(
         self,
@@ -75,6 +78,8 @@ class Sender:
     async def _send(self, request: dict[str, Any], seconds: float) -> Answer:
         """Send a request once and return the answer, which is a success."""
         where = f"the vision encoder at {self._base_url}"
+        if self.closed:
+            raise VisionEncoderError("this client is closed", code="closed")
         try:
             answer = await self.waiting.send(request, max(seconds, 0.001))
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
@@ -87,6 +92,9 @@ class Sender:
             raise VisionEncoderTimeout(
                 f"{where} did not answer within {self._timeout:g} s (VISION_ENCODER_TIMEOUT)"
             ) from None
+        except (httpx.LocalProtocolError, httpx.InvalidURL, *_UNSENDABLE) as error:
+            # not the error itself: it may quote the key
+            raise InvalidInput(f"the request cannot be sent ({type(error).__name__})") from None
         except (httpx.TransportError, httpx.DecodingError) as error:
             raise VisionEncoderConnectionError(
                 f"{where} broke off the connection: {_said(error)}"
@@ -98,7 +106,7 @@ class Sender:
     def _understood(self, answer: Answer, read: Callable[[Answer], T]) -> T:
         try:
             return read(answer)
-        except (ValueError, KeyError, TypeError, EOFError):
+        except Exception:  # whatever reading an arbitrary body may raise
             media_type = answer.headers.get("Content-Type", "no content type")
             raise VisionEncoderError(
                 f"{self._base_url} answered {answer.status}, but not as a vision encoder does "
@@ -114,6 +122,9 @@ def _error(answer: Answer, where: str) -> VisionEncoderError:
         message, code = str(body["error"]), str(body["code"])
     except (ValueError, KeyError, TypeError):  # whoever it was, it was not the service
         message = f"HTTP {answer.status} from {where}: {_excerpt(answer)}"
+        if 300 <= answer.status < 400:
+            there = answer.headers.get("Location", "nowhere")
+            message = f"{where} redirects to {there}: set VISION_ENCODER_URL to where it runs"
         code = "http_error"
     kind = VisionEncoderError
     if answer.status in (429, 503):
@@ -135,10 +146,9 @@ def _may_pass(error: VisionEncoderError, safe: bool) -> bool:
 
 def _pause(attempt: int, asked: float | None) -> float:
     """Return the seconds before the next attempt: at least what was asked, never all at once."""
-    if asked is not None:
-        return asked + random.uniform(0, min(1.0, 0.25 * asked))
     longest = min(_FIRST_PAUSE * float(2**attempt), _LONGEST_PAUSE)
-    return random.uniform(longest / 2, longest)
+    usual = random.uniform(longest / 2, longest)
+    return usual if asked is None else max(usual, asked + random.uniform(0, min(1.0, asked / 4)))
 
 
 def _said(error: Exception) -> str:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+LONGEST_TIMEOUT: Final = 86_400.0  # seconds
 
 
 class ClientSettings(BaseSettings):
@@ -12,5 +16,5 @@ class ClientSettings(BaseSettings):
     model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore")
 
     vision_encoder_url: str = Field("http://127.0.0.1:8001", pattern=r"^https?://[^/\s]+")
-    vision_encoder_timeout: float = Field(60.0, gt=0, description="Seconds.")
+    vision_encoder_timeout: float = Field(60.0, gt=0, le=LONGEST_TIMEOUT, description="Seconds.")
     api_key: SecretStr | None = Field(None, description="Sent as a bearer token.")

@@ -15,7 +15,7 @@ from router_client.waiting import IN_FLIGHT, Waiting
 if TYPE_CHECKING:
     from router_client.answers import Embedding, Embeddings
 
-ImageFile = bytes | str | os.PathLike[str]
+ImageFile = bytes | bytearray | memoryview | str | os.PathLike[str]
 """A picture file's bytes, or its path."""
 
 # of one request
@@ -116,9 +116,9 @@ def parts(images: Iterable[ImageFile]) -> Iterator[list[ImageFile]]:
 
 
 def _size(image: ImageFile) -> int:
-    if isinstance(image, bytes):
+    if isinstance(image, bytes | bytearray | memoryview):
         return len(image)
     try:
         return os.stat(image).st_size
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError):
         return 0  # reading it will say why

@@ -7,10 +7,14 @@ one they never suspend, so that `run` can carry them out without an event loop.
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
+import threading
 import time
 from collections.abc import Awaitable, Coroutine, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from contextlib import suppress
+from email.utils import parsedate_to_datetime
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
@@ -19,6 +23,7 @@ import httpx
 
 IN_FLIGHT: Final = 8  # requests of one stream
 _CONNECT_SECONDS: Final = 5.0
+_LONGEST_WAIT: Final = 3600.0  # that Retry-After may ask for
 # Below the 5 s after which the service closes an idle connection: none is used as it closes.
 _LIMITS: Final = httpx.Limits(max_connections=100, keepalive_expiry=3)
 
@@ -32,9 +37,19 @@ class Answer(NamedTuple):
 
     @property
     def retry_after(self) -> float | None:
-        """What Retry-After says, where it says seconds."""
-        value = self.headers.get("Retry-After", "")
-        return float(value) if value.isdecimal() else None
+        """In how many seconds Retry-After says to come again, an hour at most."""
+        value = self.headers.get("Retry-After", "").strip()
+        if re.fullmatch("[0-9]+", value):
+            return float(value) if len(value) < 4 else _LONGEST_WAIT
+        try:
+            seconds = parsedate_to_datetime(value).timestamp() - time.time()
+        except (ValueError, OverflowError):
+            return None
+        return min(max(seconds, 0.0), _LONGEST_WAIT)
+
+
+class Stopped(Exception):
+    """Nobody waits any longer for what a thread is doing."""
 
 
 class Waiting(Protocol):
@@ -90,7 +105,8 @@ class AsyncWaiting:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def close(self) -> None:
-        await self._http.aclose()
+        with suppress(RuntimeError):  # of an event loop that has ended, connections and all
+            await self._http.aclose()
 
 
 class BlockingWaiting:
@@ -99,7 +115,6 @@ class BlockingWaiting:
     def __init__(self, transport: httpx.BaseTransport | None, **options: Any) -> None:
         transport = transport or httpx.HTTPTransport(limits=_LIMITS, verify=_tls())
         self._http = httpx.Client(transport=transport, **options)
-        self._threads = ThreadPoolExecutor(IN_FLIGHT, "vision-encoder-client")
 
     async def send(self, request: dict[str, Any], seconds: float) -> Answer:
         deadline = time.monotonic() + seconds
@@ -112,38 +127,50 @@ class BlockingWaiting:
         return Answer(response.status_code, response.headers, bytes(content))
 
     async def sleep(self, seconds: float) -> None:
-        time.sleep(seconds)
+        stop: threading.Event | None = getattr(_thread, "stop", None)
+        if stop is None:
+            time.sleep(seconds)
+        elif stop.wait(seconds):
+            raise Stopped
 
     async def read(self, path: Path) -> bytes:
         return path.read_bytes()
 
     def start(self, coroutine: Coroutine[Any, Any, T]) -> Awaitable[T]:
-        return _Started(self._threads.submit(run, coroutine), coroutine)
+        return _Started(coroutine)
 
     async def cancel(self, started: Iterable[_Started[Any]]) -> None:
         for one in started:
-            one.cancel()
+            one.stop.set()
 
     async def close(self) -> None:
-        self._threads.shutdown(cancel_futures=True)
         self._http.close()
 
 
-class _Started(Awaitable[T]):
-    """A coroutine on a thread; awaiting it blocks."""
+_thread: Final = threading.local()  # `stop`: set when its work is not wanted any longer
 
-    def __init__(self, future: Future[T], coroutine: Coroutine[Any, Any, T]) -> None:
-        self._future = future
-        self._coroutine = coroutine
+
+class _Started(Awaitable[T]):
+    """A coroutine on a thread of its own; awaiting it blocks.
+
+    The thread is a daemon: who leaves a stream does not wait for what is under way.
+    """
+
+    def __init__(self, coroutine: Coroutine[Any, Any, T]) -> None:
+        self.stop = threading.Event()
+        self._outcome: Future[T] = Future()
+        threading.Thread(target=self._carry_out, args=(coroutine,), daemon=True).start()
 
     def __await__(self) -> Generator[Any, Any, T]:
-        return self._future.result()
+        return self._outcome.result()
         yield  # makes this a generator, as __await__ must be
 
-    def cancel(self) -> None:
-        """Stop what has not begun; what has ends by itself."""
-        if self._future.cancel():
-            self._coroutine.close()
+    def _carry_out(self, coroutine: Coroutine[Any, Any, T]) -> None:
+        _thread.stop = self.stop
+        try:
+            self._outcome.set_result(run(coroutine))
+        except BaseException as error:
+            self._outcome.set_exception(error)
 
 
 def run(coroutine: Any) -> Any:

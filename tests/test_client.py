@@ -12,6 +12,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +95,12 @@ class Script:
 
 def ok(body: Any = EMBEDDED) -> httpx.Response:
     return httpx.Response(200, json=body)
+
+
+def npy(array: Any) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
 
 
 def refused(status: int, code: str = "some_code", **headers: str) -> httpx.Response:
@@ -372,7 +380,7 @@ def test_what_is_too_much_for_one_request_is_asked_for_singly(ask: Ask) -> None:
         return refused(413, "too_large") if b"huge" in request.content else ok()
 
     got = ask(lambda c: c.embed_images([b"a", b"huge", b"b"]), transport=mock(handler))
-    assert [got[0], got[2]] == [[1.0, 2.0]] * 2
+    assert [list(got[0]), list(got[2])] == [[1.0, 2.0]] * 2
     assert isinstance(got[1], InvalidInput)
     assert got[1].status == 413
 
@@ -592,7 +600,7 @@ def test_a_stream_waits_for_as_long_as_the_service_is_busy(ask: Ask) -> None:
     busy = [refused(429, "busy", **{"Retry-After": "0"})] * 5
     script = Script(*busy, ok({"embeddings": [[1.0], [2.0]]}))
     got = ask(lambda c: c.embed_images([b"a", b"b"]), transport=mock(script), max_retries=0)
-    assert got == [[1.0], [2.0]]
+    assert [list(row) for row in got] == [[1.0], [2.0]]
 
 
 @both
@@ -628,8 +636,181 @@ def test_what_is_wrong_with_a_picture_in_the_service_does_not_stop_the_others(as
         return refused(500, "internal_error")
 
     first, second, third = ask(lambda c: c.embed_images([b"a"] * 3), transport=mock(handler))
-    assert (first, third) == ([1.0], [3.0])
+    assert (list(first), list(third)) == ([1.0], [3.0])
     assert (type(second), second.status) == (VisionEncoderError, 500)
+
+
+@both
+def test_a_date_in_retry_after_counts_and_none_asks_for_more_than_an_hour(ask: Ask) -> None:
+    soon = format_datetime(datetime.now(UTC) + timedelta(seconds=100))
+    for header, low, high in ((soon, 90, 101), ("9" * 400, 3600, 3600), ("0", 0, 0)):
+        script = Script(refused(429, "busy", **{"Retry-After": header}))
+        with pytest.raises(VisionEncoderBusy) as caught:
+            ask(lambda c: c.embed_text("a"), transport=mock(script), max_retries=0)
+        assert caught.value.retry_after is not None
+        assert low <= caught.value.retry_after <= high
+
+
+@both
+def test_come_at_once_is_not_taken_at_its_word(ask: Ask) -> None:
+    script = Script(refused(429, "busy", **{"Retry-After": "0"}), ok())
+    ask(lambda c: c.embed_text("a"), transport=mock(script))
+    assert script.times[1] - script.times[0] >= 0.1
+
+
+# What it is given
+
+
+@both
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"timeout": 0},
+        {"timeout": -1},
+        {"timeout": float("inf")},
+        {"timeout": float("nan")},
+        {"max_retries": -1},
+        {"api_key": "ключ-s3cret"},
+        {"api_key": "s3cret\x00"},
+        {"url": "gpu-host:8001"},
+        {"url": "http://"},
+        {"url": "http://[::1"},
+        {"url": ""},
+    ],
+)
+def test_what_it_cannot_be_made_with_is_refused_at_once(ask: Ask, options: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInput, match=r"timeout|max_retries|API_KEY|VISION_ENC") as caught:
+        ask(lambda c: c.health(), **options)
+    assert "s3cret" not in str(caught.value)
+
+
+@both
+def test_a_key_from_a_file_may_end_in_a_newline(ask: Ask) -> None:
+    script = Script(ok())
+    ask(lambda c: c.embed_text("a"), api_key=" s3cret\r\n", transport=mock(script))
+    assert script.requests[0].headers["Authorization"] == "Bearer s3cret"
+
+
+@both
+def test_a_password_in_the_address_is_in_no_error(ask: Ask) -> None:
+    url = f"http://user:pa55@127.0.0.1:{free_port()}"
+    with pytest.raises(VisionEncoderConnectionError) as caught:
+        ask(lambda c: c.health(), url)
+    assert "pa55" not in str(caught.value)
+
+
+CALLS: list[Callable[[Any], Any]] = [
+    lambda c: c.embed_text("\ud800"),
+    lambda c: c.search("a", weights=[float("nan")]),
+    lambda c: c.search("a", filter={"must": object()}),
+    lambda c: c.delete_image("\ud800"),
+    lambda c: c.embed_image_file(7),
+]
+
+
+@both
+@pytest.mark.parametrize("call", CALLS)
+def test_what_cannot_be_sent_is_an_error_of_the_client(
+    ask: Ask, call: Callable[[Any], Any]
+) -> None:
+    script = Script(ok())
+    with pytest.raises(InvalidInput):
+        ask(call, transport=mock(script))
+    assert script.requests == []
+
+
+@both
+def test_bytes_may_be_of_any_kind(ask: Ask) -> None:
+    for data in (bytearray(b"abc"), memoryview(b"abc")):
+        script = Script(ok(), ok())
+        ask(lambda c, data=data: c.embed_image_bytes(data), transport=mock(script))
+        ask(lambda c, data=data: c.embed_images([data]), transport=mock(script))
+        assert all(b"abc" in request.content for request in script.requests)
+
+
+@both
+def test_a_closed_client_says_so(ask: Ask) -> None:
+    kept = []
+    ask(lambda c: (kept.append(c), c.embed_text("a"))[1], transport=mock(Script(ok())))
+    with pytest.raises(VisionEncoderError, match="closed"):
+        answered = kept[0].embed_text("a")
+        if inspect.isawaitable(answered):
+            asyncio.run(answered)  # type: ignore[arg-type]
+
+
+@both
+def test_fewer_texts_at_once_are_sent_where_the_service_takes_no_more(ask: Ask) -> None:
+    def handler(request: httpx.Request) -> httpx.Response:
+        texts = json.loads(request.content)["texts"]
+        if len(texts) > 10:
+            return refused(413, "too_large")
+        return ok({"embeddings": [[float(text)] for text in texts]})
+
+    got = ask(lambda c: c.embed_texts([str(n) for n in range(35)]), transport=mock(handler))
+    assert [row[0] for row in got] == list(range(35))
+    with pytest.raises(InvalidInput):  # one text alone is too large
+        refusing = mock(lambda _: refused(413, "too_large"))
+        ask(lambda c: c.embed_texts(["a", "b"]), transport=refusing)
+
+
+@both
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"embedding": "abc"},
+        {"embedding": None},
+        {"embedding": []},
+        {"embedding": [[1.0]]},
+        {"embedding": ["1.0"]},
+        npy(np.zeros((2, 2), np.float32)),
+        npy(np.zeros(0, np.float32)),
+        npy(np.array(["a"])),
+        b"PK\x03\x04 no zip",
+        b"[" * 100_000,
+    ],
+)
+def test_what_is_no_embedding_is_not_returned_as_one(ask: Ask, body: Any) -> None:
+    def handler(_: httpx.Request) -> httpx.Response:
+        if isinstance(body, dict):
+            return ok(body)
+        return httpx.Response(200, content=body, headers={"Content-Type": "application/x-npy"})
+
+    with pytest.raises(VisionEncoderError, match="Check VISION_ENCODER_URL"):
+        ask(lambda c: c.embed_text("a"), transport=mock(handler))
+
+
+@both
+@pytest.mark.parametrize("rows", [[[], []], [1.0, 2.0], [[1.0]], "ab", [[1.0], "b"]])
+def test_what_are_no_embeddings_are_not_yielded(ask: Ask, rows: Any) -> None:
+    with pytest.raises(VisionEncoderError, match="Check VISION_ENCODER_URL"):
+        answering = mock(lambda _: ok({"embeddings": rows}))
+        ask(lambda c: c.embed_images([b"a", b"b"]), transport=answering)
+
+
+@both
+def test_a_redirect_is_told_with_where_to(ask: Ask) -> None:
+    moved = httpx.Response(307, headers={"Location": "https://new.test/"})
+    with pytest.raises(VisionEncoderError, match=r"redirects to https://new\.test/: set VISION_"):
+        ask(lambda c: c.embed_text("a"), transport=mock(lambda _: moved))
+
+
+def test_who_leaves_a_stream_does_not_wait_for_a_busy_service() -> None:
+    busy = answer(429, {"error": "busy", "code": "busy"}, "Retry-After: 30")
+    good = answer(200, {"embeddings": [[1.0]] * 8})
+    with wire(*[good] * 8, busy) as told:
+        code = f"""
+from router_client import VisionEncoderClient
+with VisionEncoderClient({told.url!r}) as client:
+    for outcome in client.embed_images([b"x"] * 400):
+        break
+print("left")
+"""
+        started = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
+        )
+        assert done.stdout == "left\n", done.stderr
+        assert time.monotonic() - started < 20  # not the 30 of Retry-After
 
 
 # On the wire

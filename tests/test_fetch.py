@@ -150,6 +150,14 @@ def test_a_name_that_does_not_resolve_is_told(site: Server) -> None:
         get(fetcher(site, resolver=resolver), url(site, "/a.png"))
 
 
+def test_a_host_that_listens_on_one_of_its_addresses_is_found(site: Server) -> None:
+    async def resolver(host: str, port: int) -> list[Address]:
+        return [ipaddress.ip_address("127.0.0.99"), LOOPBACK]  # nothing listens on the first
+
+    both = fetcher(site, resolver=resolver, allow=lambda address: True)
+    assert get(both, url(site, "/a.png")) == b"p" * 10
+
+
 def test_a_host_with_one_private_address_is_refused(site: Server) -> None:
     async def resolver(host: str, port: int) -> list[Address]:
         return [LOOPBACK, ipaddress.ip_address("192.168.0.1")]

@@ -277,6 +277,20 @@ def test_a_picture_goes_before_the_message_and_options_are_passed_on(tmp_path: P
     assert searched.bodies == [{**options, "dao_id": "default", "language": "en"}] * 3
 
 
+def test_fields_that_are_null_are_as_not_given() -> None:
+    searched = Searched()
+    nothing = dict.fromkeys(("top_k", "filter", "collection", "language", "image_url"))
+    assert searched.ask(message="кіт", payload=nothing).ok
+    assert searched.bodies == [{"text": "кіт", "dao_id": "default", "language": "uk"}]
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        assert json.loads(request.content) == {"text": "кіт"}
+        return httpx.Response(200, json={"embedding": [1.0]})
+
+    payload = {"operation": "embed_text", "text": None, "normalize": None}
+    assert call(embedder(handler), message="кіт", payload=payload).ok
+
+
 def test_a_search_for_nothing_is_a_sentence() -> None:
     response = Searched().ask(message="  ")
     assert not response.ok
@@ -336,3 +350,40 @@ def test_an_intent_that_fails_is_an_answer(server: Server, monkeypatch: pytest.M
     assert not failed["success"]
     failed = asyncio.run(handle_image_to_image_search("no/such.png", "router"))
     assert "there is no file no/such.png" in failed["error"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "arguments"),
+    [
+        ({"VISION_ENCODER_URL": "gpu-host"}, ("a", "b")),
+        ({"VISION_ENCODER_URL": "http://[::1"}, ("a", "b")),
+        ({"VISION_ENCODER_TIMEOUT": "abc"}, ("a", "b")),
+        ({"API_KEY": "ключ"}, ("a", "b")),
+        ({}, (5, "b")),
+        ({}, ("a", 5)),
+        ({}, ("\ud800", "b")),
+    ],
+)
+def test_an_intent_never_raises(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], arguments: tuple[Any, Any]
+) -> None:
+    monkeypatch.setenv("VISION_ENCODER_URL", f"http://127.0.0.1:{free_port()}")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    failed = asyncio.run(handle_image_search_intent(*arguments))
+    assert failed.keys() == {"success", "count", "images", "formatted_text", "error"}
+    assert (failed["success"], failed["count"], failed["images"]) == (False, 0, [])
+    assert failed["error"]
+    failed = asyncio.run(handle_image_to_image_search(7, "dao"))  # type: ignore[arg-type]
+    assert not failed["success"]
+
+
+def test_a_service_that_hangs_is_told_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def hanging(request: httpx.Request) -> httpx.Response:
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    monkeypatch.setattr("router_client.providers.HEALTH_SECONDS", 0.2)
+    transport = httpx.MockTransport(hanging)
+    provider = VisionEncoderProvider("vision_encoder", "http://a.test", 60, transport=transport)
+    assert "no answer from http://a.test within" in (asyncio.run(provider.health()) or "")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from bento import Encoder
@@ -183,6 +186,31 @@ def test_a_proxy_in_place_of_the_encoder_is_told_apart() -> None:
     assert "Sign in" in body["error"]
 
 
+@pytest.mark.parametrize("value", ["NaN", "1e999", '"\\ud800"'])
+def test_an_answer_that_is_no_json_is_a_failed_one(value: str) -> None:
+    with wire(answer(200, f'{{"embedding": [{value}]}}')) as told, routing(told.url) as url:
+        payload = {"operation": "embed_text", "text": "a"}
+        response = route(url, mode="vision_embed", payload=payload)
+    assert response.status_code == 200
+    assert (response.json()["ok"], response.json()["provider_id"]) == (False, "vision_encoder")
+    assert "cannot be written as JSON" in response.json()["error"]
+
+
+def test_many_large_requests_do_not_take_all_memory(router: str) -> None:
+    (process,) = [
+        p for p in psutil.process_iter(["cmdline"]) if router.rpartition(":")[2] in p.cmdline()
+    ]
+    before = process.memory_info().rss
+    body = json.dumps({"mode": "chat", "payload": {"image_base64": "A" * 28_000_000}}).encode()
+
+    def send(_: int) -> int:
+        return httpx.post(f"{router}/route", content=body, timeout=120).status_code
+
+    with ThreadPoolExecutor(12) as threads:
+        assert set(threads.map(send, range(12))) == {404}
+    assert process.memory_info().rss - before < 400_000_000
+
+
 def test_rules_of_ones_own_are_used(server: Server, tmp_path: Path) -> None:
     rules = tmp_path / "rules.yml"
     rules.write_text(
@@ -201,7 +229,10 @@ def test_rules_of_ones_own_are_used(server: Server, tmp_path: Path) -> None:
         (["--config", "no-such.yml"], {}, "error: no-such.yml: "),
         ([], {"VISION_ENCODER_URL": "nonsense"}, "a variable is not valid: vision_encoder_url: "),
         ([], {"VISION_ENCODER_TIMEOUT": "0"}, "a variable is not valid: vision_encoder_timeout: "),
-        (["--port", "x"], {}, "invalid int value: 'x'"),
+        (["--port", "x"], {}, "'x' is not a port, 1 to 65535"),
+        (["--port", "99999"], {}, "'99999' is not a port, 1 to 65535"),
+        ([], {"API_KEY": "ключ"}, "error: the API key (API_KEY) has characters that no header"),
+        ([], {"VISION_ENCODER_URL": "http://[::1"}, "error: the address of the vision encoder"),
     ],
 )
 def test_what_it_cannot_start_with_is_one_line(

@@ -76,6 +76,13 @@ rules:
         ("- id: a", r"rules\.yml: it must have a list named rules"),
         ("rules: {}", r"rules\.yml: it must have a list named rules"),
         ("rules: []\nrule: []", r"rules\.yml: rule: only rules is known here"),
+        ("rules: [{id: 2024-99-99}]", r"rules\.yml: month must be in"),
+        ("rules: " + "[" * 3000, r"rules\.yml: "),
+        ("rules: []\nrules: []", r"rules\.yml: 'rules' is there twice"),
+        (
+            "rules: [{id: x, priority: 1, when: {dao_id: a}, when: {mode: b}, use_provider: y}]",
+            r"rules\.yml: 'when' is there twice",
+        ),
         ("rules: [nothing]", r"rule no\. 1: body: "),
         ("rules: [{priority: 1, when: {}, use_provider: vision_rag}]", r"rule no\. 1: id: "),
         ("rules: [{id: x, when: {}, use_provider: vision_rag}]", r"rule 'x': priority: "),

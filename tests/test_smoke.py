@@ -240,3 +240,26 @@ def test_it_explains_itself(arguments: list[str], status: int) -> None:
 def test_nothing_is_left_behind(tmp_path: Path) -> None:
     assert run_against(WORKING, TMPDIR=str(tmp_path)).returncode == 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_slash_at_the_end_of_an_address_does_not_matter() -> None:
+    with stub(WORKING) as told:
+        targets = {"VISION_ENCODER_URL": f"{told.url}/", "ROUTER_URL": f"{told.url}/"}
+        done = smoke(**targets, QDRANT_URL=f"{told.url}/", IMAGE_URL="http://a.test/a.png")
+    assert done.returncode == 0, done.stderr
+
+
+def test_another_program_at_the_picture_port_is_not_taken_for_the_scripts_own() -> None:
+    with stub({**WORKING, "/circle.png": "something else"}) as told:
+        port = told.url.rpartition(":")[2]
+        targets = {"VISION_ENCODER_URL": told.url, "ROUTER_URL": told.url}
+        done = smoke(**targets, IMAGE_PORT=port)
+    assert done.returncode == 1
+    assert done.stdout.count("✅ PASS:") == 3
+    assert "IMAGE_PORT" in done.stderr
+
+
+def test_without_a_place_for_its_files_it_does_nothing() -> None:
+    done = smoke(TMPDIR="/no/such/folder", API_KEY="s3cret")
+    assert done.returncode == 1
+    assert not Path("/key").exists()

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from threading import Barrier
+from typing import Any
 
 import grpc
 import pytest
@@ -74,7 +75,7 @@ def test_publishing_is_one_call_that_replaces_the_alias(loopback: Loopback) -> N
         store.open("a", OTHER, staged=True)
         loopback.calls.clear()
         store.publish("a", OTHER)
-    assert loopback.calls == ["Get", "UpdateAliases"]
+    assert loopback.calls == ["Get", "Get", "UpdateAliases"]
     assert aliases(loopback) == {"a": f"a--{OTHER.generation}"}
 
 
@@ -199,10 +200,12 @@ def test_its_shards_and_replicas_are_kept(loopback: Loopback) -> None:
     info.config.params.shard_number = 3
     info.config.params.replication_factor = 2
     info.config.params.write_consistency_factor = 1
+    info.config.hnsw_config.m = 32
     parameters = like("a", CLIP, info)
     assert parameters["shard_number"] == 3
     assert parameters["replication_factor"] == 2
     assert parameters["write_consistency_factor"] == 1
+    assert parameters["hnsw_config"].m == 32
 
 
 @pytest.mark.parametrize(("size", "distance"), [(DIM + 1, "Cosine"), (DIM, "Dot")])
@@ -227,6 +230,52 @@ def test_a_crash_while_taking_over_is_made_up_for_by_the_next_open(loopback: Loo
     with closing(loopback.connect()) as store:
         store.open("a", CLIP)
     assert aliases(loopback) == {"a": THERE}
+
+
+def test_publishing_takes_the_place_of_an_empty_one_too(loopback: Loopback) -> None:
+    made_by_hand(loopback)
+    with closing(loopback.connect()) as store:
+        store.open("a", CLIP, staged=True)
+        store.publish("a", CLIP)
+    assert aliases(loopback) == {"a": THERE}
+
+
+def test_another_process_that_took_over_first_is_not_pushed_aside(
+    loopback: Loopback, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_by_hand(loopback)
+    with closing(loopback.connect()) as late, closing(loopback.connect()) as quick:
+        assert isinstance(late, ServerStore)
+        create = late._create
+
+        def meanwhile(*arguments: Any) -> Any:
+            quick.open("a", OTHER).upsert(make_points(3))
+            return create(*arguments)
+
+        monkeypatch.setattr(late, "_create", meanwhile)
+        with pytest.raises(CollectionMismatch, match="holds vectors of"):
+            late.open("a", CLIP)
+        assert quick.open("a", OTHER).count() == 3
+    assert aliases(loopback) == {"a": f"a--{OTHER.generation}"}
+
+
+def test_points_that_come_while_taking_over_are_kept(
+    loopback: Loopback, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_by_hand(loopback)
+    with closing(loopback.connect()) as store:
+        assert isinstance(store, ServerStore)
+        create = store._create
+
+        def meanwhile(*arguments: Any) -> Any:
+            point = models.PointStruct(id=1, vector=[1.0] * DIM, payload={})
+            loopback.data.upsert("a", [point])
+            return create(*arguments)
+
+        monkeypatch.setattr(store, "_create", meanwhile)
+        with pytest.raises(CollectionMismatch, match="does not say which model"):
+            store.open("a", CLIP)
+    assert loopback.data.count("a").count == 1
 
 
 def test_collections_with_similar_names_are_no_generations(loopback: Loopback) -> None:
