@@ -92,11 +92,14 @@ if [ ! -s "$work/base.tar" ]; then
   mv "$work/base.part.tar" "$work/base.tar"
 fi
 podman import -q "$work/base.tar" "docker.io/library/$base" >/dev/null
+said=$(podman run --rm --network=host "docker.io/library/$base" true 2>&1) ||
+  skip "containers cannot be run here: $(tail -n 1 <<<"$said")"
 
 echo "building the Bento and its image"
 export BENTOML_HOME=$work/bentos BENTOML_DO_NOT_TRACK=True PATH=$bin:$PATH
 bentoml build -o tag >"$work/build.log" 2>&1 &&
-  CONTAINERS_CONF=$work/build.conf ENGINE=podman deploy/oci/build.sh "$image" >>"$work/build.log" 2>&1 || {
+  CONTAINERS_CONF=$work/build.conf ENGINE=podman timeout 1500 deploy/oci/build.sh "$image" \
+    >>"$work/build.log" 2>&1 || {
   tail -n 30 "$work/build.log"
   echo "image-test: FAILED: the image cannot be built; all of it is in .data/oci/build.log"
   exit 1

@@ -1,0 +1,100 @@
+"""Making the Bento and its image: what cannot be made is a clear line and a failure."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from .conftest import ROOT
+
+
+def program(folder: Path, name: str, script: str) -> None:
+    (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+    (folder / name).chmod(0o755)
+
+
+@pytest.fixture
+def tools(tmp_path: Path) -> Path:
+    """Return a folder with what the scripts use of the system, and no container engine."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in ("bash", "sh", "sed", "git", "dirname", "env", "cat"):
+        found = subprocess.run(["which", name], capture_output=True, text=True, check=True)
+        (folder / name).symlink_to(found.stdout.strip())
+    return folder
+
+
+def build(tools: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["deploy/oci/build.sh", "name:tag"],
+        cwd=ROOT,
+        env={"PATH": str(tools), **environment},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_without_an_engine_no_image_is_made(tools: Path) -> None:
+    done = build(tools)
+    assert done.returncode == 1
+    assert done.stderr == "there is no docker, podman or buildah here: install one of them\n"
+
+
+def test_a_docker_without_its_daemon_is_told(tools: Path) -> None:
+    program(tools, "docker", "exit 1")
+    done = build(tools)
+    assert done.returncode == 1
+    assert "its daemon does not answer" in done.stderr
+
+
+def test_the_engine_that_is_here_makes_the_image_with_its_labels(tools: Path) -> None:
+    program(tools, "podman", "exit 0")
+    program(tools, "bentoml", 'echo "$BUILDAH_FORMAT" "$@"')
+    done = build(tools)
+    assert done.returncode == 0, done.stderr
+    revision = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.strip()
+    assert done.stdout.startswith("docker containerize vision-encoder:latest --backend podman")
+    for label in ("title=vision-encoder", "version=0.1.0", f"revision={revision}"):
+        assert f"--opt label=org.opencontainers.image.{label}" in done.stdout
+
+
+def test_a_bento_is_made_of_what_is_committed_only(tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    subprocess.run(["git", "clone", "-q", str(ROOT), str(copy)], check=True)
+    program_folder = copy / ".venv" / "bin"
+    program_folder.mkdir(parents=True)
+    program(program_folder, "bentoml", 'echo "$@"; cat bento/revision.txt')
+
+    def make() -> subprocess.CompletedProcess[str]:
+        command = ["make", "-o", "install", "bento"]  # without installing
+        return subprocess.run(command, cwd=copy, capture_output=True, text=True)
+
+    made = make()
+    revision = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=copy, capture_output=True, text=True, check=True
+    ).stdout.strip()
+    assert made.returncode == 0, made.stderr
+    assert f"build --label revision={revision}\n{revision}\n" in made.stdout
+    assert not (copy / "bento" / "revision.txt").exists()
+    (copy / "service.py").write_text("changed")
+    refused = make()
+    assert refused.returncode != 0
+    assert "changes that are not committed" in refused.stdout
+    assert "build" not in refused.stdout
+
+
+def test_where_the_image_cannot_be_tested_it_says_skipped_and_why(tmp_path: Path) -> None:
+    program(tmp_path, "id", "echo 1000")
+    done = subprocess.run(
+        ["deploy/oci/test.sh"],
+        cwd=ROOT,
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (0, "image-test: SKIPPED: it needs root\n")
