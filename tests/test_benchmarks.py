@@ -36,6 +36,7 @@ from .conftest import BUNDLED
 
 BENCHMARKS = (
     "batching",
+    "client",
     "forward",
     "framework",
     "indexing",
