@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import ROOT
+from .conftest import ROOT, free_port
 
 
 def program(folder: Path, name: str, script: str) -> None:
@@ -86,6 +86,28 @@ def test_a_bento_is_made_of_what_is_committed_only(tmp_path: Path) -> None:
     assert refused.returncode != 0
     assert "changes that are not committed" in refused.stdout
     assert "build" not in refused.stdout
+
+
+def test_the_image_is_run_with_search_and_what_it_needs_in_volumes(tmp_path: Path) -> None:
+    program(tmp_path, "docker", 'echo "$@"')
+    done = subprocess.run(
+        ["make", "image-run", f"PORT={free_port()}", "MODEL_NAME=ViT-B-32", "IMAGE=a:b"],
+        cwd=ROOT,
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    arguments = done.stdout.split()
+    assert (arguments[0], arguments[-1]) == ("run", "a:b")
+    given = dict(a.split("=", 1) for a in arguments if "=" in a)
+    assert (given["MODEL_NAME"], given["QDRANT_ENABLED"]) == ("ViT-B-32", "true")
+    mounted = [a.split(":")[1] for a in arguments if a.startswith("vision-encoder-")]
+    made = (ROOT / "deploy" / "oci" / "make-data-folders.sh").read_text()
+    assert len(mounted) == 3
+    for folder in mounted:  # of the image's user, or it could not write there
+        assert folder in made
+        assert any(value.startswith(folder) for value in given.values())
 
 
 def test_where_the_image_cannot_be_tested_it_says_skipped_and_why(tmp_path: Path) -> None:
