@@ -143,6 +143,13 @@ def read_json(answer: Answer) -> Any:
     return body
 
 
+def read_search(answer: Answer) -> Any:
+    """Return what a search answered."""
+    body = read_json(answer)
+    body["hits"], body["formatted_text"]  # or it was no search's answer
+    return body
+
+
 def read_embedding(answer: Answer) -> Any:
     """Return the embedding that an answer has, (dim,)."""
     if _is_npy(answer):

@@ -28,6 +28,7 @@ from router_client.answers import (
     read_embedding,
     read_embeddings,
     read_json,
+    read_search,
 )
 from router_client.errors import InvalidInput, VisionEncoderError
 from router_client.sending import Sender
@@ -165,7 +166,7 @@ class AsyncVisionEncoderClient:
         The options are those of `POST /search`.
         """
         body = {**({} if text is None else {"text": text}), **options}
-        found: SearchAnswer = await self.call("POST", "/search", json=body)
+        found: SearchAnswer = await self._sender.call("POST", "/search", read_search, json=body)
         return found
 
     async def search_many(self, requests: Sequence[Mapping[str, Any]]) -> list[SearchAnswer]:

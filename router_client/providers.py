@@ -149,6 +149,11 @@ class VisionEncoderProvider(_VisionProvider):
             raise InvalidInput(
                 f"payload.operation is {operation!r}; allowed: embed_text, embed_image"
             )
+        if "embedding" not in embedded:
+            raise VisionEncoderError(
+                f"{self.base_url} answered without an embedding. Check VISION_ENCODER_URL",
+                code="bad_answer",
+            )
         return embedded
 
 

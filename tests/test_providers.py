@@ -181,6 +181,18 @@ def test_the_services_sentence_is_passed_on() -> None:
     assert about == {"code": "url_refused", "status": 422}
 
 
+def test_another_services_answer_is_told_apart() -> None:
+    def handler(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, json={"hello": "world"})
+
+    response = call(embedder(handler), payload={"operation": "embed_text", "text": "a"})
+    assert (response.ok, response.metadata["code"]) == (False, "bad_answer")
+    transport = httpx.MockTransport(handler)
+    rag = VisionRagProvider("rag", "http://encoder.test", 5, transport=transport)
+    response = call(rag, message="a cat")
+    assert (response.ok, response.metadata["code"]) == (False, "bad_answer")
+
+
 def test_a_bug_is_an_answer_too(caplog: pytest.LogCaptureFixture) -> None:
     def broken(request: httpx.Request) -> httpx.Response:
         raise ZeroDivisionError("a bug")
