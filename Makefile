@@ -31,7 +31,7 @@ demo serve: export PORT := $(PORT)
 demo serve: export MODEL_NAME := $(MODEL_NAME)
 demo serve: export QDRANT_ENABLED := $(QDRANT_ENABLED)
 
-.PHONY: help install demo serve test fidelity lint bento image image-run image-test gpu-check collection check-port
+.PHONY: help install demo serve test fidelity lint bento image image-run image-test fetch-weights gpu-check collection check-port
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -83,6 +83,9 @@ image-run: check-port ## run the image on PORT (8001), with the bundled model un
 
 image-test: install ## build the image with podman and hold its answers to the checkout's
 	@BIN="$(CURDIR)/$(BIN)" deploy/oci/test.sh
+
+fetch-weights: install ## fetch the weights of MODEL_NAME into the cache (HF_HOME), and load them once
+	@MODEL_NAME=$(MODEL_NAME) $(BIN)/python -m bento.fetch_weights
 
 gpu-check: install ## say whether this machine can run the service as it is set (JSON=1: as JSON)
 	@$(BIN)/python -m bento.doctor $(if $(JSON),--json)

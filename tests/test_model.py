@@ -170,6 +170,23 @@ except EncoderError as error:
         assert advice in error
 
 
+def test_weights_are_fetched_as_the_service_would(tmp_path: Path) -> None:
+    run = [sys.executable, "-m", "bento.fetch_weights"]
+    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    here = subprocess.run(
+        run, cwd=ROOT, env={**environment, "MODEL_NAME": BUNDLED}, capture_output=True, text=True
+    )
+    assert here.returncode == 0, here.stderr
+    assert here.stdout.endswith(f"{BUNDLED}/local is here: 128 dimensions\n")
+    away = subprocess.run(
+        run, cwd=ROOT, env={**environment, "MODEL_NAME": "ViT-B-32"}, capture_output=True, text=True
+    )
+    assert away.returncode == 1
+    assert "error: cannot load MODEL_NAME=ViT-B-32 MODEL_PRETRAINED=openai" in away.stderr
+    assert "HF_HOME" in away.stderr
+    assert "Traceback" not in away.stderr
+
+
 def test_openai_weights_from_a_copied_cache_run_with_quick_gelu(tmp_path: Path) -> None:
     # without it open_clip 3.3 loads them into a GELU model and only warns: wrong vectors
     torch.manual_seed(0)

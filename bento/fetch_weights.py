@@ -1,0 +1,31 @@
+"""Fetch the weights of MODEL_NAME into the cache: `python -m bento.fetch_weights`.
+
+The model is loaded once, as at the start of the service, so that nothing can be missing then.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from pydantic import ValidationError
+
+from bento.errors import ModelLoadError
+from bento.model import Encoder
+from bento.settings import Settings
+
+
+def main() -> int:
+    """Load the model on the CPU and return the exit status."""
+    try:
+        settings = Settings(device="cpu", dtype="float32", compile=False)
+        print(f"loading {settings.model_name} {settings.model_pretrained}", flush=True)
+        encoder = Encoder.load(settings)
+    except (ModelLoadError, ValidationError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{encoder.model} is here: {encoder.embedding_dim} dimensions")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
