@@ -128,6 +128,7 @@ def test_the_files_that_documents_link_to_exist() -> None:
     for document in (
         ROOT / "README.md",
         ROOT / "docs" / "router.md",
+        ROOT / "docs" / "deploy.md",
         ROOT / "models" / "shapes" / "README.md",
     ):
         for target in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text()):

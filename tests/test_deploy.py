@@ -1,0 +1,61 @@
+"""What docs/deploy.md says is so: messages, metrics, and a store that is copied."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+from contextlib import closing
+from pathlib import Path
+
+import httpx
+
+from rag.edge import EdgeStore
+
+from .conftest import ROOT, Server
+from .engines import CLIP, make_points
+
+PAGE = (ROOT / "docs" / "deploy.md").read_text()
+
+
+def texts_of_the_code() -> list[str]:
+    """Return every piece of text that the software can print, as written in its source."""
+    files = [ROOT / "service.py", *(ROOT / "bento").glob("*.py"), *(ROOT / "rag").glob("*.py")]
+    return [
+        node.value
+        for file in files
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+
+
+def test_every_message_is_one_that_the_software_prints() -> None:
+    section = PAGE.split("## Troubleshooting")[1]
+    messages = re.findall(r"^\| `([^`]+)`", section, re.M)
+    assert len(messages) > 10
+    texts = [re.sub(r"%(s|d|\.0f)", "…", text) for text in texts_of_the_code()]
+    for message in messages:
+        for part in filter(None, map(str.strip, message.split("…"))):
+            assert any(part in text for text in texts), f"nothing prints {part!r}"
+
+
+def test_every_metric_is_one_that_is_served(server: Server) -> None:
+    httpx.post(f"{server.url}/embed/text", json={"text": "a"})
+    served = httpx.get(f"{server.url}/metrics").text
+    for metric in set(re.findall(r"`(vision_encoder_\w+)`", PAGE)):
+        assert f"# TYPE {metric}" in served, metric
+
+
+def test_an_embedded_store_can_be_copied_and_put_back(tmp_path: Path) -> None:
+    with closing(EdgeStore(tmp_path / "here")) as store:
+        store.open("a", CLIP).upsert(make_points(20))
+    shutil.copytree(tmp_path / "here", tmp_path / "copy", symlinks=True)
+    shutil.rmtree(tmp_path / "here")
+    with closing(EdgeStore(tmp_path / "elsewhere" / "there")) as empty:
+        assert empty.published("a") is None
+    shutil.rmtree(tmp_path / "elsewhere" / "there")
+    shutil.copytree(tmp_path / "copy", tmp_path / "elsewhere" / "there", symlinks=True)
+    with closing(EdgeStore(tmp_path / "elsewhere" / "there")) as store:
+        held = store.published("a")
+        assert held is not None
+        assert held.count() == 20
