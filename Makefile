@@ -34,7 +34,7 @@ demo serve: export QDRANT_ENABLED := $(QDRANT_ENABLED)
 .PHONY: help install demo serve test fidelity lint bento image image-run image-test fetch-weights gpu-check collection check-port
 
 help: ## list the commands
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 15
 
 install: $(VENV)/.installed ## set up .venv, nothing else (about 6 GB, most of it torch)
 
