@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
+from abc import ABC, abstractmethod
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -46,7 +47,7 @@ class Provider(Protocol):
         """Close the connections."""
 
 
-class _VisionProvider:
+class _VisionProvider(ABC):
     """What both providers share: a client for the event loop at hand, and errors as answers."""
 
     def __init__(
@@ -109,10 +110,11 @@ class _VisionProvider:
         self._loop = loop
         return self._client
 
+    @abstractmethod
     async def _answer(
         self, client: AsyncVisionEncoderClient, request: RouterRequest
     ) -> dict[str, Any]:
-        raise NotImplementedError
+        """Return `data`. Raises a `VisionEncoderError`."""
 
     def _failed(self, problem: str, request: RouterRequest) -> dict[str, Any] | None:
         """Return what there is to say besides the error."""

@@ -1,19 +1,16 @@
-"""The clients: what they send, what they make of every answer, and what they try again."""
+"""The clients: what they send, and what they give back."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
 import inspect
-import io
 import json
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,86 +24,25 @@ from rag import schemas as index_bodies
 from router_client import (
     AsyncVisionEncoderClient,
     InvalidInput,
-    VisionEncoderBusy,
     VisionEncoderClient,
     VisionEncoderConnectionError,
     VisionEncoderError,
-    VisionEncoderTimeout,
-    VisionEncoderUnauthorized,
     answers,
 )
 from router_client.streaming import parts
 
+from .asking import (
+    Ask,
+    Script,
+    blocking,
+    both,
+    mock,
+    npy,
+    ok,
+    refused,
+)
 from .conftest import ROOT, Server, file_bytes, free_port, scene_image
 from .wire import answer, wire
-
-Handler = Callable[[httpx.Request], httpx.Response]
-Ask = Callable[..., Any]
-
-EMBEDDED = {"embedding": [1.0, 2.0]}
-
-
-def blocking(call: Callable[[Any], Any], url: str = "http://encoder.test", **options: Any) -> Any:
-    with VisionEncoderClient(url, **options) as client:
-        result = call(client)
-        return list(result) if isinstance(result, Iterator) else result
-
-
-def asynchronous(
-    call: Callable[[Any], Any], url: str = "http://encoder.test", **options: Any
-) -> Any:
-    async def ask() -> Any:
-        async with AsyncVisionEncoderClient(url, **options) as client:
-            result = call(client)
-            if hasattr(result, "__aiter__"):
-                return [item async for item in result]
-            return await result
-
-    return asyncio.run(ask())
-
-
-both = pytest.mark.parametrize("ask", [blocking, asynchronous])
-
-
-def mock(handler: Handler) -> httpx.MockTransport:
-    def answered(request: httpx.Request) -> httpx.Response:
-        given = handler(request)  # an answer can be read once: give a copy
-        return httpx.Response(given.status_code, headers=given.headers, content=given.content)
-
-    return httpx.MockTransport(answered)
-
-
-class Script:
-    """Answers the n-th request with the n-th response or exception, and keeps the requests."""
-
-    def __init__(self, *steps: httpx.Response | Exception) -> None:
-        self.steps = list(steps)
-        self.requests: list[httpx.Request] = []
-        self.times: list[float] = []
-
-    def __call__(self, request: httpx.Request) -> httpx.Response:
-        self.requests.append(request)
-        self.times.append(time.monotonic())
-        step = self.steps[len(self.requests) - 1]
-        if isinstance(step, Exception):
-            raise step
-        return step
-
-
-def ok(body: Any = EMBEDDED) -> httpx.Response:
-    return httpx.Response(200, json=body)
-
-
-def npy(array: Any) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    return buffer.getvalue()
-
-
-def refused(status: int, code: str = "some_code", **headers: str) -> httpx.Response:
-    body = {"error": "what was wrong", "code": code}
-    return httpx.Response(status, json=body, headers=headers)
-
 
 # Against the service
 
@@ -385,279 +321,6 @@ def test_what_is_too_much_for_one_request_is_asked_for_singly(ask: Ask) -> None:
     assert got[1].status == 413
 
 
-# What is made of answers
-
-
-@both
-@pytest.mark.parametrize(
-    ("status", "kind"),
-    [
-        (400, InvalidInput),
-        (401, VisionEncoderUnauthorized),
-        (403, VisionEncoderUnauthorized),
-        (404, InvalidInput),
-        (413, InvalidInput),
-        (422, InvalidInput),
-        (429, VisionEncoderBusy),
-        (503, VisionEncoderBusy),
-        (500, VisionEncoderError),
-    ],
-)
-def test_an_error_carries_status_code_and_sentence(
-    ask: Ask, status: int, kind: type[VisionEncoderError]
-) -> None:
-    script = Script(refused(status, "some_code"))
-    with pytest.raises(VisionEncoderError, match="what was wrong") as caught:
-        ask(lambda c: c.embed_text("a"), transport=mock(script), max_retries=0)
-    assert type(caught.value) is kind
-    assert (caught.value.status, caught.value.code) == (status, "some_code")
-
-
-@both
-@pytest.mark.parametrize(("header", "seconds"), [("7", 7.0), ("soon", None), (None, None)])
-def test_a_busy_service_says_when_to_ask_again(
-    ask: Ask, header: str | None, seconds: float | None
-) -> None:
-    headers = {"Retry-After": header} if header else {}
-    script = Script(refused(429, "busy", **headers))
-    with pytest.raises(VisionEncoderBusy) as caught:
-        ask(lambda c: c.embed_text("a"), transport=mock(script), max_retries=0)
-    assert caught.value.retry_after == seconds
-
-
-@both
-@pytest.mark.parametrize("status", [404, 413, 500, 502, 503])
-def test_a_proxys_page_is_an_error_that_shows_it(ask: Ask, status: int) -> None:
-    page = httpx.Response(status, html="<html>\n<h1>nginx</h1>")
-    with pytest.raises(VisionEncoderError, match=rf"HTTP {status} .*nginx") as caught:
-        ask(lambda c: c.health(), transport=mock(lambda _: page))
-    assert caught.value.code == "http_error"
-
-
-@both
-@pytest.mark.parametrize(
-    "response",
-    [
-        httpx.Response(200, html="<html>Sign in</html>"),
-        httpx.Response(200, json=["not", "an", "object"]),
-        httpx.Response(200, json={"vector": [1.0]}),
-        httpx.Response(200, text='{"embedding": [1.0'),
-        httpx.Response(200, content=b""),
-        httpx.Response(200, content=b"\x93NUM", headers={"Content-Type": "application/x-npy"}),
-        httpx.Response(200, content=b"", headers={"Content-Type": "application/x-npy"}),
-    ],
-)
-def test_an_answer_of_something_else_is_an_error(ask: Ask, response: httpx.Response) -> None:
-    with pytest.raises(VisionEncoderError, match="Check VISION_ENCODER_URL") as caught:
-        ask(lambda c: c.embed_text("a"), transport=mock(lambda _: response))
-    assert caught.value.code == "bad_answer"
-
-
-@both
-def test_an_array_that_would_run_code_is_not_loaded(ask: Ask) -> None:
-    buffer = io.BytesIO()
-    np.save(buffer, np.array([{"a": 1}], object), allow_pickle=True)
-    answered = httpx.Response(
-        200, content=buffer.getvalue(), headers={"Content-Type": "application/x-npy"}
-    )
-    with pytest.raises(VisionEncoderError, match="Check VISION_ENCODER_URL"):
-        ask(lambda c: c.embed_text("a"), transport=mock(lambda _: answered))
-
-
-@both
-def test_fewer_embeddings_than_asked_for_are_an_error(ask: Ask) -> None:
-    short = mock(lambda _: ok({"embeddings": [[1.0]]}))
-    with pytest.raises(VisionEncoderError, match="Check VISION_ENCODER_URL"):
-        ask(lambda c: c.embed_texts(["a", "b"]), transport=short)
-    with pytest.raises(VisionEncoderError, match="Check VISION_ENCODER_URL"):
-        ask(lambda c: c.embed_images([b"a", b"b"]), transport=short)
-
-
-# What is tried again
-
-
-@both
-@pytest.mark.parametrize(
-    "failure",
-    [
-        refused(429, "busy"),
-        refused(503, "not_ready"),
-        refused(503, "store_unavailable"),
-        httpx.Response(502, html="<html>"),
-        httpx.Response(504, html="<html>"),
-        httpx.ConnectError("refused"),
-        httpx.ConnectTimeout("no answer"),
-        httpx.ReadError("reset"),
-        httpx.RemoteProtocolError("cut"),
-    ],
-)
-def test_what_may_pass_is_tried_again(ask: Ask, failure: Any) -> None:
-    script = Script(failure, ok())
-    assert list(ask(lambda c: c.embed_text("a"), transport=mock(script))) == [1.0, 2.0]
-    assert 0.1 <= script.times[1] - script.times[0] < 5
-
-
-@both
-@pytest.mark.parametrize(
-    "failure",
-    [
-        refused(400),
-        refused(401),
-        refused(422),
-        refused(500, "internal_error"),
-        refused(503, "search_disabled"),
-        refused(503, "store_locked"),
-        httpx.ReadTimeout("slow"),
-    ],
-)
-def test_what_stays_so_is_not(ask: Ask, failure: Any) -> None:
-    script = Script(failure, ok())
-    with pytest.raises(VisionEncoderError):
-        ask(lambda c: c.embed_text("a"), transport=mock(script))
-    assert len(script.requests) == 1
-
-
-CHANGES: list[Callable[[Any], Any]] = [
-    lambda c: c.delete_image("a"),
-    lambda c: c.publish("c"),
-    lambda c: c.drop("c", "0" * 8),
-]
-
-
-@both
-@pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize(
-    ("failure", "requests"),
-    [
-        (refused(429, "busy"), 2),
-        (refused(503, "not_ready"), 2),
-        (httpx.ConnectError("refused"), 2),
-        (refused(503, "store_unavailable"), 1),  # perhaps it was carried out
-        (httpx.ReadError("reset"), 1),
-        (httpx.Response(502, html="<html>"), 1),
-    ],
-)
-def test_what_would_answer_otherwise_is_only_repeated_if_it_was_not_carried_out(
-    ask: Ask, change: Callable[[Any], Any], failure: Any, requests: int
-) -> None:
-    script = Script(failure, ok({"deleted": True, "dropped": True, "generation": "x"}))
-    try:
-        ask(change, transport=mock(script))
-        assert requests == 2
-    except VisionEncoderError:
-        assert requests == 1
-    assert len(script.requests) == requests
-
-
-@both
-def test_retry_after_is_honoured(ask: Ask) -> None:
-    script = Script(refused(429, "busy", **{"Retry-After": "1"}), ok())
-    ask(lambda c: c.embed_text("a"), transport=mock(script))
-    assert 1 <= script.times[1] - script.times[0] < 5
-
-
-@both
-def test_nobody_waits_longer_than_the_timeout(ask: Ask) -> None:
-    script = Script(refused(429, "busy", **{"Retry-After": "5"}), ok())
-    started = time.monotonic()
-    with pytest.raises(VisionEncoderBusy):
-        ask(lambda c: c.embed_text("a"), transport=mock(script), timeout=3)
-    assert time.monotonic() - started < 2.5  # five seconds would be too late: told at once
-    assert len(script.requests) == 1
-
-
-@both
-def test_attempts_are_counted_and_their_pauses_grow(ask: Ask) -> None:
-    script = Script(*[httpx.ConnectError("refused")] * 4)
-    with pytest.raises(VisionEncoderConnectionError, match="refused") as caught:
-        ask(lambda c: c.embed_text("a"), transport=mock(script), max_retries=3)
-    assert caught.value.code == "unreachable"
-    assert len(script.requests) == 4
-    pauses = [b - a for a, b in zip(script.times, script.times[1:], strict=False)]
-    for pause, longest in zip(pauses, (0.25, 0.5, 1.0), strict=True):
-        assert longest / 2 <= pause < longest + 2
-
-
-def test_pauses_differ_so_that_clients_do_not_come_back_together() -> None:
-    gaps = []
-    for _ in range(5):
-        script = Script(httpx.ConnectError("refused"), ok())
-        blocking(lambda c: c.embed_text("a"), transport=mock(script))
-        gaps.append(script.times[1] - script.times[0])
-    assert max(gaps) - min(gaps) > 0.005
-
-
-@both
-def test_health_is_asked_once(ask: Ask) -> None:
-    script = Script(refused(503, "not_ready"), ok({"status": "healthy"}))
-    with pytest.raises(VisionEncoderBusy):
-        ask(lambda c: c.health(), transport=mock(script))
-    assert len(script.requests) == 1
-
-
-@both
-def test_a_stream_waits_for_as_long_as_the_service_is_busy(ask: Ask) -> None:
-    busy = [refused(429, "busy", **{"Retry-After": "0"})] * 5
-    script = Script(*busy, ok({"embeddings": [[1.0], [2.0]]}))
-    got = ask(lambda c: c.embed_images([b"a", b"b"]), transport=mock(script), max_retries=0)
-    assert [list(row) for row in got] == [[1.0], [2.0]]
-
-
-@both
-def test_a_stream_ends_when_the_service_is_gone(ask: Ask, caplog: pytest.LogCaptureFixture) -> None:
-    answered = threading.Event()
-
-    def handler(request: httpx.Request) -> httpx.Response:
-        if answered.is_set():
-            raise httpx.ConnectError("refused")
-        answered.set()
-        return ok({"embeddings": [[1.0]] * 8})
-
-    with pytest.raises(VisionEncoderConnectionError):
-        ask(lambda c: c.embed_images([b"x"] * 500), transport=mock(handler), max_retries=0)
-
-
-@both
-@pytest.mark.parametrize(
-    "failure", [httpx.ReadError("cut"), httpx.ReadTimeout("slow"), refused(503, "not_ready")]
-)
-def test_a_picture_does_not_get_the_blame_for_a_service_that_is_gone(
-    ask: Ask, failure: Any
-) -> None:
-    with pytest.raises(VisionEncoderError):
-        ask(lambda c: c.embed_images([b"x"]), transport=mock(Script(failure)), max_retries=0)
-
-
-@both
-def test_what_is_wrong_with_a_picture_in_the_service_does_not_stop_the_others(ask: Ask) -> None:
-    def handler(request: httpx.Request) -> httpx.Response:
-        if request.url.path == "/embed/images":
-            return ok({"embeddings": [[1.0], None, [3.0]]})
-        return refused(500, "internal_error")
-
-    first, second, third = ask(lambda c: c.embed_images([b"a"] * 3), transport=mock(handler))
-    assert (list(first), list(third)) == ([1.0], [3.0])
-    assert (type(second), second.status) == (VisionEncoderError, 500)
-
-
-@both
-def test_a_date_in_retry_after_counts_and_none_asks_for_more_than_an_hour(ask: Ask) -> None:
-    soon = format_datetime(datetime.now(UTC) + timedelta(seconds=100))
-    for header, low, high in ((soon, 90, 101), ("9" * 400, 3600, 3600), ("0", 0, 0)):
-        script = Script(refused(429, "busy", **{"Retry-After": header}))
-        with pytest.raises(VisionEncoderBusy) as caught:
-            ask(lambda c: c.embed_text("a"), transport=mock(script), max_retries=0)
-        assert caught.value.retry_after is not None
-        assert low <= caught.value.retry_after <= high
-
-
-@both
-def test_come_at_once_is_not_taken_at_its_word(ask: Ask) -> None:
-    script = Script(refused(429, "busy", **{"Retry-After": "0"}), ok())
-    ask(lambda c: c.embed_text("a"), transport=mock(script))
-    assert script.times[1] - script.times[0] >= 0.1
-
-
 # What it is given
 
 
@@ -811,58 +474,3 @@ print("left")
         )
         assert done.stdout == "left\n", done.stderr
         assert time.monotonic() - started < 20  # not the 30 of Retry-After
-
-
-# On the wire
-
-
-@both
-def test_a_cut_connection_is_repeated_where_that_is_safe(ask: Ask) -> None:
-    with wire(None, answer(200, EMBEDDED)) as told:
-        assert list(ask(lambda c: c.embed_text("a"), told.url)) == [1.0, 2.0]
-        assert len(told.requests) == 2
-    with wire(None) as told:
-        with pytest.raises(VisionEncoderConnectionError, match="broke off") as caught:
-            ask(lambda c: c.delete_image("a"), told.url)
-        assert caught.value.code == "connection_cut"
-        assert len(told.requests) == 1
-
-
-@both
-def test_an_answer_that_is_not_what_it_is_encoded_as_is_no_answer(ask: Ask) -> None:
-    garbled = answer(200, EMBEDDED, "Content-Encoding: gzip")
-    with wire(garbled, answer(200, EMBEDDED)) as told:
-        assert list(ask(lambda c: c.embed_text("a"), told.url)) == [1.0, 2.0]
-
-
-@both
-def test_half_an_answer_is_no_answer(ask: Ask) -> None:
-    whole = answer(200, EMBEDDED)
-    with wire(whole[:-5], whole) as told:
-        assert list(ask(lambda c: c.embed_text("a"), told.url)) == [1.0, 2.0]
-        assert len(told.requests) == 2
-
-
-@both
-def test_an_answer_in_drips_is_given_up_in_time(ask: Ask) -> None:
-    whole = answer(200, {"embedding": [0.0] * 100})
-    drips = [whole[i : i + 5] for i in range(0, len(whole), 5)]  # some 12 s
-    with wire(drips) as told:
-        started = time.monotonic()
-        with pytest.raises(VisionEncoderTimeout, match=r"within 0\.5 s \(VISION_ENCODER_TIMEOUT"):
-            ask(lambda c: c.embed_text("a"), told.url, timeout=0.5)
-        assert time.monotonic() - started < 8
-
-
-@both
-def test_no_service_is_told_with_its_address(ask: Ask) -> None:
-    url = f"http://127.0.0.1:{free_port()}"
-    with pytest.raises(VisionEncoderConnectionError, match=f"answers at {url}.*make serve"):
-        ask(lambda c: c.health(), url)
-
-
-@both
-def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch, ask: Ask) -> None:
-    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{free_port()}")
-    with wire(answer(200, EMBEDDED)) as told:
-        assert list(ask(lambda c: c.embed_text("a"), told.url)) == [1.0, 2.0]
