@@ -249,6 +249,21 @@ def test_a_slash_at_the_end_of_an_address_does_not_matter() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_hosts_that_the_proxy_is_not_for_stay_so() -> None:
+    with stub(WORKING) as told:
+        url = told.url.replace("127.0.0.1", "127.0.0.2")
+        done = smoke(
+            VISION_ENCODER_URL=url,
+            NO_PROXY="127.0.0.2",
+            http_proxy=f"http://127.0.0.1:{free_port()}",
+            IMAGE_URL="http://a.test/a.png",
+            ROUTER_URL=told.url,
+        )
+    # the stub listens on 127.0.0.1 alone: asked directly it is refused there, not at the proxy
+    assert "connect to 127.0.0.2" in done.stderr
+    assert done.returncode == 1
+
+
 def test_another_program_at_the_picture_port_is_not_taken_for_the_scripts_own() -> None:
     with stub({**WORKING, "/circle.png": "something else"}) as told:
         port = told.url.rpartition(":")[2]

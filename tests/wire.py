@@ -23,7 +23,6 @@ class Wire:
     things: Sequence[bytes | list[bytes] | None]
     port: int = 0
     requests: list[bytes] = field(default_factory=list)
-    times: list[float] = field(default_factory=list)
 
     @property
     def url(self) -> str:
@@ -66,7 +65,6 @@ def _accept(listener: socket.socket, told: Wire) -> None:
         with connection, suppress(OSError):
             connection.settimeout(5)
             told.requests.append(_request(connection))
-            told.times.append(time.monotonic())
             thing = told.things[min(len(told.requests), len(told.things)) - 1]
             if thing is None:
                 continue
