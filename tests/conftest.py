@@ -39,6 +39,7 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
         *("MODEL_NAME", "VISION_MODEL_NAME", "DEVICE", "VISION_DEVICE", "DTYPE", "PORT"),
         *("QDRANT_ENABLED", "QDRANT_HOST", "QDRANT_PATH"),
         *("API_KEY", "VISION_ENCODER_URL", "VISION_ENCODER_TIMEOUT"),
+        *("MAKEFLAGS", "MFLAGS", "MAKELEVEL"),  # a make of ours that runs these tests
     ):
         monkeypatch.delenv(name, raising=False)
 
