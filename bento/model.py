@@ -16,6 +16,7 @@ from PIL import Image
 from bento.cpus import available_cpus
 from bento.errors import ModelLoadError
 from bento.images import decode_image
+from bento.loading import import_open_clip, import_towers_of, weights_as_mapped
 from bento.settings import Settings
 
 if TYPE_CHECKING:
@@ -72,11 +73,11 @@ class Encoder:
         Raises `ModelLoadError` with what to do about it: an unknown name, weights that
         cannot be had, a device that is not there.
         """
-        import open_clip
-
+        open_clip = import_open_clip()
         device = _device(settings.device)
         name = settings.model_name
-        with _explained(settings):
+        with _explained(settings), weights_as_mapped():
+            import_towers_of(name)
             model, preprocess = open_clip.create_model_from_pretrained(
                 name,
                 # with a schema (local-dir:, hf-hub:) the weights come with the name
