@@ -129,7 +129,7 @@ class Model(Reference):
     def __init__(self, architecture: Architecture, folder: Path) -> None:
         text = dict(architecture.text)
         if "hf_model_name" in text:
-            text["hf_model_name"] = _bert_config(folder)
+            text["hf_model_name"] = bert_config(folder)
         torch.manual_seed(3)
         model = architecture.kind(
             embed_dim=DIM, vision_cfg=architecture.vision, text_cfg=text, **architecture.others
@@ -156,7 +156,7 @@ class Model(Reference):
         )
 
 
-def _bert_config(folder: Path) -> str:
+def bert_config(folder: Path) -> str:
     from transformers import BertConfig
 
     config = BertConfig(

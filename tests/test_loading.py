@@ -1,0 +1,132 @@
+"""Loading a model: only what it needs is imported, its weights are those of the file, unread."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from bento import Encoder, Settings
+from bento.errors import ModelLoadError
+
+from .conftest import BUNDLED, ROOT, Reference
+from .test_towers import TEXT, TIMM, VIT, bert_config
+
+DIM: Final = 64
+PREPROCESS: Final = {
+    "mean": open_clip.OPENAI_DATASET_MEAN,
+    "std": open_clip.OPENAI_DATASET_STD,
+    "interpolation": "bicubic",
+    "resize_mode": "shortest",
+}
+
+
+def fresh(code: str, *arguments: str) -> str:
+    """Return what a fresh interpreter prints: this one has imported everything long ago."""
+    command = [sys.executable, "-W", "error", "-c", code, *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def make_checkpoint(folder: Path, vision: dict[str, Any], text: dict[str, Any]) -> str:
+    """Write a model with random weights, and return it as `MODEL_NAME` takes it."""
+    torch.manual_seed(1)
+    config = {"embed_dim": DIM, "vision_cfg": vision, "text_cfg": text, "custom_text": True}
+    made = open_clip.CustomTextCLIP(DIM, vision, text)
+    described = {"model_cfg": config, "preprocess_cfg": PREPROCESS}
+    folder.mkdir(exist_ok=True)
+    (folder / "open_clip_config.json").write_text(json.dumps(described))
+    weights = {name: value.contiguous() for name, value in made.state_dict().items()}
+    save_file(weights, folder / "open_clip_model.safetensors")
+    return f"local-dir:{folder}"
+
+
+def test_loading_the_bundled_model_imports_no_transformers_no_timm_and_no_compiler() -> None:
+    code = """
+import sys
+from bento import Encoder, Settings
+Encoder.load(Settings(model_name=sys.argv[1], device="cpu")).encode_texts(["a red circle"])
+print(*{"open_clip", "transformers", "timm", "torch._dynamo"} & sys.modules.keys())
+# they can be had all the same
+import timm, torch, transformers
+from torchvision.ops import roi_align
+print(roi_align(torch.ones(1, 1, 4, 4), [torch.tensor([[0.0, 0, 4, 4]])], 1).item())
+print(torch.compile(lambda x: x + 1, backend="eager")(torch.ones(1)).item())
+"""
+    assert fresh(code, BUNDLED).split() == ["open_clip", "1.0", "2.0"]
+
+
+def test_one_process_loads_models_of_every_kind_one_after_the_other(tmp_path: Path) -> None:
+    hugging_face = make_checkpoint(
+        tmp_path / "hf",
+        VIT,
+        TEXT | {"hf_model_name": bert_config(tmp_path / "bert"), "hf_model_pretrained": False},
+    )
+    timm = make_checkpoint(tmp_path / "timm", TIMM, TEXT)
+    names = [BUNDLED, hugging_face, timm]
+    code = """
+import sys
+import numpy as np
+from PIL import Image
+from bento import Encoder, Settings
+image = Image.linear_gradient("L").convert("RGB")
+for i, name in enumerate(sys.argv[2:]):
+    encoder = Encoder.load(Settings(model_name=name, device="cpu", dtype="float32"))
+    rows = encoder.encode_texts(["a red cat"]), encoder.encode_images([image])
+    np.save(f"{sys.argv[1]}/{i}.npy", np.concatenate(rows))
+"""
+    fresh(code, str(tmp_path), *names)
+    image = Image.linear_gradient("L").convert("RGB")
+    for i, name in enumerate(names):
+        model, preprocess = open_clip.create_model_from_pretrained(name)
+        by_hand = Reference(model, preprocess, open_clip.get_tokenizer(name))
+        expected = np.concatenate([by_hand.texts(["a red cat"]), by_hand.images([image])])
+        np.testing.assert_allclose(np.load(tmp_path / f"{i}.npy"), expected, atol=1e-5)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/maps")
+def test_the_weights_are_the_files_own_pages(tmp_path: Path) -> None:
+    name = make_checkpoint(tmp_path / "model", VIT, TEXT)
+    encoder = Encoder.load(Settings(model_name=name, device="cpu", dtype="float32"))
+    mapped = [
+        range(*(int(end, 16) for end in line.split()[0].split("-")))
+        for line in Path("/proc/self/maps").read_text().splitlines()
+        if line.endswith("open_clip_model.safetensors") and str(tmp_path) in line
+    ]
+    weights = [*encoder.image.module.parameters(), *encoder.text.module.parameters()]
+    assert len(weights) > 40
+    for weight in weights:
+        assert any(weight.data_ptr() in pages for pages in mapped)
+
+
+def test_a_checkpoint_that_lacks_a_weight_is_refused_and_names_it(tmp_path: Path) -> None:
+    name = make_checkpoint(tmp_path / "model", VIT, TEXT)
+    file = tmp_path / "model" / "open_clip_model.safetensors"
+    weights = load_file(file)
+    del weights["visual.proj"]
+    save_file({key: value.clone() for key, value in weights.items()}, file)
+    with pytest.raises(ModelLoadError, match=r"Missing key.*visual\.proj"):
+        Encoder.load(Settings(model_name=name, device="cpu", dtype="float32"))
+
+
+def test_a_checkpoint_in_another_dtype_is_converted(tmp_path: Path) -> None:
+    name = make_checkpoint(tmp_path / "model", VIT, TEXT)
+    file = tmp_path / "model" / "open_clip_model.safetensors"
+    save_file({key: value.half() for key, value in load_file(file).items()}, file)
+    encoder = Encoder.load(Settings(model_name=name, device="cpu", dtype="float32"))
+    model, preprocess = open_clip.create_model_from_pretrained(name)
+    by_hand = Reference(model, preprocess, open_clip.get_tokenizer(name))
+    assert next(encoder.image.module.parameters()).dtype == torch.float32
+    np.testing.assert_allclose(
+        encoder.encode_texts(["a red cat"]), by_hand.texts(["a red cat"]), atol=1e-5
+    )
