@@ -1,0 +1,95 @@
+"""The files in deploy/ as `kubectl apply -k` renders them, and what several tests ask of them."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import best_match
+
+from .conftest import ROOT
+
+DEPLOY = ROOT / "deploy"
+Object = dict[str, Any]
+
+
+def kustomize(folder: Path) -> list[Object]:
+    """Render a kustomization. Needs kubectl, but no cluster."""
+    if not shutil.which("kubectl"):
+        pytest.skip("kubectl is not installed")
+    done = subprocess.run(["kubectl", "kustomize", folder], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return list(yaml.safe_load_all(done.stdout))
+
+
+@cache
+def rendered(name: str) -> list[Object]:
+    """Return the objects of a folder in deploy/; nobody may change them."""
+    return kustomize(DEPLOY / name)
+
+
+def of_kind(objects: list[Object], *kinds: str) -> dict[str, Object]:
+    return {each["metadata"]["name"]: each for each in objects if each["kind"] in kinds}
+
+
+def pods(objects: list[Object]) -> dict[str, Object]:
+    """Return what each workload makes its pods of."""
+    return {
+        each["metadata"]["name"]: each["spec"]["template"]
+        for each in objects
+        if "template" in each.get("spec", {})
+    }
+
+
+def container(pod: Object) -> Object:
+    (only,) = pod["spec"]["containers"]
+    return dict(only)
+
+
+def variables(objects: list[Object], name: str) -> dict[str, str | None]:
+    """Return what a workload's container gets; None is what only a Secret knows."""
+    found: dict[str, str | None] = {}
+    only = container(pods(objects)[name])
+    for source in only.get("envFrom", ()):
+        found |= of_kind(objects, "ConfigMap")[source["configMapRef"]["name"]]["data"]
+    return found | {each["name"]: each.get("value") for each in only["env"]}
+
+
+@cache
+def _schema(api_version: str, kind: str) -> Draft202012Validator:
+    """Return the schema of a kind, as Kubernetes or Knative publishes it.
+
+    Fields that it does not know are refused, which the models themselves do not do.
+    """
+    group, _, version = api_version.rpartition("/")
+    package = "knative_serving" if group.endswith("knative.dev") else "kubernetes"
+    name = group.partition(".")[0] or "core"
+    module = import_module(f"cloudcoil.models.{package}.{name}.{version}")
+    schema = getattr(module, kind).model_json_schema()
+    for definition in (schema, *schema["$defs"].values()):
+        if "properties" in definition:
+            definition["additionalProperties"] = False
+    return Draft202012Validator(schema)
+
+
+def problem(each: Object) -> str | None:
+    """Return what is wrong with an object by the schema of its kind."""
+    error = best_match(_schema(each["apiVersion"], each["kind"]).iter_errors(each))
+    return f"{error.json_path}: {error.message}" if error else None
+
+
+def mounts(pod: Object) -> Iterator[tuple[str, str, Object]]:
+    """Give the path, the kind of volume and the volume of each mount of a pod."""
+    volumes = {volume["name"]: volume for volume in pod["spec"].get("volumes", ())}
+    for mount in container(pod)["volumeMounts"]:
+        volume = volumes.get(mount["name"], {"claim": mount["name"]})
+        (kind,) = volume.keys() - {"name"}
+        yield mount["mountPath"], kind, volume | mount

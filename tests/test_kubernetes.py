@@ -1,0 +1,414 @@
+"""The files in deploy/kubernetes and deploy/knative, held to the schemas and to the code.
+
+No cluster runs them here.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from bentoml._internal.container.generate import BENTO_UID_GID
+from pydantic import ValidationError
+from qdrant_client import models
+
+from bento import Settings
+from rag import RagSettings
+from router_client import ClientSettings
+from router_client.router import create_router
+
+from .conftest import ROOT, Server
+from .manifests import (
+    DEPLOY,
+    Object,
+    container,
+    kustomize,
+    mounts,
+    of_kind,
+    pods,
+    problem,
+    rendered,
+    variables,
+)
+from .test_compose import FIXED, FOLDERS, SERVICES
+from .test_docs import FIELDS
+
+KUBERNETES = ["kubernetes/overlays/cpu", "kubernetes/overlays/gpu"]
+KNATIVE = ["knative/cpu", "knative/gpu"]
+EVERY = pytest.mark.parametrize("name", [*KUBERNETES, *KNATIVE])
+BOTH = pytest.mark.parametrize("name", KUBERNETES)
+IMAGES = {"qdrant": "qdrant", "router": "router"}  # workload: service of compose; others: encoder
+OPEN_PORTS = {"vision-encoder": {8001}, "qdrant": {6333, 6334, 6335}, "router": {9102}}
+
+
+def workload(name: str) -> str:
+    return IMAGES.get(name, "vision-encoder")
+
+
+@EVERY
+def test_every_object_is_valid(name: str) -> None:
+    for each in rendered(name):
+        assert problem(each) is None, each["metadata"]["name"]
+        assert each["metadata"]["namespace"] == "vision-encoder"
+
+
+Break = Callable[[Any], Any]
+WRONG: list[tuple[str, str, Break]] = [
+    ("kubernetes/overlays/gpu", "Deployment", lambda spec: spec.update(replica=1)),
+    ("kubernetes/overlays/gpu", "Deployment", lambda spec: spec.pop("selector")),
+    ("kubernetes/overlays/gpu", "StatefulSet", lambda spec: spec.update(replicas="3")),
+    ("kubernetes/overlays/gpu", "Service", lambda spec: spec["ports"][0].update(port="a")),
+    ("kubernetes/overlays/gpu", "NetworkPolicy", lambda spec: spec.update(ingres=[])),
+    ("kubernetes/overlays/gpu", "PodDisruptionBudget", lambda spec: spec.update(min=1)),
+    ("kubernetes/overlays/gpu", "HorizontalPodAutoscaler", lambda spec: spec.pop("maxReplicas")),
+    ("kubernetes/overlays/gpu", "PersistentVolumeClaim", lambda spec: spec.update(size="1Gi")),
+    ("knative/gpu", "Job", lambda spec: spec["template"]["spec"].update(restart="Never")),
+    ("knative/gpu", "Service", lambda spec: spec["template"]["spec"].update(concurrency=1)),
+    ("knative/gpu", "Service", lambda spec: spec["template"]["spec"].update(timeoutSeconds="5m")),
+    ("knative/gpu", "Service", lambda spec: spec["template"]["spec"].pop("containers")),
+    (
+        "knative/gpu",
+        "Service",
+        lambda spec: spec["template"]["spec"]["containers"][0]["startupProbe"].update(period=1),
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "kind", "broken"), WRONG)
+def test_a_wrong_field_is_found(name: str, kind: str, broken: Break) -> None:
+    each = copy.deepcopy(next(each for each in rendered(name) if each["kind"] == kind))
+    broken(each["spec"])
+    assert problem(each) is not None
+
+
+@EVERY
+def test_images_are_those_of_compose(name: str) -> None:
+    for each, pod in pods(rendered(name)).items():
+        only = container(pod)
+        assert only["image"] == SERVICES[workload(each)]["image"]
+        assert only.get("imagePullPolicy") != "Always"
+
+
+@EVERY
+def test_an_image_of_another_registry_reaches_all_pods_of_ours(name: str, tmp_path: Path) -> None:
+    shutil.copytree(DEPLOY, tmp_path / "deploy")
+    for file in (tmp_path / "deploy").rglob("kustomization.yaml"):
+        written = file.read_text().replace("newName: vision-encoder", "newName: r.example/encoder")
+        file.write_text(written.replace("newTag: latest", "newTag: v2"))
+    for each, pod in pods(kustomize(tmp_path / "deploy" / name)).items():
+        theirs = SERVICES["qdrant"]["image"] if each == "qdrant" else "r.example/encoder:v2"
+        assert container(pod)["image"] == theirs
+
+
+@EVERY
+def test_a_pod_is_given_only_variables_that_are_read(name: str) -> None:
+    for each in pods(rendered(name)).keys() - {"qdrant"}:
+        known = FIELDS.keys() | FOLDERS | {"HF_HUB_OFFLINE"}
+        assert variables(rendered(name), each).keys() <= known, each
+
+
+@EVERY
+def test_the_settings_of_a_pod_are_what_the_code_takes(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for each in pods(rendered(name)).keys() - {"qdrant", "fetch-weights"}:
+        given = variables(rendered(name), each)
+        classes = (ClientSettings,) if each == "router" else (Settings, RagSettings)
+        with monkeypatch.context() as patch:
+            for variable, value in given.items():
+                if value is not None:
+                    patch.setenv(variable, value)
+            for settings in classes:
+                read = settings().model_dump()
+                for variable, value in given.items():
+                    if value is not None and variable.lower() in read:
+                        assert str(read[variable.lower()]).lower() == value.lower()
+    given = variables(rendered(name), "vision-encoder")
+    assert given["DEVICE"] == ("cuda" if name.endswith("gpu") else "cpu")
+
+
+@BOTH
+def test_what_compose_fixes_is_fixed_in_the_same_way(name: str) -> None:
+    for each, fixed in FIXED.items():
+        assert fixed.items() <= variables(rendered(name), each).items()
+        theirs = SERVICES[each]["environment"]
+        for folder in FOLDERS & theirs.keys():
+            assert variables(rendered(name), each)[folder] == theirs[folder]
+
+
+@EVERY
+def test_variables_that_kubernetes_makes_of_services_stay_out(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QDRANT_PORT", "tcp://10.0.0.1:6333")  # of the Service qdrant
+    with pytest.raises(ValidationError):
+        RagSettings()
+    assert "qdrant" in of_kind(rendered(name), "Service")
+    for pod in pods(rendered(name)).values():
+        assert pod["spec"]["enableServiceLinks"] is False
+
+
+@EVERY
+def test_keys_come_from_a_secret_that_the_operator_makes_and_may_leave_out(name: str) -> None:
+    assert of_kind(rendered(name), "Secret") == {}
+    asked = {}
+    for each, pod in pods(rendered(name)).items():
+        for variable in container(pod)["env"]:
+            if "KEY" in variable["name"]:
+                assert "value" not in variable
+                reference = variable["valueFrom"]["secretKeyRef"]
+                assert (reference["name"], reference["optional"]) == ("vision-encoder", True)
+                asked[each, variable["name"]] = reference["key"]
+    router = {("router", "API_KEY"): "API_KEY"} if name in KUBERNETES else {}
+    assert asked == router | {
+        ("vision-encoder", "API_KEY"): "API_KEY",
+        ("vision-encoder", "QDRANT_API_KEY"): "QDRANT_API_KEY",
+        ("qdrant", "QDRANT__SERVICE__API_KEY"): "QDRANT_API_KEY",
+    }
+
+
+@EVERY
+def test_every_probe_asks_for_what_is_served(name: str, server: Server) -> None:
+    routes = {route.path for route in create_router([], {}).routes}
+    for each, pod in pods(rendered(name)).items():
+        if each == "fetch-weights":
+            continue
+        only = container(pod)
+        ports = {port.get("name") for port in only["ports"]}
+        for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
+            (asked,) = (only[kind][how] for how in only[kind] if how == "httpGet")
+            assert asked.get("port") in ports  # Knative has one port and no name for it
+            if each == "router":
+                assert asked["path"] in routes
+            elif each == "qdrant":
+                assert asked["path"] in {"/livez", "/readyz"}
+            else:
+                assert httpx.get(server.url + asked["path"]).status_code == 200
+        if each != "router":
+            assert only["readinessProbe"]["httpGet"]["path"] == "/readyz"
+            assert only["livenessProbe"]["httpGet"]["path"] == "/livez"
+
+
+@EVERY
+def test_ports_are_those_that_the_programs_listen_on(name: str) -> None:
+    objects = rendered(name)
+    for each, pod in pods(objects).items():
+        if each != "fetch-weights":
+            opened = {port["containerPort"] for port in container(pod)["ports"]}
+            assert opened == OPEN_PORTS[each]
+    assert {Settings.model_fields["port"].default} == OPEN_PORTS["vision-encoder"]
+    fields = RagSettings.model_fields
+    talked_to = {fields[f"qdrant_{kind}port"].default for kind in ("", "grpc_")}
+    (qdrant,) = (
+        each
+        for each in objects
+        if each["metadata"]["name"] == "qdrant" and each["kind"] == "Service"
+    )
+    assert talked_to == {port["port"] for port in qdrant["spec"]["ports"]}
+
+
+@EVERY
+def test_every_service_leads_to_a_port_of_a_pod(name: str) -> None:
+    templates = {
+        each["metadata"]["labels"]["app.kubernetes.io/name"]: container(each)
+        for each in pods(rendered(name)).values()
+        if "metadata" in each
+    }
+    for each in rendered(name):
+        if (each["apiVersion"], each["kind"]) == ("v1", "Service"):
+            target = templates[each["spec"]["selector"]["app.kubernetes.io/name"]]
+            ports = {port["name"]: port["containerPort"] for port in target["ports"]}
+            for port in each["spec"]["ports"]:
+                assert ports[port["targetPort"]] == port["port"]
+
+
+@EVERY
+def test_volumes_are_mounted_where_the_image_has_folders(name: str) -> None:
+    script = (DEPLOY / "oci" / "make-data-folders.sh").read_text()
+    folders = set(re.findall(r"/data/\w+", script))
+    folders |= {volume.split(":")[1] for volume in SERVICES["qdrant"]["volumes"]}
+    claims = of_kind(rendered(name), "PersistentVolumeClaim")
+    for each, pod in pods(rendered(name)).items():
+        mounted = list(mounts(pod))
+        for path, kind, volume in mounted:
+            assert path == "/tmp" if kind == "emptyDir" else path in folders
+            if kind == "persistentVolumeClaim":
+                assert volume[kind]["claimName"] in claims
+        paths = tuple(f"{path}/" for path, _, _ in mounted)
+        for variable, value in variables(rendered(name), each).items():
+            if variable in FOLDERS | {"THUMBNAILS_PATH", "QDRANT_INIT_FILE_PATH"}:
+                assert f"{value}/".startswith(paths), (each, variable)
+    made = of_kind(rendered(name), "StatefulSet")["qdrant"]["spec"]["volumeClaimTemplates"]
+    assert {each["metadata"]["name"] for each in made} == {"storage", "snapshots"}
+
+
+@EVERY
+def test_a_pod_has_no_more_rights_than_it_needs(name: str) -> None:
+    for each, pod in pods(rendered(name)).items():
+        spec, only = pod["spec"], container(pod)
+        assert spec["automountServiceAccountToken"] is False
+        rights = spec.get("securityContext", {}) | only["securityContext"]
+        user = 1000 if each == "qdrant" else BENTO_UID_GID
+        assert (rights["runAsUser"], rights["runAsGroup"]) == (user, user)
+        if any("laim" in kind for _, kind, v in mounts(pod) if not v.get("readOnly")):
+            assert rights["fsGroup"] == user  # else a new volume is root's
+        assert rights["runAsNonRoot"] is True
+        assert rights["readOnlyRootFilesystem"] is True
+        assert rights["allowPrivilegeEscalation"] is False
+        assert rights["capabilities"] == {"drop": ["ALL"]}
+        assert rights["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert only["resources"]["requests"].keys() == {"cpu", "memory"}
+        assert "cpu" not in only["resources"]["limits"]
+        theirs = SERVICES[workload(each)]["deploy"]["resources"]["limits"]["memory"]
+        assert gigabytes(only["resources"]["limits"]["memory"]) >= gigabytes(theirs)
+        gpus = "1" if name.endswith("gpu") and each == "vision-encoder" else None
+        assert only["resources"]["limits"].get("nvidia.com/gpu") == gpus
+
+
+def gigabytes(quantity: str) -> float:
+    return float(quantity[:-1]) * {"G": 1, "M": 1e-3}[quantity[-1]]
+
+
+@BOTH
+def test_a_stopped_pod_may_end_what_is_under_way(name: str) -> None:
+    waits = {"vision-encoder": 60, "router": 30, "qdrant": 60}
+    for each, pod in pods(rendered(name)).items():
+        pause = container(pod)["lifecycle"]["preStop"]["sleep"]["seconds"]
+        assert pod["spec"]["terminationGracePeriodSeconds"] > 60
+        assert pod["spec"]["terminationGracePeriodSeconds"] > waits[each] + pause
+
+
+@BOTH
+def test_the_first_start_may_take_half_an_hour(name: str) -> None:
+    probe = container(pods(rendered(name))["vision-encoder"])["startupProbe"]
+    allowed = probe["periodSeconds"] * probe["failureThreshold"]
+    assert allowed >= 1800
+    deployment = of_kind(rendered(name), "Deployment")["vision-encoder"]["spec"]
+    assert deployment["progressDeadlineSeconds"] > allowed
+
+
+@BOTH
+def test_the_encoders_are_scaled_and_protected(name: str, server: Server) -> None:
+    objects = rendered(name)
+    (scaler,) = of_kind(objects, "HorizontalPodAutoscaler").values()
+    target = scaler["spec"]["scaleTargetRef"]
+    assert "replicas" not in of_kind(objects, target["kind"])[target["name"]]["spec"]
+    (metric,) = scaler["spec"]["metrics"]
+    if name.endswith("gpu"):
+        exposed = httpx.get(f"{server.url}/metrics").text
+        assert f"# TYPE {metric['pods']['metric']['name']} gauge" in exposed
+    else:
+        assert (
+            metric["resource"]["name"]
+            in container(pods(objects)["vision-encoder"])["resources"]["requests"]
+        )
+    budgets = of_kind(objects, "PodDisruptionBudget")
+    assert budgets.keys() == pods(objects).keys()
+    for each, budget in budgets.items():
+        labels = pods(objects)[each]["metadata"]["labels"]
+        assert budget["spec"]["selector"]["matchLabels"].items() <= labels.items()
+        assert budget["spec"]["maxUnavailable"] == 1
+
+
+def allowed(policies: dict[str, Object], direction: str, peer: str) -> set[tuple[str, str, int]]:
+    """Return who may ask whom on which port, as the policies of one end say it."""
+    found = set()
+    for policy in policies.values():
+        here = policy["spec"]["podSelector"].get("matchLabels", {}).get("app.kubernetes.io/name")
+        for rule in policy["spec"].get(direction, ()):
+            for other in rule[peer]:
+                there = other.get("podSelector", {}).get("matchLabels", {})
+                if there:
+                    ends = (there["app.kubernetes.io/name"], here)
+                    asking, asked = ends if direction == "ingress" else reversed(ends)
+                    found |= {(asking, asked, port["port"]) for port in rule["ports"]}
+    return found
+
+
+@BOTH
+def test_pods_may_reach_one_another_where_they_must_and_nowhere_else(name: str) -> None:
+    policies = of_kind(rendered(name), "NetworkPolicy")
+    needed = {
+        ("router", "vision-encoder", 8001),
+        ("vision-encoder", "qdrant", 6333),
+        ("vision-encoder", "qdrant", 6334),
+        ("qdrant", "qdrant", 6333),
+        ("qdrant", "qdrant", 6335),
+    }
+    assert allowed(policies, "ingress", "from") == needed
+    assert allowed(policies, "egress", "to") == needed
+    assert policies["default"]["spec"]["podSelector"] == {}
+    assert "ingress" not in policies["default"]["spec"]
+    for policy in policies.values():
+        assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
+
+
+@BOTH
+def test_the_world_is_reached_by_the_encoder_alone_and_by_https_alone(name: str) -> None:
+    policies = of_kind(rendered(name), "NetworkPolicy")
+    out = {
+        (each, port["port"])
+        for each, policy in policies.items()
+        for rule in policy["spec"].get("egress", ())
+        if any(
+            block["ipBlock"]["cidr"].endswith("/0") for block in rule["to"] if "ipBlock" in block
+        )
+        for port in rule["ports"]
+    }
+    assert out == {("vision-encoder", 443)}
+    (dns,) = policies["default"]["spec"]["egress"]
+    assert {port["port"] for port in dns["ports"]} == {53}
+    clients = {
+        (each, port["port"])
+        for each, policy in policies.items()
+        for rule in policy["spec"].get("ingress", ())
+        if any("namespaceSelector" in other for other in rule["from"])
+        for port in rule["ports"]
+    }
+    assert clients == {("vision-encoder", 8001), ("router", 9102)}
+
+
+@BOTH
+def test_the_router_runs_as_in_compose(name: str) -> None:
+    router = container(pods(rendered(name))["router"])
+    assert router["args"] == SERVICES["router"]["command"]
+    assert router["workingDir"] == SERVICES["router"]["working_dir"]
+
+
+@EVERY
+def test_qdrant_is_a_cluster_that_its_first_pod_founds(name: str) -> None:
+    spec = of_kind(rendered(name), "StatefulSet")["qdrant"]["spec"]
+    headless = of_kind(rendered(name), "Service")[spec["serviceName"]]["spec"]
+    assert headless["clusterIP"] == "None"
+    assert headless["publishNotReadyAddresses"] is True
+    given = variables(rendered(name), "qdrant")
+    first = str(given["QDRANT_URI"]).replace("$(POD_NAME)", "qdrant-0")
+    assert given["QDRANT_BOOTSTRAP"] == first == f"http://qdrant-0.{spec['serviceName']}:6335"
+    names = [variable["name"] for variable in container(spec["template"])["env"]]
+    assert names.index("POD_NAME") < names.index("QDRANT_URI")  # else it is not filled in
+    copies = int(given["QDRANT__STORAGE__COLLECTION__REPLICATION_FACTOR"] or 0)
+    assert 1 < copies < spec["replicas"]
+    assert int(given["QDRANT__STORAGE__COLLECTION__WRITE_CONSISTENCY_FACTOR"] or 0) < copies
+    for variable, value in SERVICES["qdrant"]["environment"].items():
+        if "API_KEY" not in variable:
+            assert given[variable] == value
+
+
+def test_the_collection_of_the_page_is_one_that_qdrant_takes() -> None:
+    page = (ROOT / "docs" / "deploy.md").read_text()
+    (body,) = re.findall(
+        r"-X PUT http://localhost:6333/collections/(\w+).*?-d '([^']+)'", page, re.S
+    )
+    assert body[0] == RagSettings.model_fields["image_search_collection"].default
+    asked = json.loads(body[1])
+    assert asked == models.CreateCollection.model_validate(asked).model_dump(exclude_unset=True)
+    assert kustomize(DEPLOY / "kubernetes/base/qdrant") != []
+    assert "-n vision-encoder apply -k deploy/kubernetes/base/qdrant" in page
