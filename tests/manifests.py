@@ -19,6 +19,10 @@ from .conftest import ROOT
 
 DEPLOY = ROOT / "deploy"
 Object = dict[str, Any]
+KUBERNETES = ["kubernetes/overlays/cpu", "kubernetes/overlays/gpu"]
+KNATIVE = ["knative/cpu", "knative/gpu"]
+EVERY = pytest.mark.parametrize("name", [*KUBERNETES, *KNATIVE])
+BOTH = pytest.mark.parametrize("name", KUBERNETES)
 
 
 def kustomize(folder: Path) -> list[Object]:

@@ -16,18 +16,18 @@ from typing import Any
 import httpx
 import pytest
 from bentoml._internal.container.generate import BENTO_UID_GID
-from pydantic import ValidationError
 from qdrant_client import models
 
 from bento import Settings
 from rag import RagSettings
 from router_client import ClientSettings
-from router_client.router import create_router
 
 from .conftest import ROOT, Server
 from .manifests import (
+    BOTH,
     DEPLOY,
-    Object,
+    EVERY,
+    KUBERNETES,
     container,
     kustomize,
     mounts,
@@ -40,16 +40,10 @@ from .manifests import (
 from .test_compose import FIXED, FOLDERS, SERVICES
 from .test_docs import FIELDS
 
-KUBERNETES = ["kubernetes/overlays/cpu", "kubernetes/overlays/gpu"]
-KNATIVE = ["knative/cpu", "knative/gpu"]
-EVERY = pytest.mark.parametrize("name", [*KUBERNETES, *KNATIVE])
-BOTH = pytest.mark.parametrize("name", KUBERNETES)
-IMAGES = {"qdrant": "qdrant", "router": "router"}  # workload: service of compose; others: encoder
-OPEN_PORTS = {"vision-encoder": {8001}, "qdrant": {6333, 6334, 6335}, "router": {9102}}
 
-
-def workload(name: str) -> str:
-    return IMAGES.get(name, "vision-encoder")
+def in_compose(workload: str) -> dict[str, Any]:
+    """Return compose's service of a workload; the job that fetches weights is of the encoder's."""
+    return dict(SERVICES.get(workload) or SERVICES["vision-encoder"])
 
 
 @EVERY
@@ -92,7 +86,7 @@ def test_a_wrong_field_is_found(name: str, kind: str, broken: Break) -> None:
 def test_images_are_those_of_compose(name: str) -> None:
     for each, pod in pods(rendered(name)).items():
         only = container(pod)
-        assert only["image"] == SERVICES[workload(each)]["image"]
+        assert only["image"] == in_compose(each)["image"]
         assert only.get("imagePullPolicy") != "Always"
 
 
@@ -145,18 +139,6 @@ def test_what_compose_fixes_is_fixed_in_the_same_way(name: str) -> None:
 
 
 @EVERY
-def test_variables_that_kubernetes_makes_of_services_stay_out(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("QDRANT_PORT", "tcp://10.0.0.1:6333")  # of the Service qdrant
-    with pytest.raises(ValidationError):
-        RagSettings()
-    assert "qdrant" in of_kind(rendered(name), "Service")
-    for pod in pods(rendered(name)).values():
-        assert pod["spec"]["enableServiceLinks"] is False
-
-
-@EVERY
 def test_keys_come_from_a_secret_that_the_operator_makes_and_may_leave_out(name: str) -> None:
     assert of_kind(rendered(name), "Secret") == {}
     asked = {}
@@ -173,61 +155,6 @@ def test_keys_come_from_a_secret_that_the_operator_makes_and_may_leave_out(name:
         ("vision-encoder", "QDRANT_API_KEY"): "QDRANT_API_KEY",
         ("qdrant", "QDRANT__SERVICE__API_KEY"): "QDRANT_API_KEY",
     }
-
-
-@EVERY
-def test_every_probe_asks_for_what_is_served(name: str, server: Server) -> None:
-    routes = {route.path for route in create_router([], {}).routes}
-    for each, pod in pods(rendered(name)).items():
-        if each == "fetch-weights":
-            continue
-        only = container(pod)
-        ports = {port.get("name") for port in only["ports"]}
-        for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
-            (asked,) = (only[kind][how] for how in only[kind] if how == "httpGet")
-            assert asked.get("port") in ports  # Knative has one port and no name for it
-            if each == "router":
-                assert asked["path"] in routes
-            elif each == "qdrant":
-                assert asked["path"] in {"/livez", "/readyz"}
-            else:
-                assert httpx.get(server.url + asked["path"]).status_code == 200
-        if each != "router":
-            assert only["readinessProbe"]["httpGet"]["path"] == "/readyz"
-            assert only["livenessProbe"]["httpGet"]["path"] == "/livez"
-
-
-@EVERY
-def test_ports_are_those_that_the_programs_listen_on(name: str) -> None:
-    objects = rendered(name)
-    for each, pod in pods(objects).items():
-        if each != "fetch-weights":
-            opened = {port["containerPort"] for port in container(pod)["ports"]}
-            assert opened == OPEN_PORTS[each]
-    assert {Settings.model_fields["port"].default} == OPEN_PORTS["vision-encoder"]
-    fields = RagSettings.model_fields
-    talked_to = {fields[f"qdrant_{kind}port"].default for kind in ("", "grpc_")}
-    (qdrant,) = (
-        each
-        for each in objects
-        if each["metadata"]["name"] == "qdrant" and each["kind"] == "Service"
-    )
-    assert talked_to == {port["port"] for port in qdrant["spec"]["ports"]}
-
-
-@EVERY
-def test_every_service_leads_to_a_port_of_a_pod(name: str) -> None:
-    templates = {
-        each["metadata"]["labels"]["app.kubernetes.io/name"]: container(each)
-        for each in pods(rendered(name)).values()
-        if "metadata" in each
-    }
-    for each in rendered(name):
-        if (each["apiVersion"], each["kind"]) == ("v1", "Service"):
-            target = templates[each["spec"]["selector"]["app.kubernetes.io/name"]]
-            ports = {port["name"]: port["containerPort"] for port in target["ports"]}
-            for port in each["spec"]["ports"]:
-                assert ports[port["targetPort"]] == port["port"]
 
 
 @EVERY
@@ -267,7 +194,7 @@ def test_a_pod_has_no_more_rights_than_it_needs(name: str) -> None:
         assert rights["seccompProfile"] == {"type": "RuntimeDefault"}
         assert only["resources"]["requests"].keys() == {"cpu", "memory"}
         assert "cpu" not in only["resources"]["limits"]
-        theirs = SERVICES[workload(each)]["deploy"]["resources"]["limits"]["memory"]
+        theirs = in_compose(each)["deploy"]["resources"]["limits"]["memory"]
         assert gigabytes(only["resources"]["limits"]["memory"]) >= gigabytes(theirs)
         gpus = "1" if name.endswith("gpu") and each == "vision-encoder" else None
         assert only["resources"]["limits"].get("nvidia.com/gpu") == gpus
@@ -302,78 +229,18 @@ def test_the_encoders_are_scaled_and_protected(name: str, server: Server) -> Non
     target = scaler["spec"]["scaleTargetRef"]
     assert "replicas" not in of_kind(objects, target["kind"])[target["name"]]["spec"]
     (metric,) = scaler["spec"]["metrics"]
+    asked = container(pods(objects)["vision-encoder"])["resources"]["requests"]
     if name.endswith("gpu"):
         exposed = httpx.get(f"{server.url}/metrics").text
         assert f"# TYPE {metric['pods']['metric']['name']} gauge" in exposed
     else:
-        assert (
-            metric["resource"]["name"]
-            in container(pods(objects)["vision-encoder"])["resources"]["requests"]
-        )
+        assert metric["resource"]["name"] in asked
     budgets = of_kind(objects, "PodDisruptionBudget")
     assert budgets.keys() == pods(objects).keys()
     for each, budget in budgets.items():
         labels = pods(objects)[each]["metadata"]["labels"]
         assert budget["spec"]["selector"]["matchLabels"].items() <= labels.items()
         assert budget["spec"]["maxUnavailable"] == 1
-
-
-def allowed(policies: dict[str, Object], direction: str, peer: str) -> set[tuple[str, str, int]]:
-    """Return who may ask whom on which port, as the policies of one end say it."""
-    found = set()
-    for policy in policies.values():
-        here = policy["spec"]["podSelector"].get("matchLabels", {}).get("app.kubernetes.io/name")
-        for rule in policy["spec"].get(direction, ()):
-            for other in rule[peer]:
-                there = other.get("podSelector", {}).get("matchLabels", {})
-                if there:
-                    ends = (there["app.kubernetes.io/name"], here)
-                    asking, asked = ends if direction == "ingress" else reversed(ends)
-                    found |= {(asking, asked, port["port"]) for port in rule["ports"]}
-    return found
-
-
-@BOTH
-def test_pods_may_reach_one_another_where_they_must_and_nowhere_else(name: str) -> None:
-    policies = of_kind(rendered(name), "NetworkPolicy")
-    needed = {
-        ("router", "vision-encoder", 8001),
-        ("vision-encoder", "qdrant", 6333),
-        ("vision-encoder", "qdrant", 6334),
-        ("qdrant", "qdrant", 6333),
-        ("qdrant", "qdrant", 6335),
-    }
-    assert allowed(policies, "ingress", "from") == needed
-    assert allowed(policies, "egress", "to") == needed
-    assert policies["default"]["spec"]["podSelector"] == {}
-    assert "ingress" not in policies["default"]["spec"]
-    for policy in policies.values():
-        assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
-
-
-@BOTH
-def test_the_world_is_reached_by_the_encoder_alone_and_by_https_alone(name: str) -> None:
-    policies = of_kind(rendered(name), "NetworkPolicy")
-    out = {
-        (each, port["port"])
-        for each, policy in policies.items()
-        for rule in policy["spec"].get("egress", ())
-        if any(
-            block["ipBlock"]["cidr"].endswith("/0") for block in rule["to"] if "ipBlock" in block
-        )
-        for port in rule["ports"]
-    }
-    assert out == {("vision-encoder", 443)}
-    (dns,) = policies["default"]["spec"]["egress"]
-    assert {port["port"] for port in dns["ports"]} == {53}
-    clients = {
-        (each, port["port"])
-        for each, policy in policies.items()
-        for rule in policy["spec"].get("ingress", ())
-        if any("namespaceSelector" in other for other in rule["from"])
-        for port in rule["ports"]
-    }
-    assert clients == {("vision-encoder", 8001), ("router", 9102)}
 
 
 @BOTH

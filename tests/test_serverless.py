@@ -13,10 +13,21 @@ import yaml
 from bento import Settings
 
 from .conftest import ROOT, Server
-from .manifests import DEPLOY, Object, container, mounts, of_kind, pods, rendered, variables
+from .manifests import (
+    DEPLOY,
+    KNATIVE,
+    KUBERNETES,
+    Object,
+    container,
+    mounts,
+    of_kind,
+    pods,
+    rendered,
+    variables,
+)
 from .test_docs import FIELDS
 
-BOTH = pytest.mark.parametrize("name", ["knative/cpu", "knative/gpu"])
+BOTH = pytest.mark.parametrize("name", KNATIVE)
 BENTOCLOUD = DEPLOY / "bentocloud" / "deployment.yaml"
 
 
@@ -144,6 +155,7 @@ def test_bentocloud_gives_settings_that_are_read_and_no_secret(
 def test_the_commands_of_the_page_name_files_that_are_here() -> None:
     page = (ROOT / "docs" / "deploy.md").read_text()
     applied = set(re.findall(r"kubectl apply -k (deploy/\S+)", page))
-    there = {"kubernetes/overlays/cpu", "kubernetes/overlays/gpu", "knative/cpu", "knative/gpu"}
-    assert applied == {f"deploy/{name}" for name in there}
+    assert applied - {"deploy/kubernetes/base/qdrant"} == {
+        f"deploy/{name}" for name in (*KUBERNETES, *KNATIVE)
+    }
     assert "bentoml deploy -f deploy/bentocloud/deployment.yaml" in page

@@ -1,0 +1,164 @@
+"""Who reaches whom in deploy/kubernetes and deploy/knative: ports, probes, services, policies."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from pydantic import ValidationError
+
+from bento import Settings
+from rag import RagSettings
+from router_client.router import create_router
+
+from .conftest import ROOT, Server
+from .manifests import BOTH, EVERY, Object, container, of_kind, pods, rendered, variables
+
+OPEN_PORTS = {"vision-encoder": {8001}, "qdrant": {6333, 6334, 6335}, "router": {9102}}
+
+
+@EVERY
+def test_variables_that_kubernetes_makes_of_services_stay_out(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QDRANT_PORT", "tcp://10.0.0.1:6333")  # of the Service qdrant
+    with pytest.raises(ValidationError):
+        RagSettings()
+    assert "qdrant" in of_kind(rendered(name), "Service")
+    for pod in pods(rendered(name)).values():
+        assert pod["spec"]["enableServiceLinks"] is False
+
+
+@EVERY
+def test_every_probe_asks_for_what_is_served(name: str, server: Server) -> None:
+    routes = {route.path for route in create_router([], {}).routes}
+    for each, pod in pods(rendered(name)).items():
+        if each == "fetch-weights":
+            continue
+        only = container(pod)
+        ports = {port.get("name") for port in only["ports"]}
+        for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
+            (asked,) = (only[kind][how] for how in only[kind] if how == "httpGet")
+            assert asked.get("port") in ports  # Knative has one port and no name for it
+            if each == "router":
+                assert asked["path"] in routes
+            elif each == "qdrant":
+                assert asked["path"] in {"/livez", "/readyz"}
+            else:
+                assert httpx.get(server.url + asked["path"]).status_code == 200
+        if each != "router":
+            assert only["readinessProbe"]["httpGet"]["path"] == "/readyz"
+            assert only["livenessProbe"]["httpGet"]["path"] == "/livez"
+
+
+@EVERY
+def test_ports_are_those_that_the_programs_listen_on(name: str) -> None:
+    objects = rendered(name)
+    for each, pod in pods(objects).items():
+        if each != "fetch-weights":
+            opened = {port["containerPort"] for port in container(pod)["ports"]}
+            assert opened == OPEN_PORTS[each]
+    assert {Settings.model_fields["port"].default} == OPEN_PORTS["vision-encoder"]
+    fields = RagSettings.model_fields
+    talked_to = {fields[f"qdrant_{kind}port"].default for kind in ("", "grpc_")}
+    (qdrant,) = (
+        each
+        for each in objects
+        if each["metadata"]["name"] == "qdrant" and each["kind"] == "Service"
+    )
+    assert talked_to == {port["port"] for port in qdrant["spec"]["ports"]}
+
+
+@EVERY
+def test_every_service_leads_to_a_port_of_a_pod(name: str) -> None:
+    templates = {
+        each["metadata"]["labels"]["app.kubernetes.io/name"]: container(each)
+        for each in pods(rendered(name)).values()
+        if "metadata" in each
+    }
+    for each in rendered(name):
+        if (each["apiVersion"], each["kind"]) == ("v1", "Service"):
+            target = templates[each["spec"]["selector"]["app.kubernetes.io/name"]]
+            ports = {port["name"]: port["containerPort"] for port in target["ports"]}
+            for port in each["spec"]["ports"]:
+                assert ports[port["targetPort"]] == port["port"]
+
+
+@EVERY
+def test_the_addresses_that_pods_are_given_are_services(name: str) -> None:
+    services = of_kind(rendered(name), "Service")
+    asked = {("qdrant", 6334): variables(rendered(name), "vision-encoder")["QDRANT_HOST"]}
+    if "router" in pods(rendered(name)):
+        asked["vision-encoder", 8001] = variables(rendered(name), "router")["VISION_ENCODER_URL"]
+    for (host, port), url in asked.items():
+        assert urlsplit(url).hostname == host
+        assert port in {each["port"] for each in services[host]["spec"]["ports"]}
+
+
+def allowed(policies: dict[str, Object], direction: str, peer: str) -> set[tuple[str, str, int]]:
+    """Return who may ask whom on which port, as the policies of one end say it."""
+    found = set()
+    for policy in policies.values():
+        here = policy["spec"]["podSelector"].get("matchLabels", {}).get("app.kubernetes.io/name")
+        for rule in policy["spec"].get(direction, ()):
+            for other in rule[peer]:
+                there = other.get("podSelector", {}).get("matchLabels", {})
+                if there:
+                    ends = (there["app.kubernetes.io/name"], here)
+                    asking, asked = ends if direction == "ingress" else reversed(ends)
+                    found |= {(asking, asked, port["port"]) for port in rule["ports"]}
+    return found
+
+
+@BOTH
+def test_pods_may_reach_one_another_where_they_must_and_nowhere_else(name: str) -> None:
+    policies = of_kind(rendered(name), "NetworkPolicy")
+    needed = {
+        ("router", "vision-encoder", 8001),
+        ("vision-encoder", "qdrant", 6333),
+        ("vision-encoder", "qdrant", 6334),
+        ("qdrant", "qdrant", 6333),
+        ("qdrant", "qdrant", 6335),
+    }
+    labels = [pod["metadata"]["labels"] for pod in pods(rendered(name)).values()]
+    there = {each["app.kubernetes.io/name"] for each in labels}
+    assert there == {end for *ends, _ in needed for end in ends}
+    assert allowed(policies, "ingress", "from") == needed
+    assert allowed(policies, "egress", "to") == needed
+    assert policies["default"]["spec"]["podSelector"] == {}
+    assert "ingress" not in policies["default"]["spec"]
+    for policy in policies.values():
+        assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
+
+
+@BOTH
+def test_the_world_is_reached_by_the_encoder_alone_and_by_https_alone(name: str) -> None:
+    policies = of_kind(rendered(name), "NetworkPolicy")
+    out = {
+        (each, port["port"])
+        for each, policy in policies.items()
+        for rule in policy["spec"].get("egress", ())
+        if any(
+            block["ipBlock"]["cidr"].endswith("/0") for block in rule["to"] if "ipBlock" in block
+        )
+        for port in rule["ports"]
+    }
+    assert out == {("vision-encoder", 443)}
+    (dns,) = policies["default"]["spec"]["egress"]
+    assert {port["port"] for port in dns["ports"]} == {53}
+
+
+@BOTH
+def test_clients_are_the_namespaces_that_the_page_has_labelled(name: str) -> None:
+    page = (ROOT / "docs" / "deploy.md").read_text()
+    label, value = re.findall(r"kubectl label namespace \S+ (\S+)=(\S+)", page)[0]
+    clients = {
+        (each, port["port"])
+        for each, policy in of_kind(rendered(name), "NetworkPolicy").items()
+        for rule in policy["spec"].get("ingress", ())
+        if {"namespaceSelector": {"matchLabels": {label: value}}} in rule["from"]
+        for port in rule["ports"]
+    }
+    assert clients == {("vision-encoder", 8001), ("router", 9102)}
