@@ -146,8 +146,24 @@ def test_the_world_is_reached_by_the_encoder_alone_and_by_https_alone(name: str)
         for port in rule["ports"]
     }
     assert out == {("vision-encoder", 443)}
-    (dns,) = policies["default"]["spec"]["egress"]
-    assert {port["port"] for port in dns["ports"]} == {53}
+
+
+@EVERY
+def test_a_pod_that_may_not_reach_all_may_ask_for_names(name: str) -> None:
+    policies = of_kind(rendered(name), "NetworkPolicy")
+    assert "qdrant" in policies  # here without the others' default too
+    for pod in pods(rendered(name)).values():
+        labels = pod["metadata"].get("labels", {}) if "metadata" in pod else {}
+        rules = [
+            rule
+            for policy in policies.values()
+            if policy["spec"]["podSelector"].get("matchLabels", {}).items() <= labels.items()
+            for rule in policy["spec"]["egress"]
+        ]
+        asked = [rule["to"] for rule in rules for port in rule["ports"] if port["port"] == 53]
+        assert bool(rules) == bool(asked)
+        for whom in asked:
+            assert [list(each) for each in whom] == [["namespaceSelector"], ["ipBlock"]]
 
 
 @BOTH
