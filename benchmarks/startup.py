@@ -1,19 +1,24 @@
 """How long a cold start takes: python -m benchmarks.startup
 
-From starting `bentoml serve` to `/livez` and `/readyz`, beside fresh interpreters that only
-import torch, or import OpenCLIP and load the same weights.
+From starting the service to `/livez`, `/readyz` and the first embedding of a text: `bentoml serve`
+from the checkout, of a Bento and in a container, beside fresh interpreters that only import torch,
+also map the weights and read each, or load them as OpenCLIP does.
 """
 
 from __future__ import annotations
 
+import http.client
+import json
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from statistics import median
 from typing import Final
 
 from benchmarks.harness import (
+    Server,
     environment,
     free_port,
     parse,
@@ -25,52 +30,117 @@ from benchmarks.harness import (
     wait_for,
 )
 
-_SERVE: Final = (sys.executable, "-m", "bentoml", "serve", "service:VisionEncoder")
+_IN_CONTAINER: Final = "/opt/model"
+_TORCH: Final = "import torch"
+_MAP: Final = """
+import sys, torch
+from safetensors.torch import load_file
+for weight in load_file(sys.argv[1] + "/open_clip_model.safetensors").values():
+    weight.sum()
+"""
+_OPEN_CLIP: Final = """
+import sys, open_clip
+open_clip.create_model_from_pretrained("local-dir:" + sys.argv[1])
+"""
 
 
-def serve(variables: dict[str, str]) -> tuple[float, float]:
-    """Return the seconds to `/livez` and to `/readyz`."""
+def start(command: Sequence[str], port: int, variables: Mapping[str, str]) -> tuple[float, ...]:
+    """Return the seconds to `/livez`, `/readyz` and the first answer."""
     began = time.perf_counter()
-    with running(_SERVE, free_port(), "/livez", **variables) as server:
+    with running(command, port, "/livez", **variables) as server:
         live = time.perf_counter() - began
         if not wait_for(server, "/readyz"):
             raise RuntimeError("the service is alive and never got ready")
-        return live, time.perf_counter() - began
+        ready = time.perf_counter() - began
+        _ask(server)
+        return live, ready, time.perf_counter() - began
 
 
-def interpreter(code: str) -> float:
+def _ask(server: Server) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    body, headers = json.dumps({"text": "a red circle"}), {"Content-Type": "application/json"}
+    connection.request("POST", "/embed/text", body, headers)
+    response = connection.getresponse()
+    if response.status != 200:
+        raise RuntimeError(f"/embed/text answered {response.status}: {response.read()[:200]!r}")
+    connection.close()
+
+
+def serve(target: str, variables: Mapping[str, str]) -> tuple[float, ...]:
+    """Start the checkout (`service:VisionEncoder`) or a Bento."""
+    return start([sys.executable, "-m", "bentoml", "serve", target], free_port(), variables)
+
+
+def contain(engine: str, image: str, variables: Mapping[str, str]) -> tuple[float, ...]:
+    """Start a container, with the model mounted into it."""
+    port, name = free_port(), f"startup-{free_port()}"
+    folder = variables["MODEL_NAME"].removeprefix("local-dir:")
+    given = {**variables, "MODEL_NAME": f"local-dir:{_IN_CONTAINER}", "PORT": str(port)}
+    options = [f"--env={key}={value}" for key, value in given.items()]
+    mounted = f"--volume={folder}:{_IN_CONTAINER}:ro"
+    try:
+        command = [engine, "run", "--rm", "--name", name, "--network=host", mounted, *options]
+        return start([*command, "--env=HOST=127.0.0.1", image], port, {})
+    finally:
+        with suppress(subprocess.CalledProcessError):  # it is gone, as it should be
+            subprocess.run([engine, "kill", name], check=True, capture_output=True)
+
+
+def interpreter(code: str, folder: str) -> tuple[float, ...]:
     """Return the seconds that a fresh interpreter takes for some code."""
     began = time.perf_counter()
-    subprocess.run([sys.executable, "-c", code], check=True)
-    return time.perf_counter() - began
+    subprocess.run([sys.executable, "-c", code, folder], check=True)
+    return (time.perf_counter() - began,)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    options = parse(parser(__doc__), argv)
-    variables = environment(options)
-    load = f"import open_clip; open_clip.create_model_from_pretrained({variables['MODEL_NAME']!r})"
-    seconds: dict[str, list[float]] = {
-        name: []
-        for name in (
-            "bentoml serve to /livez",
-            "bentoml serve to /readyz",
-            "import torch",
-            "import open_clip and load the weights",
-        )
+    made = parser(__doc__)
+    made.add_argument("--dtype", default="auto", help="auto measures at start (default)")
+    made.add_argument("--bento", metavar="TAG", help="start this Bento too")
+    made.add_argument("--image", metavar="NAME", help="start this image too")
+    made.add_argument("--engine", default="podman", help="with this engine (podman)")
+    options = parse(made, argv)
+    variables = {**environment(options), "DTYPE": options.dtype}
+    folder = variables["MODEL_NAME"].removeprefix("local-dir:")
+    ways: dict[str, Callable[[], tuple[float, ...]]] = {}
+    ways["the checkout"] = lambda: serve("service:VisionEncoder", variables)
+    if options.bento:
+        ways["the Bento"] = lambda: serve(options.bento, variables)
+    if options.image:
+        ways["the container"] = lambda: contain(options.engine, options.image, variables)
+    floors = {
+        "import torch": _TORCH,
+        "import torch, map the weights and read them": _MAP,
+        "import OpenCLIP, which loads the weights": _OPEN_CLIP,
     }
-    for run in range(1 if options.quick else 3):
+    seconds: dict[str, list[tuple[float, ...]]] = {name: [] for name in (*ways, *floors)}
+    for run in range(1 if options.quick else 5):
         say(f"run {run + 1}")
-        figures = (*serve(variables), interpreter("import torch"), interpreter(load))
-        for name, figure in zip(seconds, figures, strict=True):
-            seconds[name].append(figure)
-    shown = table(
-        ("from nothing", "s (median)", "runs"),
-        [
-            (name, median(runs), ", ".join(f"{run:.1f}" for run in runs))
-            for name, runs in seconds.items()
-        ],
+        for name, way in ways.items():
+            seconds[name].append(way())
+        for name, code in floors.items():
+            seconds[name].append(interpreter(code, folder))
+    medians = {
+        name: [median(times) for times in zip(*runs, strict=True)] for name, runs in seconds.items()
+    }
+    _, mapped, loaded = (medians[name][0] for name in floors)
+    rows = [
+        (name, *medians[name], medians[name][-1] / mapped, medians[name][-1] / loaded)
+        for name in ways
+    ]
+    rows += [
+        (name, None, None, medians[name][0], medians[name][0] / mapped, medians[name][0] / loaded)
+        for name in floors
+    ]
+    columns = (
+        "from nothing",
+        "/livez s",
+        "/readyz s",
+        "first answer, or end, s",
+        "of mapping",
+        "of OpenCLIP",
     )
-    report("startup", options, shown, seconds)
+    report("startup", options, table(columns, rows), seconds)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
+import shutil
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from time import perf_counter
@@ -195,8 +197,13 @@ class ImageTower:
     def compile(self, max_batch_size: int) -> None:
         """Compile for batches of 1, 2, 4 … `max_batch_size` images, each when it first runs.
 
-        Other batches are padded to the next of them.
+        Other batches are padded to the next of them. Raises `ModelLoadError` without a compiler.
         """
+        if not (os.environ.get("CXX") or shutil.which("g++")):
+            raise ModelLoadError(
+                "COMPILE=true needs a C++ compiler, and there is no g++ here: install it (an image "
+                "has it by `make image COMPILER=1`), or leave COMPILE away"
+            )
         sizes = [2**i for i in range(max_batch_size.bit_length()) if 2**i < max_batch_size]
         self.warm_sizes = [*sizes, max_batch_size]
         # dynamo gives up on a module after 8 shapes

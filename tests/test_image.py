@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -21,7 +22,7 @@ def tools(tmp_path: Path) -> Path:
     """Return a folder with what the scripts use of the system, and no container engine."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    for name in ("bash", "sh", "sed", "git", "dirname", "env", "cat"):
+    for name in ("bash", "sh", "sed", "git", "dirname", "env", "cat", "mkdir"):
         found = subprocess.run(["which", name], capture_output=True, text=True, check=True)
         (folder / name).symlink_to(found.stdout.strip())
     return folder
@@ -61,6 +62,49 @@ def test_the_engine_that_is_here_makes_the_image_with_its_labels(tools: Path) ->
     assert done.stdout.startswith("docker containerize vision-encoder:latest --backend podman")
     for label in ("title=vision-encoder", "version=0.1.0", f"revision={revision}"):
         assert f"--opt label=org.opencontainers.image.{label}" in done.stdout
+    assert "--opt build-arg=COMPILER= " in done.stdout
+    assert "build-arg=COMPILER=1 " in build(tools, COMPILER="1").stdout
+
+
+def test_weights_are_baked_into_the_image_that_was_made(tools: Path, tmp_path: Path) -> None:
+    program(tools, "podman", 'echo "podman $*"')
+    program(tools, "bentoml", 'echo "bentoml $1"')
+    fetching = 'echo "fetched $MODEL_NAME $MODEL_PRETRAINED"'
+    program(tools, "python", f'{fetching}; mkdir -p "$HF_HUB_CACHE/models--$MODEL_NAME"')
+    given = {"BAKE_WEIGHTS": "1", "MODEL_NAME": "no/model", "MODEL_PRETRAINED": "of-a-test"}
+    folder = ROOT / ".data" / "weights" / "no-model-of-a-test"
+    try:
+        done = build(tools, **given)
+    finally:
+        shutil.rmtree(folder)
+    assert done.returncode == 0, done.stderr
+    fetched, contained, built, _ = done.stdout.splitlines()
+    assert (fetched, contained) == ("fetched no/model of-a-test", "bentoml containerize")
+    assert built.startswith("podman build --tag name:tag --file deploy/oci/weights.Dockerfile")
+    assert built.endswith(
+        "--build-arg IMAGE=name:tag --build-arg MODEL_NAME=no/model "
+        "--build-arg MODEL_PRETRAINED=of-a-test .data/weights/no-model-of-a-test"
+    )
+
+
+@pytest.mark.parametrize(
+    ("python", "model", "problem"),
+    [
+        ("exit 1", "a-model", ""),  # fetch_weights says what it is
+        ("exit 0", "a-model", "the weights of a-model openai are no hub's"),
+        ("exit 0", "local-dir:models/shapes", "bakes what a hub has, not local-dir:models/shapes"),
+    ],
+)
+def test_weights_that_cannot_be_baked_make_no_image(
+    tools: Path, python: str, model: str, problem: str
+) -> None:
+    program(tools, "podman", 'echo "podman $*"')
+    program(tools, "bentoml", 'echo "bentoml $*"')
+    program(tools, "python", python)
+    done = build(tools, BAKE_WEIGHTS="1", MODEL_NAME=model)
+    shutil.rmtree(ROOT / ".data" / "weights" / f"{model}-openai", ignore_errors=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert problem in done.stderr
 
 
 def test_a_bento_is_made_of_what_is_committed_only(tmp_path: Path) -> None:

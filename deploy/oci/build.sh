@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Make the image of the newest Bento with the engine that is here: docker, podman or buildah.
-# Usage: deploy/oci/build.sh NAME:TAG    (bentoml on PATH)
+# Usage: deploy/oci/build.sh NAME:TAG    (bentoml and python on PATH)
+#   COMPILER=1       with what COMPILE=true needs
+#   BAKE_WEIGHTS=1   with the weights of MODEL_NAME and MODEL_PRETRAINED, fetched into .data/weights
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -21,10 +23,31 @@ if [ "$engine" = docker ] && ! docker version >/dev/null 2>&1; then
   exit 1
 fi
 
+model=${MODEL_NAME:-ViT-L-14} pretrained=${MODEL_PRETRAINED:-openai}
+if [ -n "${BAKE_WEIGHTS:-}" ]; then
+  case $model in local-dir:*)
+    echo "BAKE_WEIGHTS=1 bakes what a hub has, not $model: mount the folder, or serve the bundled model, which is in every image" >&2
+    exit 1
+  esac
+  weights=.data/weights/${model//[\/:]/-}-$pretrained
+  mkdir -p "$weights"
+  # before the build, which takes minutes
+  MODEL_NAME=$model MODEL_PRETRAINED=$pretrained HF_HUB_CACHE=$PWD/$weights python -m bento.fetch_weights
+  if ! compgen -G "$weights/models--*" >/dev/null; then
+    echo "the weights of $model $pretrained are no hub's: mount them instead (MODEL_PRETRAINED=/path)" >&2
+    exit 1
+  fi
+fi
+
 # podman's own format drops what docker's images know besides, such as health checks
 export BUILDAH_FORMAT=docker
 bentoml containerize vision-encoder:latest --backend "$engine" --image-tag "$name" \
+  --opt "build-arg=COMPILER=${COMPILER:-}" \
   --opt "label=org.opencontainers.image.title=vision-encoder" \
   --opt "label=org.opencontainers.image.version=$version" \
   --opt "label=org.opencontainers.image.revision=$revision"
-echo "made $name with $engine: version $version, revision $revision"
+if [ -n "${BAKE_WEIGHTS:-}" ]; then
+  "$engine" build --tag "$name" --file deploy/oci/weights.Dockerfile --build-arg "IMAGE=$name" \
+    --build-arg "MODEL_NAME=$model" --build-arg "MODEL_PRETRAINED=$pretrained" "$weights"
+fi
+echo "made $name with $engine: version $version, revision $revision${BAKE_WEIGHTS:+, weights of $model $pretrained}"

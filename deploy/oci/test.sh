@@ -105,6 +105,7 @@ bentoml build -o tag >"$work/build.log" 2>&1 &&
   exit 1
 }
 podman images --format '{{.Repository}}:{{.Tag}} {{.Size}}' "$image"
+left=$(podman run --rm --entrypoint sh "$image" -c 'command -v gcc g++ make git uv' || true)
 podman history --no-trunc --format '{{.Size}}\t{{.CreatedBy}}' "$image" | grep -E '^[0-9.]+ [MG]B' |
   sed -E 's/\|[0-9]+ .*\/bin\/sh -c //' | cut -c1-120
 
@@ -123,6 +124,8 @@ done
 problem=
 curl -sf -o "$work/ready" "http://127.0.0.1:$PORT/readyz" || problem="the container is not ready"
 [ "$(podman exec "$container" id -u)" != 0 ] || problem="the container runs as root"
+[ -z "$left" ] || problem="build tools are left in the image: $(xargs <<<"$left")"
+podman healthcheck run "$container" || problem="its HEALTHCHECK fails although it is ready"
 if [ -z "$problem" ]; then
   CONTAINER_URL=http://127.0.0.1:$PORT "$bin/python" -m pytest -q tests/parity -k container ||
     problem="the container answers otherwise than the checkout"
@@ -130,6 +133,28 @@ fi
 podman stop -t 30 "$container" >/dev/null
 status=$(podman inspect -f '{{.State.ExitCode}}' "$container")
 [ "$status" = 0 ] || problem=${problem:-"on SIGTERM it ended with $status"}
+
+if [ -z "$problem" ]; then
+  echo "baking weights into it, as a hub would have given them, and running it without a network"
+  weights=.data/weights/hf-hub-tests-shapes-openai/models--tests--shapes
+  mkdir -p "$weights/refs" "$weights/snapshots/0000"
+  echo -n 0000 >"$weights/refs/main"
+  cp models/shapes/open_clip_* "$weights/snapshots/0000/"
+  HF_HUB_OFFLINE=1 BAKE_WEIGHTS=1 MODEL_NAME=hf-hub:tests/shapes CONTAINERS_CONF=$work/build.conf \
+    ENGINE=podman deploy/oci/build.sh "$image-baked" >>"$work/build.log" 2>&1 ||
+    problem="weights cannot be baked in: $(tail -n 1 "$work/build.log")"
+  rm -r .data/weights/hf-hub-tests-shapes-openai
+fi
+if [ -z "$problem" ]; then
+  container=$(podman run -d --network=none --read-only --tmpfs /tmp -e BENTOML_HOME=/tmp/bentoml "$image-baked")
+  for _ in {1..120}; do
+    podman healthcheck run "$container" >"$work/health" 2>&1 && break
+    sleep 1
+  done
+  said=$(podman exec "$container" python -c \
+    'from urllib.request import urlopen; print(urlopen("http://127.0.0.1:8001/info").read().decode())') || true
+  grep -q '"model_name":"hf-hub:tests/shapes"' <<<"$said" || problem="baked weights are not served: $said"
+fi
 if [ -n "$problem" ]; then
   podman logs --tail 30 "$container"
   echo "image-test: FAILED: $problem"
