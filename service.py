@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -29,6 +28,7 @@ from bento.images import FORMATS, decode_image
 from bento.logs import configure_logs
 from bento.metrics import Metrics
 from bento.openai_schemas import OpenAIEmbeddingsRequest, OpenAIEmbeddingsResponse
+from bento.processes import end_worker, give_up, listen_for_workers
 from bento.responses import answering
 from bento.runners import Runners
 from bento.schemas import (
@@ -65,6 +65,7 @@ if settings.device.startswith("cuda:"):
     # BentoML would hide all GPUs but the first; DEVICE says which one
     os.environ.setdefault("BENTOML_DISABLE_GPU_ALLOCATION", "1")
 
+listen_for_workers()
 metrics = Metrics(workers=settings.workers)
 budget = ByteBudget(settings.max_queue_bytes, metrics.rejected.labels("bytes").inc)
 
@@ -165,17 +166,17 @@ class VisionEncoder:
         try:
             encoder = Encoder.load(settings)
             runners = Runners(
-                encoder, settings, budget=budget, metrics=metrics, on_death=_end_worker
+                encoder, settings, budget=budget, metrics=metrics, on_death=end_worker
             )
             answering = Answering(encoder, runners, settings)
             if rag_settings.qdrant_enabled:
                 self._store = open_store(rag_settings)
                 self._index = self._open_index(encoder, answering, self._store)
         except (EncoderError, RagError) as error:
-            _give_up(str(error))
+            give_up(str(error))
         except Exception:
             logger.exception("the model could not be loaded")
-            _give_up("see the traceback above")
+            give_up("see the traceback above")
         else:
             self._answering = answering
             logger.info("serving", extra=self._start_line(encoder))
@@ -337,19 +338,6 @@ def _hardware(encoder: Encoder) -> Mapping[str, Any]:
         "cuda_available": cuda,
         "gpu_name": torch.cuda.get_device_name() if cuda else None,
     }
-
-
-def _give_up(why: str) -> None:
-    """Say why nothing can be served, and stop: the supervisor too, if there is one."""
-    logger.error("not serving: %s", why)
-    if "BENTOML_RUNNER_MAP" in os.environ:  # started by `bentoml serve`
-        os.kill(os.getppid(), signal.SIGTERM)
-
-
-def _end_worker(why: str) -> None:
-    """Stop this worker, which can answer nothing more, so that its supervisor starts another."""
-    logger.error("this worker ends: %s", why)
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 served: Any = VisionEncoder  # the decorator made it a bentoml.Service

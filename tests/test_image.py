@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from .conftest import ROOT, free_port
 
@@ -51,40 +53,65 @@ def test_a_docker_without_its_daemon_is_told(tools: Path) -> None:
     assert "its daemon does not answer" in done.stderr
 
 
-def test_the_engine_that_is_here_makes_the_image_with_its_labels(tools: Path) -> None:
-    program(tools, "podman", "exit 0")
-    program(tools, "bentoml", 'echo "$BUILDAH_FORMAT" "$@"')
-    done = build(tools)
+@pytest.fixture
+def podman(tools: Path) -> Path:
+    """Return the tools with a podman that tells how it was called, and a Bento."""
+    program(tools, "podman", 'echo "$BUILDAH_FORMAT $*"')
+    program(tools, "bentoml", 'test "$*" = "get vision-encoder:latest -o path" && echo /the/bento')
+    return tools
+
+
+def test_the_engine_that_is_here_makes_the_image_with_its_labels(podman: Path) -> None:
+    done = build(podman)
     assert done.returncode == 0, done.stderr
     revision = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.strip()
-    assert done.stdout.startswith("docker containerize vision-encoder:latest --backend podman")
+    command, said = done.stdout.splitlines()
+    assert command.startswith("docker build --tag name:tag --file deploy/oci/Dockerfile ")
+    assert command.endswith(" /the/bento")
     for label in ("title=vision-encoder", "version=0.1.0", f"revision={revision}"):
-        assert f"--opt label=org.opencontainers.image.{label}" in done.stdout
-    assert "--opt build-arg=COMPILER= " in done.stdout
-    assert "build-arg=COMPILER=1 " in build(tools, COMPILER="1").stdout
+        assert f"--label org.opencontainers.image.{label} " in command
+    assert "--build-arg PYTHON_VERSION=3.11 --build-arg COMPILER= " in command
+    assert said == f"made name:tag with podman: version 0.1.0, revision {revision}"
+    assert "--build-arg COMPILER=1 " in build(podman, COMPILER="1").stdout
 
 
-def test_weights_are_baked_into_the_image_that_was_made(tools: Path, tmp_path: Path) -> None:
-    program(tools, "podman", 'echo "podman $*"')
-    program(tools, "bentoml", 'echo "bentoml $1"')
+def test_an_engine_that_fails_makes_no_image(podman: Path) -> None:
+    program(podman, "podman", "echo no space left on device >&2; exit 125")
+    done = build(podman)
+    assert (done.returncode, done.stdout) == (125, "")
+    assert done.stderr == "no space left on device\n"
+
+
+def test_the_image_has_the_variables_of_the_bento() -> None:
+    dockerfile = (ROOT / "deploy" / "oci" / "Dockerfile").read_text()
+    said = dict(re.findall(r"([A-Z_]+)=(\S+)", dockerfile.partition("ENV LANG")[2]))
+    bento = yaml.safe_load((ROOT / "bentofile.yaml").read_text())
+    assert len(bento["envs"]) >= 4
+    for variable in bento["envs"]:
+        assert said[variable["name"]] == variable["value"]
+
+
+def test_weights_are_baked_into_the_image_that_was_made(podman: Path) -> None:
     fetching = 'echo "fetched $MODEL_NAME $MODEL_PRETRAINED"'
-    program(tools, "python", f'{fetching}; mkdir -p "$HF_HUB_CACHE/models--$MODEL_NAME"')
+    program(podman, "python", f'{fetching}; mkdir -p "$HF_HUB_CACHE/models--$MODEL_NAME"')
     given = {"BAKE_WEIGHTS": "1", "MODEL_NAME": "no/model", "MODEL_PRETRAINED": "of-a-test"}
     folder = ROOT / ".data" / "weights" / "no-model-of-a-test"
     try:
-        done = build(tools, **given)
+        done = build(podman, **given)
     finally:
         shutil.rmtree(folder)
     assert done.returncode == 0, done.stderr
-    fetched, contained, built, _ = done.stdout.splitlines()
-    assert (fetched, contained) == ("fetched no/model of-a-test", "bentoml containerize")
-    assert built.startswith("podman build --tag name:tag --file deploy/oci/weights.Dockerfile")
-    assert built.endswith(
-        "--build-arg IMAGE=name:tag --build-arg MODEL_NAME=no/model "
-        "--build-arg MODEL_PRETRAINED=of-a-test .data/weights/no-model-of-a-test"
+    fetched, made, baked, said = done.stdout.splitlines()
+    assert fetched == "fetched no/model of-a-test"
+    assert made.endswith("/the/bento")
+    assert baked == (
+        "docker build --tag name:tag --file deploy/oci/weights.Dockerfile --build-arg "
+        "IMAGE=name:tag --build-arg MODEL_NAME=no/model --build-arg MODEL_PRETRAINED=of-a-test "
+        ".data/weights/no-model-of-a-test"
     )
+    assert said.endswith("weights of no/model of-a-test")
 
 
 @pytest.mark.parametrize(
@@ -96,12 +123,10 @@ def test_weights_are_baked_into_the_image_that_was_made(tools: Path, tmp_path: P
     ],
 )
 def test_weights_that_cannot_be_baked_make_no_image(
-    tools: Path, python: str, model: str, problem: str
+    podman: Path, python: str, model: str, problem: str
 ) -> None:
-    program(tools, "podman", 'echo "podman $*"')
-    program(tools, "bentoml", 'echo "bentoml $*"')
-    program(tools, "python", python)
-    done = build(tools, BAKE_WEIGHTS="1", MODEL_NAME=model)
+    program(podman, "python", python)
+    done = build(podman, BAKE_WEIGHTS="1", MODEL_NAME=model)
     shutil.rmtree(ROOT / ".data" / "weights" / f"{model}-openai", ignore_errors=True)
     assert (done.returncode, done.stdout) == (1, "")
     assert problem in done.stderr

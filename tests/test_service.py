@@ -837,19 +837,30 @@ def test_livez_answers_while_the_model_loads_and_readyz_waits(tmp_path: Path) ->
         process.wait(30)
 
 
-def test_a_model_that_cannot_be_had_stops_the_service_with_a_sentence(tmp_path: Path) -> None:
-    environment = {**os.environ, "MODEL_NAME": "ViT-L-99", "PORT": str(free_port())}
-    environment["BENTOML_DO_NOT_TRACK"] = "True"
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ({"MODEL_NAME": "ViT-L-99"}, "cannot load MODEL_NAME=ViT-L-99"),
+        ({"MODEL_NAME": "ViT-B-32", "MODEL_PRETRAINED": "/no/weights.pt"}, "/no/weights.pt"),
+        ({"MODEL_NAME": "local-dir:/no/model"}, "local-dir: needs a folder with open_clip_config"),
+        ({"MODEL_NAME": BUNDLED, "DEVICE": "cuda:7"}, "DEVICE=cuda:7, but torch sees"),
+    ],
+)
+def test_what_cannot_be_loaded_stops_the_service_with_a_sentence_and_status_1(
+    setting: dict[str, str], sentence: str
+) -> None:
+    environment = {**os.environ, "PORT": str(free_port()), "BENTOML_DO_NOT_TRACK": "True"}
     done = subprocess.run(
         [sys.executable, "-m", "bentoml", "serve", "service:VisionEncoder"],
         cwd=ROOT,
-        env=environment,
+        env={**environment, **setting},
         capture_output=True,
         text=True,
         timeout=120,
     )
     (line,) = [line for line in done.stdout.splitlines() if "not serving" in line]
-    assert "MODEL_NAME=ViT-L-99" in json.loads(line)["message"]
+    assert sentence in json.loads(line)["message"]
+    assert done.returncode == 1
 
 
 def test_a_mistake_in_the_settings_of_several_workers_is_a_sentence() -> None:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Make the image of the newest Bento with the engine that is here: docker, podman or buildah.
-# Usage: deploy/oci/build.sh NAME:TAG    (bentoml and python on PATH)
+# Usage: deploy/oci/build.sh NAME:TAG [options of the engine's build]    (bentoml and python on PATH)
 #   COMPILER=1       with what COMPILE=true needs
 #   BAKE_WEIGHTS=1   with the weights of MODEL_NAME and MODEL_PRETRAINED, fetched into .data/weights
 set -euo pipefail
@@ -39,13 +39,15 @@ if [ -n "${BAKE_WEIGHTS:-}" ]; then
   fi
 fi
 
+python=$(sed -n 's/^ *python_version: "\(.*\)"/\1/p' bentofile.yaml)
+bento=$(bentoml get vision-encoder:latest -o path)
 # podman's own format drops what docker's images know besides, such as health checks
 export BUILDAH_FORMAT=docker
-bentoml containerize vision-encoder:latest --backend "$engine" --image-tag "$name" \
-  --opt "build-arg=COMPILER=${COMPILER:-}" \
-  --opt "label=org.opencontainers.image.title=vision-encoder" \
-  --opt "label=org.opencontainers.image.version=$version" \
-  --opt "label=org.opencontainers.image.revision=$revision"
+"$engine" build --tag "$name" --file deploy/oci/Dockerfile \
+  --build-arg "PYTHON_VERSION=$python" --build-arg "COMPILER=${COMPILER:-}" \
+  --label org.opencontainers.image.title=vision-encoder \
+  --label "org.opencontainers.image.version=$version" \
+  --label "org.opencontainers.image.revision=$revision" "${@:2}" "$bento"
 if [ -n "${BAKE_WEIGHTS:-}" ]; then
   "$engine" build --tag "$name" --file deploy/oci/weights.Dockerfile --build-arg "IMAGE=$name" \
     --build-arg "MODEL_NAME=$model" --build-arg "MODEL_PRETRAINED=$pretrained" "$weights"

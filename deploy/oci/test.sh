@@ -99,7 +99,7 @@ echo "building the Bento and its image"
 export BENTOML_HOME=$work/bentos BENTOML_DO_NOT_TRACK=True PATH=$bin:$PATH
 bentoml build -o tag >"$work/build.log" 2>&1 &&
   CONTAINERS_CONF=$work/build.conf ENGINE=podman timeout 1500 deploy/oci/build.sh "$image" \
-    >>"$work/build.log" 2>&1 || {
+    --build-arg UV_NO_CACHE=false >>"$work/build.log" 2>&1 || {
   tail -n 30 "$work/build.log"
   echo "image-test: FAILED: the image cannot be built; all of it is in .data/oci/build.log"
   exit 1
