@@ -110,7 +110,7 @@ podman history --no-trunc --format '{{.Size}}\t{{.CreatedBy}}' "$image" | grep -
   sed -E 's/\|[0-9]+ .*\/bin\/sh -c //' | cut -c1-120
 
 echo "running it: not root, nothing writable but /tmp and volumes, no capabilities"
-container=$(podman run -d --network=host --read-only --read-only-tmpfs=false --tmpfs /tmp:rw,noexec \
+container=$(podman run -d --network=host --read-only --read-only-tmpfs=false --tmpfs /tmp:rw,noexec --health-interval=disable \
   --cap-drop=all --security-opt=no-new-privileges --stop-timeout 40 \
   -v /data/qdrant -v /data/thumbnails \
   -e BENTOML_HOME=/tmp/bentoml -e HOST=127.0.0.1 -e "PORT=$PORT" \
@@ -141,12 +141,12 @@ if [ -z "$problem" ]; then
   echo -n 0000 >"$weights/refs/main"
   cp models/shapes/open_clip_* "$weights/snapshots/0000/"
   HF_HUB_OFFLINE=1 BAKE_WEIGHTS=1 MODEL_NAME=hf-hub:tests/shapes CONTAINERS_CONF=$work/build.conf \
-    ENGINE=podman deploy/oci/build.sh "$image-baked" >>"$work/build.log" 2>&1 ||
+    ENGINE=podman deploy/oci/build.sh "$image-baked" --build-arg UV_NO_CACHE=false >>"$work/build.log" 2>&1 ||
     problem="weights cannot be baked in: $(tail -n 1 "$work/build.log")"
   rm -r .data/weights/hf-hub-tests-shapes-openai
 fi
 if [ -z "$problem" ]; then
-  container=$(podman run -d --network=none --read-only --tmpfs /tmp -e BENTOML_HOME=/tmp/bentoml "$image-baked")
+  container=$(podman run -d --network=none --health-interval=disable --read-only --tmpfs /tmp -e BENTOML_HOME=/tmp/bentoml "$image-baked")
   for _ in {1..120}; do
     podman healthcheck run "$container" >"$work/health" 2>&1 && break
     sleep 1
