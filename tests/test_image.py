@@ -108,7 +108,7 @@ def test_weights_are_baked_into_the_image_that_was_made(podman: Path) -> None:
     assert made.endswith("/the/bento")
     assert baked == (
         "docker build --tag name:tag --file deploy/oci/weights.Dockerfile --build-arg "
-        "IMAGE=name:tag --build-arg MODEL_NAME=no/model --build-arg MODEL_PRETRAINED=of-a-test "
+        "IMAGE=name:tag --build-arg NAME=no/model --build-arg PRETRAINED=of-a-test "
         ".data/weights/no-model-of-a-test"
     )
     assert said.endswith("weights of no/model of-a-test")

@@ -50,6 +50,6 @@ export BUILDAH_FORMAT=docker
   --label "org.opencontainers.image.revision=$revision" "${@:2}" "$bento"
 if [ -n "${BAKE_WEIGHTS:-}" ]; then
   "$engine" build --tag "$name" --file deploy/oci/weights.Dockerfile --build-arg "IMAGE=$name" \
-    --build-arg "MODEL_NAME=$model" --build-arg "MODEL_PRETRAINED=$pretrained" "$weights"
+    --build-arg "NAME=$model" --build-arg "PRETRAINED=$pretrained" "$weights"
 fi
 echo "made $name with $engine: version $version, revision $revision${BAKE_WEIGHTS:+, weights of $model $pretrained}"

@@ -3,9 +3,10 @@
 ARG IMAGE
 FROM ${IMAGE}
 COPY . /opt/weights
-ARG MODEL_NAME
-ARG MODEL_PRETRAINED
+# Under other names than the variables, whose values in the first image would go before them.
+ARG NAME
+ARG PRETRAINED
 # Offline, since all that is needed is here: a start asks no hub for news. HF_HUB_CACHE goes before
 # HF_HOME, which compose and Kubernetes set.
 ENV HF_HUB_CACHE=/opt/weights HF_HUB_OFFLINE=1 \
-    MODEL_NAME=${MODEL_NAME} MODEL_PRETRAINED=${MODEL_PRETRAINED}
+    MODEL_NAME=${NAME} MODEL_PRETRAINED=${PRETRAINED}
