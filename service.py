@@ -12,17 +12,21 @@ from collections.abc import Mapping
 from typing import Any
 
 import bentoml
+from pydantic import ValidationError
 from starlette.applications import Starlette
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from bento import Encoder, EncoderError, Settings
+from bento.access import Access, warning
 from bento.admission import ByteBudget
 from bento.answering import Answering
 from bento.bodies import read_upload, read_uploads
-from bento.docs import DOCS_PAGE, complete
+from bento.docs import DOCS_HEADERS, DOCS_PAGE, DOCS_SCRIPT, complete
 from bento.errors import NotReady
+from bento.headers import SecurityHeaders, cors_options
 from bento.http import RequestMiddleware
 from bento.images import FORMATS, decode_image
 from bento.logs import configure_logs
@@ -42,6 +46,7 @@ from bento.schemas import (
     TextRequest,
     TextsRequest,
 )
+from bento.settings import explain
 from bento.version import VERSION, revision
 from rag import PictureIndex, RagError, RagSettings, SearchRequest, SearchResponse, identity_of
 from rag import http as index_routes
@@ -53,8 +58,11 @@ from rag.thumbnails import Thumbnails
 
 logger = logging.getLogger("vision_encoder")
 
-settings = Settings()
-rag_settings = RagSettings()
+try:
+    settings = Settings()
+    rag_settings = RagSettings()
+except ValidationError as error:
+    raise SystemExit(f"a variable is not valid: {explain(error)}") from None
 
 if settings.workers > 1 and rag_settings.qdrant_enabled and not rag_settings.qdrant_host:
     raise SystemExit(
@@ -86,7 +94,11 @@ async def home(_: Request) -> Response:
 
 
 async def docs(_: Request) -> Response:
-    return HTMLResponse(DOCS_PAGE)
+    return HTMLResponse(DOCS_PAGE, headers=DOCS_HEADERS)
+
+
+async def docs_script(_: Request) -> Response:
+    return Response(DOCS_SCRIPT, media_type="text/javascript")
 
 
 async def openapi(_: Request) -> Response:
@@ -123,6 +135,7 @@ app = Starlette(
     routes=[
         Route("/", home),
         Route("/docs", docs),
+        Route("/docs/start.js", docs_script),
         Route("/openapi.json", openapi),
         Route("/health", health),
         Route("/info", info),
@@ -155,6 +168,8 @@ class VisionEncoder:
 
     def __init__(self) -> None:
         configure_logs()
+        if (said := warning(settings)) and bentoml.server_context.worker_index in (None, 1):
+            logger.warning(said)
         self._answering: Answering | None = None
         self._index: IndexAnswering | None = None
         self._store: Store | None = None
@@ -341,8 +356,13 @@ def _hardware(encoder: Encoder) -> Mapping[str, Any]:
 
 
 served: Any = VisionEncoder  # the decorator made it a bentoml.Service
+served.add_asgi_middleware(SecurityHeaders)
+if settings.allowed_origins:
+    served.add_asgi_middleware(CORSMiddleware, **cors_options(settings.allowed_origins))
 served.add_asgi_middleware(
     RequestMiddleware,
+    access=Access(settings),
+    form_routes=frozenset({"/embed/image/upload", "/embed/images", "/search/upload"}),
     json_routes=frozenset(method.route for method in served.apis.values()),
     max_body_bytes=settings.max_request_bytes,
     budget=budget,

@@ -25,7 +25,7 @@ Six tests: health, model info, text embedding, image embedding from a URL, route
   VISION_ENCODER_URL  the encoder                     (http://localhost:8001)
   ROUTER_URL          the router                      (http://localhost:9102)
   QDRANT_URL          a Qdrant server; without it the encoder is asked for its store's health
-  API_KEY             sent to the encoder and the router as a bearer token
+  API_KEY             sent to the encoder and the router as a bearer token; of several the first
   QDRANT_API_KEY      sent to the Qdrant server
   IMAGE_URL           a picture on the web for the fourth test. Without it the script serves one
                       itself (with python3), and the encoder must be allowed to fetch it:
@@ -62,7 +62,7 @@ for tool in curl jq; do
 done
 
 umask 077 # keys go through files, so that nobody reads them in the list of processes
-[ -z "${API_KEY:-}" ] || echo "Authorization: Bearer $API_KEY" >"$work/key"
+[ -z "${API_KEY:-}" ] || echo "Authorization: Bearer ${API_KEY%%,*}" >"$work/key"
 [ -z "${QDRANT_API_KEY:-}" ] || echo "api-key: $QDRANT_API_KEY" >"$work/qdrant-key"
 touch "$work/key" "$work/qdrant-key"
 
@@ -99,7 +99,7 @@ printf 'encoder: %s\nrouter:  %s\nqdrant:  %s\n\n' "$VISION_ENCODER_URL" "$ROUTE
 
 echo "Test 1 of 6: health"
 answer=$(encoder /health) ||
-  fail "$answer" "is it running? its log; make serve, or docker compose logs vision-encoder"
+  fail "$answer" "is it running? API_KEY, if it asks for one; its log; make serve, or docker compose logs vision-encoder"
 show "$answer"
 json "$answer" '.status == "healthy"' || fail "it is not healthy" "the encoder's log"
 pass "the encoder is healthy"

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from bento.errors import EncoderError, InvalidInput, TooLarge
+from bento.errors import EncoderError, InvalidInput, TooLarge, UnsupportedMediaType
 from bento.model import Embeddings
 
 NPY: Final = "application/x-npy"
@@ -119,7 +119,7 @@ async def read_upload(request: Request) -> tuple[bytes, bool | None]:
         file = form.get("file")
         if not isinstance(file, UploadFile):
             raise InvalidInput("send the picture as multipart/form-data, in a field named file")
-        return await file.read(), normalize
+        return await read_picture(file), normalize
 
 
 async def read_uploads(request: Request, max_files: int) -> tuple[list[bytes], bool | None]:
@@ -135,11 +135,25 @@ async def read_uploads(request: Request, max_files: int) -> tuple[list[bytes], b
                 raise InvalidInput(
                     "send the pictures as multipart/form-data, each in a field named files"
                 )
-            return [await file.read() for file in files if isinstance(file, UploadFile)], normalize
+            pictures = [await read_picture(f) for f in files if isinstance(f, UploadFile)]
+            return pictures, normalize
     except HTTPException as error:
         if "Too many files" in error.detail:
             raise TooLarge(f"at most {max_files:,} images are allowed in one request") from None
         raise
+
+
+async def read_picture(file: UploadFile) -> bytes:
+    """Return the bytes of an uploaded picture; its name is not looked at.
+
+    Raises `UnsupportedMediaType` when it is said to be something else.
+    """
+    media_type = (file.content_type or "").partition(";")[0].strip().lower()
+    if media_type.startswith("image/") or media_type in ("", "application/octet-stream"):
+        return await file.read()
+    raise UnsupportedMediaType(
+        f"a picture is sent as image/… or application/octet-stream, not {media_type[:80]}"
+    )
 
 
 def _normalize_of(form: FormData, others: set[str]) -> bool | None:

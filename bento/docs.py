@@ -28,11 +28,18 @@ DOCS_PAGE: Final = """<!DOCTYPE html>
 <body>
   <div id="swagger-ui"></div>
   <script src="/static_content/swagger-ui-bundle.js"></script>
-  <script>SwaggerUIBundle({url: "/openapi.json", dom_id: "#swagger-ui", tryItOutEnabled: true})
-  </script>
+  <script src="/docs/start.js"></script>
 </body>
 </html>
 """
+DOCS_SCRIPT: Final = (
+    'SwaggerUIBundle({url: "/openapi.json", dom_id: "#swagger-ui", tryItOutEnabled: true});\n'
+)
+DOCS_HEADERS: Final = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+}
 
 _ABOUT: Final = (
     "CLIP embeddings of texts and images, and image search. Every error is "
@@ -87,7 +94,10 @@ _UPLOADS: Final = {
         }
     },
 }
-
+_KEYS: Final = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "A key of API_KEY."},
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
 
 # What the document says of routes that BentoML does not know: method, path, summary, answer
 # (None: no JSON) and parameters.
@@ -136,7 +146,8 @@ def complete(document: dict[str, Any], more: Sequence[Described] = ()) -> dict[s
             {"name": "Infrastructure", "description": "For supervisors and Prometheus."},
         ],
         "paths": paths,
-        "components": {"schemas": schemas},
+        "components": {"schemas": schemas, "securitySchemes": _KEYS},
+        "security": [{"bearer": []}, {"header": []}, {}],  # none, where there is no API_KEY
     }
 
 

@@ -29,7 +29,7 @@ from bento.doctor_checks import (
     check_weights,
 )
 from bento.doctor_probe import LOOK_SECONDS, Seen, words
-from bento.settings import Settings
+from bento.settings import Settings, explain
 
 S = TypeVar("S", bound=BaseSettings)
 T = TypeVar("T")
@@ -74,15 +74,9 @@ def _read(kind: type[S]) -> tuple[S | None, str]:
     try:
         return kind(), ""
     except ValidationError as error:
-        said = [
-            f"{str(e['loc'][0]).upper()}={e['input']}: {e['msg']}"
-            if e["loc"]
-            else e["msg"].removeprefix("Value error, ")
-            for e in error.errors()
-        ]
+        return None, explain(error)
     except (OSError, ValueError) as error:  # a .env that cannot be read
-        said = [f".env: {words(error)}"]
-    return None, "; ".join(said)
+        return None, f".env: {words(error)}"
 
 
 def _settled(seconds: float, work: Callable[[], T], otherwise: Callable[[str], T]) -> T:

@@ -40,7 +40,9 @@ _ALLOWED: Final = (
 class QdrantSettings(BaseSettings):
     """The QDRANT_ settings of `rag.RagSettings`, which `bento` does not import."""
 
-    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_file=".env", env_ignore_empty=True, extra="ignore", hide_input_in_errors=True
+    )
 
     qdrant_enabled: bool = False
     qdrant_host: str | None = None

@@ -3,6 +3,8 @@
 EncoderError               status, code and a sentence for people
 ├── InvalidInput           400  unusable input
 ├── BrokenImage            400  an image that cannot be decoded
+├── Unauthorized           401  no key, or a wrong one
+├── ForeignPage            403  a page of another site, where there is no key
 ├── ModelNotFound          404  a request that names another model than the one served
 ├── TooLarge               413  more bytes or pixels than allowed
 ├── NotAnImage             415  bytes that are no supported picture
@@ -32,6 +34,16 @@ class InvalidInput(EncoderError):
 class BrokenImage(EncoderError):
     status = 400
     code = "broken_image"
+
+
+class Unauthorized(EncoderError):
+    status = 401
+    code = "unauthorized"
+
+
+class ForeignPage(EncoderError):
+    status = 403
+    code = "foreign_page"
 
 
 class ModelNotFound(EncoderError):

@@ -14,6 +14,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from bento.access import Access
 from bento.admission import ByteBudget
 from bento.bodies import accept
 from bento.errors import Busy, EncoderError, TooLarge, UnsupportedMediaType
@@ -37,18 +38,25 @@ class RequestMiddleware:
         self,
         app: ASGIApp,
         *,
+        access: Access,
         json_routes: frozenset[str],
+        form_routes: frozenset[str],
         max_body_bytes: int,
         budget: ByteBudget,
         metrics: Metrics,
     ) -> None:
         self.app = app
+        self.access = access
         self.json_routes = json_routes
+        self.form_routes = form_routes
         self.max_body_bytes = max_body_bytes
         self.budget = budget
         self.metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":  # there are none
+            await send({"type": "websocket.close"})
+            return
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -72,19 +80,28 @@ class RequestMiddleware:
 
     def _check(self, scope: Scope, headers: Headers) -> None:
         """Refuse what can be refused before a body is read."""
+        method, path = scope["method"], scope["path"]
+        self.access.check(method, path, headers)
         media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if (
-            scope["method"] == "POST"
-            and scope["path"] in self.json_routes
-            and media_type != "application/json"
-        ):
+        if method == "POST" and path in self.form_routes:
+            allowed = "multipart/form-data"
+        elif (method == "POST" and path in self.json_routes) or method == "PATCH":
+            allowed = "application/json"
+        elif media_type in ("", "application/json"):
+            return  # no body is read, and some clients name a type all the same
+        else:
             raise UnsupportedMediaType(
-                f"{scope['path']} takes application/json, not {media_type or 'an untyped body'}"
+                f"{method} {path[:200]} takes no body, and so none of type {media_type[:80]}"
+            )
+        if media_type != allowed:
+            raise UnsupportedMediaType(
+                f"{path[:200]} takes {allowed}, not {media_type[:80] or 'an untyped body'}"
             )
 
     def _count(self, exchange: _Exchange) -> None:
         scope = exchange.scope
-        refused = scope["path"] if scope["path"] in self.json_routes else "other"
+        known = scope["path"] in self.json_routes | self.form_routes
+        refused = scope["path"] if known else "other"
         route = getattr(scope.get("route"), "path", None) or refused
         if route in _UNCOUNTED:
             return

@@ -9,7 +9,7 @@ from typing import Any, Final, ParamSpec, Protocol, TypeVar
 
 from starlette.responses import JSONResponse
 
-from bento.errors import Busy
+from bento.errors import Busy, Unauthorized
 
 _CODES: Final = {
     400: "invalid_request",
@@ -61,7 +61,11 @@ def answering(
 
 def error_response(error: _Answerable) -> JSONResponse:
     """Return an error as `{"error": sentence, "code": stable_code}` with its status."""
-    headers = {"Retry-After": str(error.retry_after)} if isinstance(error, Busy) else None
+    headers = {}
+    if isinstance(error, Busy):
+        headers["Retry-After"] = str(error.retry_after)
+    elif isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse({"error": str(error), "code": error.code}, error.status, headers)
 
 

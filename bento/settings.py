@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
-from pydantic import AliasChoices, Field, model_validator
+from pydantic import (
+    AliasChoices,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -20,7 +28,11 @@ class Settings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_file=".env", env_ignore_empty=True, extra="ignore", populate_by_name=True
+        env_file=".env",
+        env_ignore_empty=True,
+        extra="ignore",
+        populate_by_name=True,
+        hide_input_in_errors=True,  # the key may be in it
     )
 
     model_name: str = Field(
@@ -64,6 +76,48 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="An IP address; 0.0.0.0 listens on all.")
     port: int = Field(8001, ge=1, le=65535)
     workers: int = Field(1, ge=1, description="Each holds its own copy of the model.")
+    api_key: SecretStr | None = Field(
+        None, description="One key or several, with commas between; without one all may ask."
+    )
+    metrics_public: bool = Field(False, description="Answer /metrics without a key.")
+    ui_public: bool = Field(
+        False, description="Answer the search page and /docs, which hold no data, without a key."
+    )
+    cors_allowed_origins: str = Field(
+        "", description="Origins whose pages may call this service, with commas between."
+    )
+
+    @field_validator("api_key")
+    @classmethod
+    def _keys_that_a_header_can_carry(cls, given: SecretStr | None) -> SecretStr | None:
+        for key in _split(given):
+            if not re.fullmatch("[!-~]+", key):
+                raise ValueError(
+                    "one key or several with commas between are needed, none of them empty, of "
+                    "ASCII letters, digits and signs, without white space"
+                )
+        return given
+
+    @field_validator("cors_allowed_origins")
+    @classmethod
+    def _exact_origins(cls, given: str) -> str:
+        if given and not all(
+            re.fullmatch(r"https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:\d{1,5})?", origin)
+            for origin in given.split(",")
+        ):
+            raise ValueError(
+                "origins such as https://pictures.example or http://localhost:3000 are needed, "
+                "in small letters, with commas between, without path, white space or *"
+            )
+        return given
+
+    @property
+    def api_keys(self) -> list[str]:
+        return _split(self.api_key)
+
+    @property
+    def allowed_origins(self) -> list[str]:
+        return self.cors_allowed_origins.split(",") if self.cors_allowed_origins else []
 
     @model_validator(mode="after")
     def _each_image_fits(self) -> Settings:
@@ -74,3 +128,18 @@ class Settings(BaseSettings):
                 f"MAX_QUEUE_BYTES={self.max_queue_bytes}"
             )
         return self
+
+
+def _split(keys: SecretStr | None) -> list[str]:
+    return keys.get_secret_value().split(",") if keys else []
+
+
+def explain(error: ValidationError) -> str:
+    """Say which variables are wrong and why. What a key holds is not said."""
+    said = []
+    for detail in error.errors():
+        what = detail["msg"].removeprefix("Value error, ")
+        name = str(detail["loc"][0]).upper() if detail["loc"] else ""
+        shown = "" if "KEY" in name else f"={detail['input']}"
+        said.append(f"{name}{shown}: {what}" if name else what)
+    return "; ".join(said)

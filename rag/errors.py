@@ -5,6 +5,7 @@ RagError                   status, code and a sentence for people
 ├── ImageNotFound          404  no such image
 ├── CollectionNotFound     404  no such collection
 ├── CollectionMismatch     409  the collection holds another model's vectors
+├── UnsupportedMediaType   415  an upload of a type that no picture has
 ├── SearchDisabled         503  this service runs without search
 ├── StoreLocked            503  another process owns the embedded store
 └── StoreUnavailable       503  Qdrant does not answer
@@ -38,6 +39,11 @@ class CollectionNotFound(RagError):
 class CollectionMismatch(RagError):
     status = 409
     code = "collection_mismatch"
+
+
+class UnsupportedMediaType(RagError):
+    status = 415
+    code = "unsupported_media_type"
 
 
 class SearchDisabled(RagError):

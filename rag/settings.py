@@ -14,7 +14,12 @@ class RagSettings(BaseSettings):
     An empty variable is as one that is not set.
     """
 
-    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_file=".env",
+        env_ignore_empty=True,
+        extra="ignore",
+        hide_input_in_errors=True,  # the key may be in it
+    )
 
     qdrant_enabled: bool = Field(False, description="Serve search and its routes.")
     qdrant_host: str | None = Field(

@@ -296,7 +296,8 @@ class AsyncVisionEncoderClient:
         if max_retries < 0:
             raise InvalidInput(f"max_retries is {max_retries}; allowed: 0 and more")
         if api_key is None and settings.api_key:
-            api_key = settings.api_key.get_secret_value()
+            # a service that takes several has them in the same variable
+            api_key = settings.api_key.get_secret_value().partition(",")[0]
         url = _url(settings.vision_encoder_url if base_url is None else base_url)
         self.base_url = str(url.copy_with(userinfo=b""))
         self._waiting = waiting(base_url=url, headers=_authorization(api_key))

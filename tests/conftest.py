@@ -38,7 +38,8 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (
         *("MODEL_NAME", "VISION_MODEL_NAME", "DEVICE", "VISION_DEVICE", "DTYPE", "PORT"),
         *("QDRANT_ENABLED", "QDRANT_HOST", "QDRANT_PATH"),
-        *("API_KEY", "VISION_ENCODER_URL", "VISION_ENCODER_TIMEOUT"),
+        *("API_KEY", "METRICS_PUBLIC", "UI_PUBLIC", "CORS_ALLOWED_ORIGINS", "HOST"),
+        *("VISION_ENCODER_URL", "VISION_ENCODER_TIMEOUT"),
         *("MAKEFLAGS", "MFLAGS", "MAKELEVEL"),  # a make of ours that runs these tests
     ):
         monkeypatch.delenv(name, raising=False)
@@ -127,6 +128,7 @@ def serving(folder: Path, **environment: str) -> Iterator[Server]:
                 "DEVICE": "cpu",
                 "DTYPE": "float32",
                 "PORT": str(port),
+                "API_KEY": "",
                 "QDRANT_ENABLED": "true",
                 "QDRANT_PATH": str(folder / "qdrant"),
                 "THUMBNAILS_PATH": str(folder / "thumbnails"),

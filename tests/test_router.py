@@ -25,13 +25,13 @@ from .wire import answer, wire
 
 
 @contextmanager
-def routing(encoder_url: str, *options: str) -> Iterator[str]:
+def routing(encoder_url: str, *options: str, **variables: str) -> Iterator[str]:
     """Run `python -m router_client` until the block ends, and give its URL."""
     port = free_port()
     process = subprocess.Popen(
         [sys.executable, "-m", "router_client", "--port", str(port), *options],
         cwd=ROOT,
-        env={"VISION_ENCODER_URL": encoder_url, "VISION_ENCODER_TIMEOUT": "30"},
+        env={"VISION_ENCODER_URL": encoder_url, "VISION_ENCODER_TIMEOUT": "30", **variables},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -58,7 +58,7 @@ async function ask(path, { method = "GET", body, signal, onBusy = () => {} } = {
   for (let tries = 1; ; tries++) {
     let answer;
     try {
-      answer = await fetch(path, {
+      answer = await send(path, {
         method,
         signal,
         headers: body && { "Content-Type": "application/json" },
@@ -68,6 +68,10 @@ async function ask(path, { method = "GET", body, signal, onBusy = () => {} } = {
       if (error.name === "AbortError") throw error;
       throw new Failure(t("away"));
     }
+    if (answer.status === 401 && (await unlock(answer.key))) {
+      tries -= 1;
+      continue;
+    }
     if (answer.status === 429 && tries < TRIES) {
       const seconds = Number(answer.headers.get("Retry-After")) || 1;
       onBusy(Math.min(seconds, LONGEST_WAIT));
@@ -76,11 +80,22 @@ async function ask(path, { method = "GET", body, signal, onBusy = () => {} } = {
     }
     const data = await answer.json().catch(() => null);
     if (!answer.ok || !data) {
-      const sentence = data?.error ?? t("odd", { status: answer.status });
+      const said = answer.status === 401 ? t("keyNeeded") : data?.error;
+      const sentence = said ?? t("odd", { status: answer.status });
       throw new Failure(sentence, answer.status, data?.code);
     }
     return data;
   }
+}
+
+/** Send a request with the key, if there is one; the answer's `key` is what was sent. */
+async function send(path, { headers, ...options } = {}) {
+  const sent = key;
+  const answer = await fetch(path, {
+    ...options,
+    headers: { ...headers, ...(sent && { Authorization: `Bearer ${sent}` }) },
+  });
+  return Object.assign(answer, { key: sent });
 }
 
 function rest(ms, signal) {
@@ -111,6 +126,65 @@ async function dataOf(file) {
 function addressOf(id, daoId, what = "") {
   const query = new URLSearchParams({ dao_id: daoId, collection });
   return `images/${encodeURIComponent(id)}${what}?${query}`;
+}
+
+/** Show a picture of the service's, which an <img> alone cannot ask for where a key is needed. */
+async function show(image, path) {
+  image.path = path;
+  if (!key) {
+    image.src = path;
+    return;
+  }
+  const answer = await send(path).catch(() => null);
+  const source = answer?.ok ? URL.createObjectURL(await answer.blob()) : "";
+  if (image.path !== path || !source) {
+    URL.revokeObjectURL(source);
+    if (image.path === path) image.dispatchEvent(new Event("error"));
+    return;
+  }
+  image.addEventListener("load", () => URL.revokeObjectURL(source), { once: true });
+  image.src = source;
+}
+
+// ---- the key -------------------------------------------------------------------------------
+
+const lock = $("#lock");
+
+let key = sessionStorage.getItem("key") ?? ""; // kept until the tab is closed
+let unlocking = null; // the answer to the question that is being asked
+
+/** Ask for a key in place of the one that was refused, and say whether there is another now. */
+async function unlock(refused) {
+  if (refused !== key) return true; // it came while that request was under way
+  unlocking ??= askForKey(refused).finally(() => {
+    unlocking = null;
+  });
+  return unlocking;
+}
+
+function askForKey(refused) {
+  const input = $("#key");
+  const draw = () => {
+    $("#lock-text").textContent = t(refused ? "keyWrong" : "keyNeeded");
+  };
+  redrawn.add(draw);
+  draw();
+  input.value = "";
+  input.ariaInvalid = String(Boolean(refused));
+  lock.returnValue = "";
+  lock.showModal();
+  return new Promise((resolve) => {
+    lock.onclose = () => {
+      redrawn.delete(draw);
+      const given = lock.returnValue === "given";
+      if (given) {
+        key = input.value.trim();
+        sessionStorage.setItem("key", key);
+      }
+      input.value = "";
+      resolve(given);
+    };
+  });
 }
 
 // ---- what is searched for ------------------------------------------------------------------
@@ -237,10 +311,10 @@ function drawQuery() {
   if ($("#chip").hidden || chip === (example ?? like)) return;
   chip = example ?? like;
   const daoId = value("like_dao_id") || "default";
-  URL.revokeObjectURL($("#chip-picture").src);
-  $("#chip-picture").src = example
-    ? URL.createObjectURL(example)
-    : addressOf(like, daoId, "/thumbnail");
+  const image = $("#chip-picture");
+  URL.revokeObjectURL(image.src);
+  if (example) image.path = image.src = URL.createObjectURL(example);
+  else show(image, addressOf(like, daoId, "/thumbnail"));
   const title = titles.get(addressOf(like, daoId));
   $("#chip-title").textContent = example
     ? example.name
@@ -346,7 +420,7 @@ function thumbnail(picture, lazy) {
     const tile = make("span", { className: "missing", textContent: alt });
     image.replaceWith(tile);
   };
-  image.src = addressOf(picture.id, picture.dao_id, "/thumbnail");
+  show(image, addressOf(picture.id, picture.dao_id, "/thumbnail"));
   return image;
 }
 
