@@ -73,7 +73,7 @@ async def thumbnail(request: Request) -> Response:
 
 
 async def search_upload(request: Request) -> Response:
-    async with request.form(max_files=1, max_fields=1) as form:
+    async with request.form(max_files=1, max_fields=2) as form:
         if unknown := form.keys() - {"file", "search"}:
             raise InvalidSearch(f"{', '.join(sorted(unknown))}: not a field of this request")
         file, others = form.get("file"), form.get("search", "{}")

@@ -267,8 +267,9 @@ def test_one_broken_image_among_31_costs_them_nothing(http: httpx.Client, encode
     ("request_", "status", "says"),
     [
         ({"files": [("file", b"x")]}, 400, "file"),
-        ({"data": {"files": "text"}}, 400, "named files"),
-        ({"json": {}}, 400, "named files"),
+        ({"files": {"files": (None, "text")}}, 400, "named files"),
+        ({"data": {"files": "text"}}, 415, "multipart/form-data"),
+        ({"json": {}}, 415, "multipart/form-data"),
         ({"files": [("files", b"x")], "data": {"normalize": "maybe"}}, 400, "normalize"),
         ({"files": [("files", b"x")] * 1001}, 413, "1,000 images"),
     ],
@@ -393,8 +394,9 @@ def test_another_content_type_is_refused(http: httpx.Client, media_type: str) ->
     ("request_", "status", "code"),
     [
         ({"files": {"picture": b"x"}}, 400, "invalid_request"),
-        ({"data": {"file": "text"}}, 400, "invalid_request"),
-        ({"json": {}}, 400, "invalid_request"),
+        ({"files": {"file": (None, "text")}}, 400, "invalid_request"),
+        ({"data": {"file": "text"}}, 415, "unsupported_media_type"),
+        ({"json": {}}, 415, "unsupported_media_type"),
         ({"files": {"file": b""}}, 400, "invalid_request"),
         ({"files": {"file": b"text"}}, 415, "not_an_image"),
         ({"files": {"file": b"x"}, "data": {"normalize": "maybe"}}, 400, "invalid_request"),
@@ -542,7 +544,8 @@ def test_an_uploaded_picture_is_searched_by(http: httpx.Client) -> None:
     assert hit["score"] == pytest.approx(1, abs=1e-4)
     assert http.post("/search/upload", files={"file": data}).json()["count"] >= 2
     for files, search, status, says in (
-        ({}, "{}", 400, "in a field named file"),
+        ({}, "{}", 415, "takes multipart/form-data"),
+        ({"file": (None, "text")}, "{}", 400, "in a field named file"),
         ({"file": data}, "[]", 400, "no JSON object"),
         ({"file": data}, "{", 400, "no JSON object"),
         ({"file": data}, '{"top_k": 0}', 400, "top_k"),
@@ -574,7 +577,7 @@ def test_what_is_known_of_a_picture_is_replaced_without_its_bytes(http: httpx.Cl
         ('{"metadata": {"dao_id": "x"}}', "dao_id"),
         ('{"x": 1}', "x"),
     ):
-        refused = http.patch("/images/a%2Fb", params=who, content=bad)
+        refused = http.patch("/images/a%2Fb", params=who, content=bad, headers=JSON)
         assert refused.status_code == 400 and says in refused.json()["error"]
 
 

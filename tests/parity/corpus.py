@@ -77,8 +77,10 @@ CUT: Final = picture(2, "JPEG")[:500]
 _PAGES: Final = [
     _get("/"),
     _get("/docs"),
+    _get("/docs/start.js"),
     _get("/openapi.json"),
     _get("/schema.json"),
+    _get("/info", headers={"Content-Type": "application/vnd.bentoml+pickle"}),
     _get("/health"),
     _get("/info"),
     _get("/livez"),
@@ -144,6 +146,7 @@ _IMAGES: Final = [
     _form("one pixel", "/embed/image/upload", {"file": ("a", picture(3, side=1))}),
     _form("cut off", "/embed/image/upload", {"file": ("a.jpg", CUT)}),
     _form("empty", "/embed/image/upload", {"file": ("a.jpg", b"")}),
+    _form("a pickle", "/embed/image/upload", {"file": ("a", PNG, "application/x-pickle")}),
     _form("another field", "/embed/image/upload", {"image": ("a.png", PNG)}),
     _form("not a boolean", "/embed/image/upload", {"file": ("a.png", PNG)}, normalize="maybe"),
     _raw("no form", "/embed/image/upload", PNG, "image/png"),

@@ -1,10 +1,12 @@
 """Play the corpus against the service in this process: `python -m tests.parity.in_process FILE`.
 
-It is a process of its own, since the service reads its settings when it is imported.
+It is a process of its own, since the service reads its settings when it is imported. With API_KEY
+the corpus is played twice: with the key, and by somebody who has none.
 """
 
 from __future__ import annotations
 
+import os
 import pickle
 import sys
 import time
@@ -25,7 +27,9 @@ def main(file: Path) -> None:
         while client.get("/readyz").status_code != 200:
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        file.write_bytes(pickle.dumps([tuple(answer) for answer in play(client)]))
+        key = os.environ.get("API_KEY")
+        played = [play(client, {"X-API-Key": key}), play(client)] if key else [play(client)]
+        file.write_bytes(pickle.dumps([[tuple(answer) for answer in each] for each in played]))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
@@ -19,11 +19,15 @@ HEADERS: Final = (  # those that mean something; dates, lengths and ids differ
     "cache-control",
     "content-security-policy",
     "content-type",
+    "cross-origin-resource-policy",
     "etag",
     "location",
+    "referrer-policy",
     "retry-after",
     "server",
+    "www-authenticate",
     "x-content-type-options",
+    "x-frame-options",
 )
 _TIMES: Final = frozenset({"indexed_at"})
 
@@ -40,11 +44,12 @@ class Answer(NamedTuple):
     body: bytes
 
 
-def play(client: Client) -> list[Answer]:
-    """Send each request of the corpus and return its answer, in their order."""
+def play(client: Client, more: Mapping[str, str] | None = None) -> list[Answer]:
+    """Send each request of the corpus, with `more` headers, and return the answers in order."""
     answers = []
     for ask in CORPUS:
-        got = client.request(ask.method, ask.path, **ask.given)
+        headers = {**ask.given.get("headers", {}), **(more or {})}
+        got = client.request(ask.method, ask.path, **{**ask.given, "headers": headers})
         headers = {name: got.headers[name] for name in HEADERS if name in got.headers}
         answers.append(Answer(got.status_code, headers, got.content))
     return answers

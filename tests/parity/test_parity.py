@@ -46,20 +46,31 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> list[Answer]:
         return played(server.url)
 
 
-@pytest.fixture(scope="module")
-def in_process(tmp_path_factory: pytest.TempPathFactory) -> list[Answer]:
-    folder = tmp_path_factory.mktemp("in-process")
+def in_a_process(folder: Path, **variables: str) -> list[list[Answer]]:
+    """Return what the service answers in a process of its own, each time that it was asked."""
     command = [sys.executable, "-m", "tests.parity.in_process", str(folder / "answers")]
     done = subprocess.run(
         command,
         cwd=ROOT,
-        env={**os.environ, **environment(folder)},
+        env={**os.environ, **environment(folder), **variables},
         capture_output=True,
         text=True,
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    return [Answer(*answer) for answer in pickle.loads((folder / "answers").read_bytes())]
+    played = pickle.loads((folder / "answers").read_bytes())
+    return [[Answer(*answer) for answer in each] for each in played]
+
+
+@pytest.fixture(scope="module")
+def in_process(tmp_path_factory: pytest.TempPathFactory) -> list[Answer]:
+    (answers,) = in_a_process(tmp_path_factory.mktemp("in-process"))
+    return answers
+
+
+@pytest.fixture(scope="module")
+def with_key(tmp_path_factory: pytest.TempPathFactory) -> list[list[Answer]]:
+    return in_a_process(tmp_path_factory.mktemp("with-key"), API_KEY="a-key")
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +113,21 @@ def test_the_service_in_process_answers_as_when_it_is_served(
     in_process: list[Answer], checkout: list[Answer]
 ) -> None:
     assert differences("in process", in_process, "served", checkout) == []
+
+
+def test_the_service_with_a_key_answers_who_sends_it_as_the_one_without(
+    with_key: list[list[Answer]], checkout: list[Answer]
+) -> None:
+    assert differences("with a key", with_key[0], "without", checkout) == []
+
+
+def test_who_sends_none_is_answered_by_the_probes_alone(with_key: list[list[Answer]]) -> None:
+    statuses = {ask.path: set[int]() for ask in CORPUS}
+    for ask, answer in zip(CORPUS, with_key[1], strict=True):
+        statuses[ask.path].add(answer.status)
+    probes = {path for path, seen in statuses.items() if seen == {200}}
+    assert probes == {"/livez", "/readyz", "/healthz"}
+    assert all(statuses[path] == {401} for path in statuses.keys() - probes)
 
 
 def test_the_bento_answers_as_the_checkout(bento: list[Answer], checkout: list[Answer]) -> None:
