@@ -203,6 +203,13 @@ def _explained(settings: Settings) -> Iterator[None]:
             yield
     except Exception as error:
         what = str(error).strip() or type(error).__name__
+        if "weights_only" in what or "allow_pickle" in what:
+            # the libraries' own words advise to run what is in the file
+            raise ModelLoadError(
+                f"cannot load MODEL_NAME={name} MODEL_PRETRAINED={pretrained}: the file of its "
+                "weights does not hold tensors alone, and what else is in it may be code, which "
+                "is never run here; save its state dict as .safetensors"
+            ) from None
         if name.startswith("local-dir:"):
             advice = "local-dir: needs a folder with open_clip_config.json and its weights"
         elif "download" in what or "offline" in what.lower():

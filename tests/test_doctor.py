@@ -206,6 +206,13 @@ def test_settings_that_contradict_each_other_are_named(monkeypatch: pytest.Monke
     assert "QDRANT_PORT=0" in found
 
 
+def test_a_key_that_is_none_is_named_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("API_KEY", "s3cret key")
+    found = examine(machine())["settings"].found
+    assert found.startswith("API_KEY: one key or several")
+    assert "s3cret" not in found
+
+
 def test_an_old_python_fails() -> None:
     findings = examine(machine(python=(3, 10, 14)))
     assert failed(findings) == {"python"}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -136,6 +138,42 @@ def test_a_broken_checkpoint_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "open_clip_model.safetensors").write_bytes(b"not weights")
     with pytest.raises(ModelLoadError, match="cannot load"):
         Encoder.load(Settings(model_name=f"local-dir:{tmp_path}", device="cpu"))
+
+
+class Trap:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.write_text, (self.file, "sprung")
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("open_clip_pytorch_model.bin", lambda file, trap: torch.save({"weight": trap}, file)),
+        ("open_clip_pytorch_model.bin", lambda file, trap: file.write_bytes(pickle.dumps(trap))),
+        ("checkpoint.pt", lambda file, trap: torch.save({"weight": trap}, file)),
+        ("checkpoint.npy", lambda file, trap: np.save(file, np.array([trap], dtype=object))),
+    ],
+)
+def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, name: str, write: Any) -> None:
+    sprung = tmp_path / "sprung"
+    trap = Trap(sprung)
+    pickle.loads(pickle.dumps(trap))
+    assert sprung.exists()  # as it would be
+    sprung.unlink()
+    shutil.copy(MODEL_DIR / "open_clip_config.json", tmp_path)
+    write(tmp_path / name, trap)
+    settings = Settings(model_name=f"local-dir:{tmp_path}", device="cpu")
+    if name.startswith("checkpoint"):
+        settings = Settings(model_name="RN50", model_pretrained=f"{tmp_path / name}", device="cpu")
+    with pytest.raises(ModelLoadError, match="does not hold tensors alone") as caught:
+        Encoder.load(settings)
+    assert not sprung.exists()
+    assert "False" not in str(caught.value)  # no advice to run it
 
 
 def run_offline(code: str, cache: Path) -> str:

@@ -20,6 +20,9 @@ from .test_router import routing
 PASSED = "======================================\nVision Encoder Smoke Tests PASSED\n"
 
 
+KEYS = "the-first,the-second"
+
+
 def smoke(**targets: str) -> subprocess.CompletedProcess[str]:
     environment = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", **targets}
     return subprocess.run(
@@ -39,10 +42,11 @@ def picture_port() -> int:
 
 @pytest.fixture(scope="module")
 def fetching(tmp_path_factory: pytest.TempPathFactory, picture_port: int) -> Iterator[Server]:
-    """A service that may fetch the picture which the script serves."""
+    """A service with keys that may fetch the picture which the script serves."""
     folder = tmp_path_factory.mktemp("smoke")
     with serving(
         folder,
+        API_KEY=KEYS,
         ALLOW_IMAGE_URLS="true",
         IMAGE_URL_ALLOWED_HOSTS="127.0.0.1",
         IMAGE_URL_ALLOWED_PORTS=str(picture_port),
@@ -51,11 +55,15 @@ def fetching(tmp_path_factory: pytest.TempPathFactory, picture_port: int) -> Ite
 
 
 def test_a_deployment_that_works_passes(fetching: Server, picture_port: int) -> None:
-    with routing(fetching.url) as router, stub({"/readyz": "ready", **COLLECTIONS}) as qdrant:
+    with (
+        routing(fetching.url, API_KEY=KEYS) as router,
+        stub({"/readyz": "ready", **COLLECTIONS}) as qdrant,
+    ):
         targets = {
             "VISION_ENCODER_URL": fetching.url,
             "ROUTER_URL": router,
             "IMAGE_PORT": str(picture_port),
+            "API_KEY": KEYS,
         }
         done = smoke(**targets)
         assert done.returncode == 0, done.stderr
@@ -67,6 +75,9 @@ def test_a_deployment_that_works_passes(fetching: Server, picture_port: int) -> 
         assert with_server.returncode == 0, with_server.stderr
         assert "✅ PASS: Qdrant is ready" in with_server.stdout
         assert qdrant.headers["api-key"] == "k"
+        refused = smoke(**{**targets, "API_KEY": "another"})
+        assert refused.returncode == 1
+        assert "not one of this service's" in refused.stderr and "API_KEY" in refused.stderr
 
 
 def test_a_service_that_may_not_fetch_is_told_by_which_setting(server: Server) -> None:
