@@ -76,7 +76,7 @@ image-run: check-port ## run the image on PORT (8001), with the bundled model un
 	@$(SAY_MODEL)
 	@engine=$$(command -v docker || command -v podman) || { echo "neither docker nor podman is here"; exit 1; }; \
 	  exec $$engine run --rm --init -p 127.0.0.1:$(PORT):8001 \
-	  -e MODEL_NAME=$(MODEL_NAME) -e MODEL_PRETRAINED=$(or $(MODEL_PRETRAINED),openai) \
+	  -e API_KEY -e UI_PUBLIC -e MODEL_NAME=$(MODEL_NAME) -e MODEL_PRETRAINED=$(or $(MODEL_PRETRAINED),openai) \
 	  -e HF_HOME=/data/weights/huggingface -v vision-encoder-weights:/data/weights \
 	  -e QDRANT_ENABLED=true -e QDRANT_PATH=/data/qdrant -v vision-encoder-qdrant:/data/qdrant \
 	  -e THUMBNAILS_PATH=/data/thumbnails -v vision-encoder-thumbnails:/data/thumbnails $(IMAGE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
@@ -129,8 +130,22 @@ def test_the_files_that_documents_link_to_exist() -> None:
         ROOT / "README.md",
         ROOT / "docs" / "router.md",
         ROOT / "docs" / "deploy.md",
+        ROOT / "docs" / "security.md",
         ROOT / "models" / "shapes" / "README.md",
     ):
         for target in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text()):
             if "://" not in target:
                 assert (document.parent / Path(target)).exists(), f"{document}: {target}"
+
+
+def test_every_claim_of_the_security_page_names_tests_that_exist() -> None:
+    page = (ROOT / "docs" / "security.md").read_text()
+    rows = re.findall(r"^\| (?!claim |---)(.+) \| ([^|]*) \|$", page, re.M)
+    assert len(rows) == len(re.findall(r"^\|", page, re.M)) - 2 * page.count("| claim | test |")
+    for claim, tests in rows:
+        named = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", tests)
+        assert named and len(named) == tests.count("`") // 2, claim
+        for file, name in named:
+            tree = ast.parse((ROOT / file).read_text())
+            functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+            assert name in functions, f"{file}::{name}"
