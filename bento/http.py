@@ -100,8 +100,9 @@ class RequestMiddleware:
 
     def _count(self, exchange: _Exchange) -> None:
         scope = exchange.scope
-        known = scope["path"] in self.json_routes | self.form_routes
-        refused = scope["path"] if known else "other"
+        path = scope["path"]
+        known = path in self.json_routes or path in self.form_routes
+        refused = path if known else "other"
         route = getattr(scope.get("route"), "path", None) or refused
         if route in _UNCOUNTED:
             return

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from .conftest import Server, file_bytes, scene_image, serving
+from .test_access import send, status_of
 from .test_page import CHROMIUM, Visit, visit_of
 
 KEY = "the-k3y"
@@ -146,6 +148,17 @@ def test_who_has_no_key_is_told_and_may_try_again(visit: Visit) -> None:
     alert.get_by_role("button", name="Try again").click()
     enter(page)
     expect_pictures(visit.cards.locator("img"))
+
+
+def test_nothing_else_is_behind_what_is_public(locked: Server) -> None:
+    here = replace(locked, url=locked.url.replace(NAME, "127.0.0.1"))
+    for path in ("/ui/style.css", "/docs/start.js", "/static_content/swagger-ui.css"):
+        folder = path.rpartition("/")[0]
+        for way in ("../info", "..%2Finfo", "%2e%2e/info", "/info", "..//info", "./../info"):
+            with send(here, f"GET {folder}/{way} HTTP/1.1") as connection:
+                assert status_of(connection) in (400, 404), f"{folder}/{way}"
+        with send(here, f"GET {path} HTTP/1.1") as connection:
+            assert status_of(connection) == 200
 
 
 def test_the_docs_work_under_their_policy_and_with_the_key(visit: Visit) -> None:

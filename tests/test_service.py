@@ -853,6 +853,7 @@ def test_what_cannot_be_loaded_stops_the_service_with_a_sentence_and_status_1(
     setting: dict[str, str], sentence: str
 ) -> None:
     environment = {**os.environ, "PORT": str(free_port()), "BENTOML_DO_NOT_TRACK": "True"}
+    environment["API_KEY"] = "s3cret"
     done = subprocess.run(
         [sys.executable, "-m", "bentoml", "serve", "service:VisionEncoder"],
         cwd=ROOT,
@@ -863,6 +864,7 @@ def test_what_cannot_be_loaded_stops_the_service_with_a_sentence_and_status_1(
     )
     (line,) = [line for line in done.stdout.splitlines() if "not serving" in line]
     assert sentence in json.loads(line)["message"]
+    assert "s3cret" not in done.stdout + done.stderr
     assert done.returncode == 1
 
 
