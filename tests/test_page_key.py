@@ -8,13 +8,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
 
 from .conftest import Server, file_bytes, scene_image, serving
 from .test_access import send, status_of
-from .test_page import CHROMIUM, Visit, visit_of
+from .test_page import CHROMIUM, Visit, refuse, visit_of
 
-KEY = "the-k3y"
+KEY, OTHER = "the-k3y", "an0ther"
 NAME = "encoder.example"
 
 pytestmark = pytest.mark.skipif(
@@ -25,7 +25,9 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A service with a key, public pages and three pictures, by a name that is not this host's."""
-    with serving(tmp_path_factory.mktemp("locked"), API_KEY=KEY, UI_PUBLIC="true") as server:
+    with serving(
+        tmp_path_factory.mktemp("locked"), API_KEY=f"{KEY},{OTHER}", UI_PUBLIC="true"
+    ) as server:
         with server.client() as http:
             for number in range(3):
                 data = base64.b64encode(file_bytes(scene_image(number))).decode()
@@ -122,8 +124,7 @@ def test_what_is_refused_later_is_asked_again_with_another_key(visit: Visit) -> 
     page.goto(f"{visit.url}/ui")
     enter(page)
     expect_pictures(visit.cards.locator("img"))
-    refused = {"status": 401, "json": {"error": "another key is needed", "code": "unauthorized"}}
-    page.route("**/search", lambda route: route.fulfill(**refused), times=1)
+    page.route("**/search", refuse(401, "another key is needed"), times=1)
     page.fill("[name=q]", "a red circle")
     page.press("[name=q]", "Enter")
     expect(lock(page)).to_be_visible()
@@ -131,6 +132,26 @@ def test_what_is_refused_later_is_asked_again_with_another_key(visit: Visit) -> 
     expect(lock(page)).to_be_hidden()
     expect(page.locator("#status")).to_have_text("3 pictures, best first")
     expect(page.locator("[name=q]")).to_have_value("a red circle")
+
+
+def test_what_was_under_way_with_the_old_key_is_asked_again_without_a_question(
+    visit: Visit,
+) -> None:
+    page = visit.page
+    held: list[Route] = []
+    page.route(
+        "**/collections/*/images?*",
+        lambda route: route.continue_() if held else held.append(route),
+    )
+    page.route("**/collections/daarion_images", refuse(401, "no longer"), times=1)
+    page.goto(f"{visit.url}/ui")
+    enter(page)
+    expect(lock(page)).to_have_accessible_description("That key was not accepted. Try another one.")
+    enter(page, OTHER)
+    expect(page.locator("#collection")).to_have_text("3 pictures in daarion_images")
+    refuse(401, "no longer")(held[0])
+    expect_pictures(visit.cards.locator("img"))
+    expect(lock(page)).to_be_hidden()
 
 
 def test_who_has_no_key_is_told_and_may_try_again(visit: Visit) -> None:
