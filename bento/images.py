@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import io
-import struct
+import re
+from contextlib import suppress
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from bento.errors import BrokenImage, InvalidInput, NotAnImage, TooLarge
+from bento.errors import BrokenImage, EncoderError, InvalidInput, NotAnImage, TooLarge
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-# What Pillow's readers raise on broken files, besides errors of our own.
-_BROKEN: Final = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError)
-_BROKEN_EXIF: Final = (*_BROKEN, ZeroDivisionError, struct.error)
+MAX_RATIO: Final = 200  # models resize the shorter side: a line would become gigabytes
+MAX_SCANS: Final = 50  # each, of a few bytes, may go through all pixels; usual files have 10
+_STRIP: Final = 1 << 18  # pixels that are converted at a time
+_TILE: Final = (322, 323)  # the TIFF tags of a tile's width and length
+# What begins a segment of a JPEG: 0xFF00 is data, and 0xFFD0 to D7 are restarts within it.
+_MARKER: Final = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")
+_SCAN: Final = 0xDA
+_END: Final = 0xD9
 
 # decode_image checks its own limit before it decodes; Pillow's would warn below it.
 Image.MAX_IMAGE_PIXELS = None
@@ -25,9 +31,10 @@ def decode_image(data: bytes, *, max_bytes: int, max_pixels: int) -> Image.Image
     """Decode a picture file into an RGB image, upright, its first frame, over white.
 
     EXIF orientation is applied, transparency is laid over white, 16-bit greyscale is
-    scaled to 8 bits. Both limits are checked before anything is decoded.
+    scaled to 8 bits. Both limits are checked before anything is decoded, which adds at most
+    9 bytes of memory for each pixel that is allowed.
 
-    Raises `InvalidInput` (empty), `TooLarge`, `NotAnImage` or `BrokenImage`.
+    Raises `InvalidInput` (empty, or a line), `TooLarge`, `NotAnImage` or `BrokenImage`.
     """
     return load_image(open_image(data, max_bytes=max_bytes, max_pixels=max_pixels))
 
@@ -40,18 +47,15 @@ def open_image(data: bytes, *, max_bytes: int, max_pixels: int) -> Image.Image:
         raise TooLarge(f"the image has {len(data):,} bytes; at most {max_bytes:,} are allowed")
     try:
         image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
+        _check_shape(image, int(max_pixels / _cost(image, data)))
     except UnidentifiedImageError:
         raise NotAnImage(
             f"these bytes are not a picture in a supported format ({', '.join(FORMATS)})"
         ) from None
-    except (*_BROKEN, struct.error) as error:
-        raise BrokenImage(f"the image cannot be read: {error}") from None
-    width, height = image.size
-    if width * height > max_pixels:
-        raise TooLarge(
-            f"the image has {width} x {height} = {width * height:,} pixels; "
-            f"at most {max_pixels:,} are allowed"
-        )
+    except EncoderError:
+        raise
+    except Exception as error:  # whatever a reader of Pillow stumbles over
+        raise BrokenImage(f"the image cannot be read: {_said(error)}") from None
     return image
 
 
@@ -59,19 +63,86 @@ def load_image(image: Image.Image) -> Image.Image:
     """Decode an opened picture file: the second half of `decode_image`."""
     try:
         image.load()
-    except (*_BROKEN, struct.error) as error:
-        raise BrokenImage(f"the {image.format} image is broken or truncated: {error}") from None
-    return _to_rgb(_upright(image))
+        with suppress(Exception):  # unreadable EXIF says nothing about orientation
+            ImageOps.exif_transpose(image, in_place=True)
+        return _to_rgb(image)
+    except Exception as error:
+        raise BrokenImage(
+            f"the {image.format} image is broken or truncated: {_said(error)}"
+        ) from None
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except _BROKEN_EXIF:
-        return image  # unreadable EXIF says nothing about orientation
+def _said(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _cost(image: Image.Image, data: bytes) -> float:
+    """Return how much more memory than 8 bytes a pixel takes, its upright RGB copy included.
+
+    Raises `TooLarge` for a JPEG that takes forever.
+    """
+    if image.format == "WEBP":
+        return 2  # libwebp has two canvases, Pillow a copy and its image
+    if image.format == "TIFF":
+        return 1.5  # one strip of up to 8 bytes for each pixel
+    if image.format in ("JPEG", "MPO"):
+        scans = _scans(data)
+        if len(scans) > MAX_SCANS:
+            raise TooLarge(
+                f"the JPEG has more than {MAX_SCANS} scans, the limit: save it with fewer"
+            )
+        if "progressive" in image.info or scans[:1] != [len(image.getbands())]:
+            return 1.5  # the coefficients of the whole picture are held
+    return 1
+
+
+def _scans(jpeg: bytes) -> list[int]:
+    """Return how many components each scan of the first picture has; of `MAX_SCANS` + 1 at most."""
+    scans: list[int] = []
+    at = 2
+    while len(scans) <= MAX_SCANS and (marker := _MARKER.search(jpeg, at)):
+        end = marker.end()
+        if jpeg[end - 1] == _END:
+            break
+        if jpeg[end - 1] == _SCAN:
+            scans += jpeg[end + 2 : end + 3]
+        at = end + max(2, int.from_bytes(jpeg[end : end + 2]))
+    return scans
+
+
+def _check_shape(image: Image.Image, max_pixels: int) -> None:
+    width, height = image.size
+    if width * height > max_pixels:
+        raise TooLarge(
+            f"the {image.format} image has {width} x {height} = {width * height:,} pixels; at "
+            f"most {max_pixels:,} are allowed of its kind (MAX_IMAGE_PIXELS)"
+        )
+    if max(image.size) > MAX_RATIO * min(image.size):
+        raise InvalidInput(
+            f"the image has {width} x {height} pixels; one side may be at most {MAX_RATIO} times "
+            "the other"
+        )
+    tags = getattr(image, "tag_v2", {})
+    tile = tags.get(_TILE[0], 0) * tags.get(_TILE[1], 0)
+    if tile > max_pixels:
+        raise TooLarge(
+            f"the TIFF image has tiles of {tile:,} pixels; at most {max_pixels:,} are allowed"
+        )
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    """Return an image as RGB, over white, converted strip by strip to hold little besides."""
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image
+    rgb = Image.new("RGB", image.size)
+    rows = max(1, _STRIP // image.width)
+    for top in range(0, image.height, rows):
+        box = (0, top, image.width, min(top + rows, image.height))
+        rgb.paste(_strip_to_rgb(image.crop(box)), box)
+    return rgb
+
+
+def _strip_to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         return Image.fromarray(_to_8_bit(np.asarray(image))).convert("RGB")
     if image.has_transparency_data:

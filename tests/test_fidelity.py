@@ -51,7 +51,7 @@ SOME_TEXTS: Final = list(range(0, len(TEXTS), 3))
 SOME_IMAGES: Final = [
     NAMES.index(name)
     for name in (
-        *("photo", "stripes", "1x1", "4000x3000", "5000x4000", "2000x3", "3x2000", "png_1"),
+        *("photo", "stripes", "1x1", "4000x3000", "5000x4000", "2000x10", "10x2000", "png_1"),
         *("png_LA", "png_P_alpha_of_each_colour", "png_RGBA", "png_I;16", "jpeg_CMYK", "tiff_F"),
         *("tiff_YCbCr", "webp_RGBA", "gif_transparent", "bmp", "mpo", "exif_6"),
     )

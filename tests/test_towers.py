@@ -378,7 +378,7 @@ def test_a_prepared_image_is_8_bit_rows_of_pixels(
     pair: Pair, pictures: dict[str, Image.Image]
 ) -> None:
     size = pair.model.preprocess(pictures["photo"]).shape[1:]
-    for name in ("photo", "1x1", "2x3", "2000x3", "3x2000", "4000x3000"):
+    for name in ("photo", "1x1", "2x3", "2000x10", "10x2000", "4000x3000"):
         pixels = pair.encoder.image.prepare(pictures[name])
         assert pixels.dtype == torch.uint8
         assert pixels.shape == (*size, 3)
@@ -408,7 +408,7 @@ def test_every_preprocessing_of_open_clip_is_followed(
     model = Model(ARCHITECTURES["clip"], tmp_path)
     model.preprocess = open_clip.image_transform(32, is_train=False, **options)
     # of an extreme shape the shorter side would be resized to nothing: Pillow refuses
-    too_thin = {"2000x3", "3x2000"} if "longest" in options.values() else set()
+    too_thin = {"2000x10", "10x2000"} if "longest" in options.values() else set()
     names = [name for name in pictures if name not in too_thin]
     given = [pictures[name] for name in names]
     assert_same(model.encoder().encode_images(given), model.images(given), names)
