@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import re
 import socket
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Final
 
 import httpx
 
+from bento.admission import fetched
 from bento.errors import TooLarge, UrlFailed, UrlRefused
 
 MAX_REDIRECTS: Final = 3
@@ -17,29 +22,38 @@ PORTS: Final = frozenset({80, 443})
 TIMEOUT_SECONDS: Final = 10.0
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-_TRANSLATED: Final = (  # IPv6 ranges that lead to an IPv4 address of any kind
-    ipaddress.ip_network("64:ff9b::/96"),
-    ipaddress.ip_network("64:ff9b:1::/48"),
-    ipaddress.ip_network("2002::/16"),
-    ipaddress.ip_network("2001::/32"),
+_UNICAST_V6: Final = ipaddress.ip_network("2000::/3")  # all that is given out
+_SPECIAL: Final = tuple(  # within what is, but of no host, or another address in disguise
+    map(
+        ipaddress.ip_network,
+        (
+            "192.0.0.0/24",
+            "192.88.99.0/24",  # relays of 6to4
+            "2001::/23",  # Teredo and others
+            "2001:db8::/32",
+            "2002::/16",  # 6to4
+            "3fff::/20",
+        ),
+    )
 )
+_NUMBER: Final = re.compile(r"(^|\.)(0x[0-9a-f]*|\d+)\.?$")  # what no name ends in
+_RESOLVING: Final = ThreadPoolExecutor(16, "resolve")  # slow names hold up nothing else
 
 
 def is_public(address: Address) -> bool:
-    """Say whether an address is global unicast, seen through IPv4 mapped into IPv6."""
+    """Say whether an address is global unicast and no other address in disguise."""
+    if any(address in network for network in _SPECIAL):
+        return False
     if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped:
-            return is_public(address.ipv4_mapped)
-        if any(address in network for network in _TRANSLATED):
-            return False
+        return address in _UNICAST_V6 and address.is_global
     return address.is_global and not address.is_multicast and not address.is_reserved
 
 
 async def resolve(host: str, port: int) -> list[Address]:
     """Return the addresses of a host, as the system resolves them."""
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
+    find = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+    found = await asyncio.get_running_loop().run_in_executor(_RESOLVING, find)
+    return [ipaddress.ip_address(entry[4][0]) for entry in found]
 
 
 class ImageFetcher:
@@ -65,15 +79,16 @@ class ImageFetcher:
         self._enabled = enabled
         self._max_bytes = max_bytes
         self._allow = allow
-        self._hosts = hosts
+        self._hosts = frozenset(httpx.URL(f"http://{host}").raw_host for host in hosts)
         self._ports = ports
         self._resolve = resolver
         self._timeout = timeout
 
     async def fetch(self, url: str) -> bytes:
-        """Return the bytes behind a URL.
+        """Return the bytes behind a URL, which count as bytes of the request at hand.
 
-        Raises `UrlRefused`, `UrlFailed` or `TooLarge`.
+        Raises `UrlRefused`, `UrlFailed`, `TooLarge` or `Busy`. No error tells anything of what
+        an answer had in it, nor whether a name that leads to no public address exists.
         """
         if not self._enabled:
             raise UrlRefused(
@@ -85,15 +100,21 @@ class ImageFetcher:
                 return await self._follow(url)
         except TimeoutError:
             raise UrlFailed(
-                f"fetching the image took longer than {self._timeout:.0f} s: {url}"
+                f"fetching the image took longer than {self._timeout:.0f} s: {_shown(url)}"
             ) from None
-        except httpx.HTTPError as error:
-            what = str(error) or type(error).__name__
-            raise UrlFailed(f"the image could not be fetched: {what}: {url}") from None
+        except (httpx.HTTPError, UnicodeError) as error:  # the latter of hosts that redirects name
+            # the words of others would quote what a server that speaks no HTTP said
+            what = str(error) if isinstance(error, httpx.ConnectError) else type(error).__name__
+            raise UrlFailed(f"the image could not be fetched: {what}: {_shown(url)}") from None
 
     async def _follow(self, url: str) -> bytes:
         # trust_env off: a proxy of the environment would connect for us, unchecked
-        async with httpx.AsyncClient(trust_env=False, timeout=self._timeout) as client:
+        async with httpx.AsyncClient(
+            trust_env=False,
+            timeout=self._timeout,
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
+            headers={"User-Agent": "vision-encoder", "Accept-Encoding": "identity"},
+        ) as client:
             for _ in range(MAX_REDIRECTS + 1):
                 target, addresses = await self._checked(url)
                 response = await self._connect(client, target, addresses)
@@ -102,11 +123,13 @@ class ImageFetcher:
                         url = str(target.join(response.headers["Location"]))
                         continue
                     if response.status_code != 200:
-                        raise UrlFailed(f"the image URL answered {response.status_code}: {url}")
+                        raise UrlFailed(
+                            f"the image URL answered {response.status_code}: {_shown(url)}"
+                        )
                     return await self._read(response)
                 finally:
                     await response.aclose()
-        raise UrlFailed(f"the image URL redirects more than {MAX_REDIRECTS} times: {url}")
+        raise UrlFailed(f"the image URL redirects more than {MAX_REDIRECTS} times: {_shown(url)}")
 
     async def _connect(
         self, client: httpx.AsyncClient, target: httpx.URL, addresses: Sequence[Address]
@@ -116,52 +139,78 @@ class ImageFetcher:
             request = client.build_request(
                 "GET",
                 target.copy_with(host=str(address)),
-                headers={"Host": target.netloc.decode(), "Accept-Encoding": "identity"},
-                extensions={"sni_hostname": target.host},
+                headers={"Host": target.netloc.decode()},
+                extensions={"sni_hostname": target.raw_host.decode()},
             )
             try:
                 return await client.send(request, stream=True)
             except httpx.ConnectError:
                 if i == len(addresses):
                     raise
-        raise UrlFailed(f"the host {target.host} has no address")
+        raise AssertionError("a host that was checked has an address")
 
     async def _checked(self, url: str) -> tuple[httpx.URL, Sequence[Address]]:
-        try:
-            target = httpx.URL(url)
-        except httpx.InvalidURL as error:
-            raise UrlRefused(f"this is no URL: {error}") from None
-        if target.scheme not in ("http", "https") or not target.host:
-            raise UrlRefused(f"only http:// and https:// URLs are fetched, not {url[:200]}")
+        target = _parsed(url)
+        if target.scheme not in ("http", "https") or not target.raw_host:
+            raise UrlRefused(f"only http:// and https:// URLs are fetched, not {_shown(url)}")
         if target.userinfo:
             raise UrlRefused("a URL with a user name or password is not fetched")
-        if self._hosts and target.host not in self._hosts:
+        named = target.raw_host in self._hosts
+        host = target.raw_host.decode()
+        if self._hosts and not named:
             raise UrlRefused(
-                f"{target.host[:200]} is not one of the hosts that are fetched from "
+                f"{_shown(host)} is not one of the hosts that are fetched from "
                 "(IMAGE_URL_ALLOWED_HOSTS)"
             )
-        port = target.port or (443 if target.scheme == "https" else 80)
+        if "%" in host or (_NUMBER.search(host) and not _is_address(host)):
+            raise UrlRefused(
+                f"{_shown(host)} is no host name, nor an address as it is usually written"
+            )
+        port = {"http": 80, "https": 443}[target.scheme] if target.port is None else target.port
         if port not in self._ports:
             allowed = ", ".join(map(str, sorted(self._ports)))
             raise UrlRefused(
                 f"port {port} is not fetched from; allowed: {allowed} (IMAGE_URL_ALLOWED_PORTS)"
             )
         try:
-            addresses = await self._resolve(target.host, port)
+            addresses = await self._resolve(host, port)
         except (OSError, UnicodeError):
-            raise UrlFailed(f"the host {target.host} could not be resolved") from None
-        for address in addresses:
-            if target.host not in self._hosts and not self._allow(address):
-                raise UrlRefused(
-                    f"{target.host} is not a public address; only public ones are fetched, and "
-                    "hosts that an operator names (IMAGE_URL_ALLOWED_HOSTS)"
-                )
+            addresses = []
+        if named and not addresses:
+            raise UrlFailed(f"the host {_shown(host)} could not be resolved")
+        if not (addresses and (named or all(map(self._allow, addresses)))):
+            raise UrlRefused(
+                f"{_shown(host)} does not lead to a public address; only public ones are fetched, "
+                "and hosts that an operator names (IMAGE_URL_ALLOWED_HOSTS)"
+            )
         return target, addresses
 
     async def _read(self, response: httpx.Response) -> bytes:
-        body = bytearray()
+        if response.headers.get("Content-Encoding", "identity") != "identity":
+            raise UrlFailed("the image URL answers compressed, though asked for the image as it is")
+        body, of_request = bytearray(), fetched.get(None)
         async for chunk in response.aiter_raw():
+            if of_request:
+                of_request.add(len(chunk))
             body += chunk
             if len(body) > self._max_bytes:
                 raise TooLarge(f"the image has more than {self._max_bytes:,} bytes, the limit")
         return bytes(body)
+
+
+def _parsed(url: str) -> httpx.URL:
+    try:
+        return httpx.URL(url)
+    except (httpx.InvalidURL, UnicodeError) as error:
+        raise UrlRefused(f"this is no URL: {error}") from None
+
+
+def _is_address(host: str) -> bool:
+    try:
+        return bool(ipaddress.ip_address(host))
+    except ValueError:
+        return False
+
+
+def _shown(url: str) -> str:
+    return url if len(url) <= 200 else f"{url[:200]}…"

@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bento.access import Access
-from bento.admission import ByteBudget
+from bento.admission import ByteBudget, Fetched, fetched
 from bento.bodies import accept
 from bento.errors import Busy, EncoderError, TooLarge, UnsupportedMediaType
 from bento.metrics import Metrics
@@ -62,6 +62,8 @@ class RequestMiddleware:
             return
         headers = Headers(scope=scope)
         accept.set(headers.get("accept", ""))
+        points_to = Fetched(self.budget, self.max_body_bytes)
+        fetched.set(points_to)
         exchange = _Exchange(scope, headers, receive, send, self.max_body_bytes, self.budget)
         try:
             self._check(scope, headers)
@@ -75,6 +77,7 @@ class RequestMiddleware:
             await exchange.send_nowhere()
         finally:
             exchange.close()
+            points_to.release()
             exchange.log()
             self._count(exchange)
 

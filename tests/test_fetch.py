@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import ipaddress
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bento.errors import TooLarge, UrlFailed, UrlRefused
+from bento.admission import ByteBudget, Fetched, fetched
+from bento.errors import Busy, TooLarge, UrlFailed, UrlRefused
 from bento.fetch import Address, ImageFetcher, is_public
+
+from .wire import Wire, answer, wire
 
 LOOPBACK: Address = ipaddress.ip_address("127.0.0.1")
 
@@ -20,9 +27,10 @@ LOOPBACK: Address = ipaddress.ip_address("127.0.0.1")
 class Server(ThreadingHTTPServer):
     """Remembers which hosts it was asked for, and holds /slow until released."""
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Site)
+    def __init__(self, address: str = "127.0.0.1", port: int = 0) -> None:
+        super().__init__((address, port), Site)
         self.hosts: list[str | None] = []
+        self.headers: list[set[str]] = []  # names, of each request
         self.release = threading.Event()
 
 
@@ -33,11 +41,13 @@ class Site(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.hosts.append(self.headers["Host"])
+        self.server.headers.append({name.lower() for name in self.headers})
         if self.path == "/slow":
             self.server.release.wait(10)
         if self.path.startswith("/to/"):
             self.send_response(302)
             self.send_header("Location", self.path.removeprefix("/to/"))
+            self.send_header("Set-Cookie", "session=1; Path=/")
             self.end_headers()
             return
         self.send_response(404 if self.path == "/gone" else 200)
@@ -48,10 +58,10 @@ class Site(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def site() -> Iterator[Server]:
-    server = Server()
-    thread = threading.Thread(target=server.serve_forever)
+@contextmanager
+def serving(address: str = "127.0.0.1", port: int = 0) -> Iterator[Server]:
+    server = Server(address, port)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     yield server
     server.release.set()
@@ -60,7 +70,13 @@ def site() -> Iterator[Server]:
     thread.join()
 
 
-def fetcher(site: Server, **options: Any) -> ImageFetcher:
+@pytest.fixture
+def site() -> Iterator[Server]:
+    with serving() as server:
+        yield server
+
+
+def fetcher(site: Server | Wire, **options: Any) -> ImageFetcher:
     """Return a fetcher to which the site's address is public, and `private.test` is not."""
 
     async def resolver(host: str, port: int) -> list[Address]:
@@ -72,7 +88,7 @@ def fetcher(site: Server, **options: Any) -> ImageFetcher:
         "enabled": True,
         "max_bytes": 1000,
         "allow": lambda address: address == LOOPBACK,
-        "ports": frozenset({site.server_port, 80}),
+        "ports": frozenset({site.port if isinstance(site, Wire) else site.server_port, 80}),
         "resolver": resolver,
         "timeout": 2.0,
     }
@@ -83,8 +99,9 @@ def get(fetcher: ImageFetcher, url: str) -> bytes:
     return asyncio.run(fetcher.fetch(url))
 
 
-def url(site: Server, path: str) -> str:
-    return f"http://picture.test:{site.server_port}{path}"
+def url(site: Server | Wire, path: str) -> str:
+    port = site.port if isinstance(site, Wire) else site.server_port
+    return f"http://picture.test:{port}{path}"
 
 
 def test_an_image_is_fetched_under_its_host_name(site: Server) -> None:
@@ -104,11 +121,23 @@ def test_fetching_is_off_unless_turned_on(site: Server) -> None:
         "file:///etc/passwd",
         "ftp://picture.test/a.png",
         "http://user:secret@picture.test/a.png",
+        "http://private.test@picture.test/a.png",
+        "http://picture.test@private.test/a.png",
+        "http://picture.test:80@private.test/a.png",
+        "http://private.test\\@picture.test/a.png",
         "http://picture.test:22/a.png",
+        "http://picture.test:0/a.png",
+        "http://picture.test:99999/a.png",
         "http://private.test/a.png",
         "picture.png",
         "http://",
         "http://[::1",
+        "http://\ud800/a.png",
+        "\ud800",
+        "http://picture.test/\r\nX: 1",
+        "http:picture.test/a.png",
+        "//picture.test/a.png",
+        "",
     ],
 )
 def test_other_urls_are_refused(site: Server, bad: str) -> None:
@@ -117,7 +146,7 @@ def test_other_urls_are_refused(site: Server, bad: str) -> None:
 
 
 def test_a_redirect_to_a_private_address_is_refused(site: Server) -> None:
-    with pytest.raises(UrlRefused, match=r"private\.test is not a public address"):
+    with pytest.raises(UrlRefused, match=r"private\.test does not lead to a public"):
         get(fetcher(site), url(site, "/to/http://private.test/a.png"))
 
 
@@ -142,12 +171,27 @@ def test_a_slow_site_is_given_up(site: Server) -> None:
         get(fetcher(site, timeout=0.3), url(site, "/slow"))
 
 
-def test_a_name_that_does_not_resolve_is_told(site: Server) -> None:
+def test_no_one_learns_which_names_exist_in_a_private_network(site: Server) -> None:
+    async def resolver(host: str, port: int) -> list[Address]:
+        if host == "nowhere.test":
+            raise OSError("unknown")
+        return [] if host == "empty.test" else [ipaddress.ip_address("10.0.0.1")]
+
+    said = set()
+    for host in ("nowhere.test", "empty.test", "private.test"):
+        with pytest.raises(UrlRefused) as caught:
+            get(fetcher(site, resolver=resolver), f"http://{host}/a.png")
+        said.add(str(caught.value).replace(host, "HOST"))
+    assert len(said) == 1
+
+
+def test_a_named_host_that_does_not_resolve_is_told(site: Server) -> None:
     async def resolver(host: str, port: int) -> list[Address]:
         raise OSError("unknown")
 
+    named = fetcher(site, resolver=resolver, hosts=frozenset({"picture.test"}))
     with pytest.raises(UrlFailed, match=r"picture\.test could not be resolved"):
-        get(fetcher(site, resolver=resolver), url(site, "/a.png"))
+        get(named, url(site, "/a.png"))
 
 
 def test_a_host_that_listens_on_one_of_its_addresses_is_found(site: Server) -> None:
@@ -179,10 +223,27 @@ def test_a_host_that_is_named_may_be_private_and_no_other_is_fetched(site: Serve
 
 
 @pytest.mark.parametrize(
-    "host", ["127.0.0.1", "127.1", "2130706433", "0x7f000001", "localhost", "[::1]", "0.0.0.0"]
+    "host",
+    [
+        *("127.0.0.1", "127.1", "2130706433", "0x7f000001", "0X7F.1", "0177.0.0.1", "127.0.0.1."),
+        *(
+            "localhost",
+            "localhost.",
+            "LOCALHOST",
+            "０",
+            "0",
+            "0.0.0.0",
+            "127.0.0.1%00.picture.test",
+        ),
+        *("[::1]", "[::]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "[::127.0.0.1]"),
+        *("[64:ff9b::7f00:1]", "[2002:7f00:1::]", "[fe80::1%25lo]", "[fe80::1%lo]", "[::1%251]"),
+        *("１２７.０.０.１", "127。0。0。1", "ⓛocalhost", "%6cocalhost", "%31%32%37.0.0.1"),
+        # public, but written as nobody does who has nothing to hide
+        *("134744072", "0x08080808", "8.8.2056", "010.8.8.8", "[::ffff:8.8.8.8]", "[::8.8.8.8]"),
+    ],
 )
-def test_the_loopback_is_refused_however_it_is_written(host: str) -> None:
-    with pytest.raises(UrlRefused, match="not a public address"):
+def test_an_address_that_is_not_public_is_refused_however_it_is_written(host: str) -> None:
+    with pytest.raises(UrlRefused, match=r"public address|usually written|no URL"):
         get(ImageFetcher(enabled=True, max_bytes=10), f"http://{host}/a.png")
 
 
@@ -191,23 +252,173 @@ def test_the_loopback_is_refused_however_it_is_written(host: str) -> None:
     [
         ("8.8.8.8", True),
         ("2606:4700::1111", True),
+        ("2a00:1450::1", True),
         ("10.1.2.3", False),
         ("172.16.0.1", False),
         ("192.168.1.1", False),
+        ("127.0.0.1", False),
         ("169.254.169.254", False),
         ("100.64.0.1", False),
+        ("192.0.0.8", False),
+        ("192.0.2.1", False),
+        ("192.88.99.1", False),
+        ("198.18.0.1", False),
         ("224.0.0.1", False),
+        ("240.0.0.1", False),
         ("0.0.0.0", False),
         ("255.255.255.255", False),
         ("::", False),
+        ("::1", False),
         ("fe80::1", False),
+        ("fe80::1%eth0", False),
+        ("fec0::1", False),
         ("fc00::1", False),
         ("ff02::1", False),
+        ("ff0e::1", False),
+        ("100::1", False),
+        ("4000::1", False),
+        ("2001:db8::1", False),
+        ("3fff::1", False),
         ("::ffff:127.0.0.1", False),
-        ("::ffff:8.8.8.8", True),
+        ("::ffff:8.8.8.8", False),
+        ("::ffff:0:8.8.8.8", False),
+        ("::8.8.8.8", False),
         ("64:ff9b::7f00:1", False),
+        ("64:ff9b::808:808", False),
+        ("64:ff9b:1::1", False),
         ("2002:7f00:1::", False),
+        ("2002:808:808::", False),
+        ("2001:0:7f00:1::", False),
     ],
 )
 def test_only_global_unicast_is_public(address: str, public: bool) -> None:
     assert is_public(ipaddress.ip_address(address)) is public
+
+
+def test_a_name_that_changes_its_address_is_connected_to_where_it_was_checked() -> None:
+    """DNS rebinding: the first answer is public, all that follow are the loopback."""
+    answers = ["127.0.0.2"]
+
+    async def resolver(host: str, port: int) -> list[Address]:
+        return [ipaddress.ip_address(answers.pop() if answers else "127.0.0.1")]
+
+    public = ipaddress.ip_address("127.0.0.2")
+    with serving("127.0.0.2") as outside, serving("127.0.0.1", outside.server_port) as inside:
+        rebound = fetcher(outside, resolver=resolver, allow=lambda address: address == public)
+        assert get(rebound, url(outside, "/a.png")) == b"p" * 10
+        answers.append("127.0.0.2")
+        with pytest.raises(UrlRefused, match="does not lead to a public address"):
+            get(rebound, url(outside, "/to//a.png"))
+        assert (len(outside.hosts), inside.hosts) == (2, [])
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "file:///etc/passwd",
+        "http://user:secret@picture.test/a.png",
+        "http://picture.test:22/a.png",
+        "http://127.1/a.png",
+        "//private.test/a.png",
+    ],
+)
+def test_a_redirect_is_checked_as_the_url_is(site: Server, location: str) -> None:
+    with pytest.raises(UrlRefused):
+        get(fetcher(site), url(site, f"/to/{location}"))
+    assert len(site.hosts) == 1
+
+
+@pytest.mark.parametrize("location", ["http://a:b/", "http://xn--a/", "http://0177.0.0.1/"])
+def test_a_redirect_to_no_url_is_told(site: Server, location: str) -> None:
+    with pytest.raises(UrlFailed, match="could not be fetched"):
+        get(fetcher(site), url(site, f"/to/{location}"))
+
+
+def test_nothing_of_this_machine_goes_with_a_request(
+    site: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("default login user password secret")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    with wire(answer(200, "the proxy")) as proxy:
+        for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy"):
+            monkeypatch.setenv(name, proxy.url)
+        # the first answer sets a cookie
+        assert get(fetcher(site), url(site, "/to//a.png")) == b"p" * 10
+        assert proxy.requests == []
+    plain = {"host", "accept", "accept-encoding", "connection", "user-agent"}
+    assert site.headers == [plain, plain]
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "drips", [[HEAD, *[b"p"] * 30], [b"HTTP/1.1 200 OK\r\n", *[b"X: 1\r\n"] * 30]]
+)
+def test_a_site_that_drips_is_given_up_in_all_the_same_time(drips: list[bytes]) -> None:
+    started = time.monotonic()
+    with wire(drips) as dripping:
+        with pytest.raises(UrlFailed, match="took longer"):
+            get(fetcher(dripping, timeout=0.5), url(dripping, "/a.png"))
+        assert time.monotonic() - started < 2  # of 3, and no read took longer than 0.1
+
+
+def test_a_compressed_body_is_not_taken(site: Server) -> None:
+    bomb = gzip.compress(bytes(10_000_000))
+    with wire(answer(200, bomb, "Content-Encoding: gzip")) as compressing:
+        with pytest.raises(UrlFailed, match="compressed"):
+            get(fetcher(compressing, max_bytes=20_000_000), url(compressing, "/a.png"))
+        assert b"accept-encoding: identity" in compressing.requests[0].lower()
+
+
+@pytest.mark.parametrize(
+    "thing",
+    [
+        b"SSH-2.0-secret_1.0\r\n",
+        b"220 secret ESMTP\r\n",
+        answer(403, "secret"),
+        answer(200, "secret", "Content-Encoding: secret"),
+        answer(302, "secret", "Location: http://a:secret/"),
+    ],
+)
+def test_an_error_tells_nothing_of_what_a_site_answered(thing: bytes) -> None:
+    with wire(thing) as other, pytest.raises(UrlFailed) as caught:
+        get(fetcher(other), url(other, "/a.png"))
+    assert "secret" not in str(caught.value)
+
+
+def test_names_are_looked_up_in_the_alphabet_in_which_they_are_asked_for(site: Server) -> None:
+    asked = []
+
+    async def resolver(host: str, port: int) -> list[Address]:
+        asked.append(host)
+        return [LOOPBACK]
+
+    named = fetcher(site, resolver=resolver, hosts=frozenset({"straße.test"}))
+    get(named, f"http://straße.test:{site.server_port}/a.png")
+    assert asked == ["xn--strae-oqa.test"]  # and not strasse.test, another's
+    assert site.hosts == [f"xn--strae-oqa.test:{site.server_port}"]
+
+
+def test_what_a_request_has_fetched_counts_as_if_it_had_come_with_it(site: Server) -> None:
+    refusals: list[int] = []
+    budget = ByteBudget(25, lambda: refusals.append(1))
+
+    async def fetch_twice(limit: int) -> None:
+        of_request = Fetched(budget, limit)
+        fetched.set(of_request)
+        try:
+            for _ in range(2):
+                await fetcher(site).fetch(url(site, "/a.png"))
+            assert budget.held == 20
+        finally:
+            of_request.release()
+
+    asyncio.run(fetch_twice(20))
+    with pytest.raises(TooLarge, match="more than 19 bytes together"):
+        asyncio.run(fetch_twice(19))
+    with budget.hold(6), pytest.raises(Busy):
+        asyncio.run(fetch_twice(20))
+    assert (budget.held, refusals) == (0, [1])

@@ -18,14 +18,27 @@ import pytest
 from PIL import Image
 
 from .conftest import Server, file_bytes, serving
+from .wire import answer as answer_of
+from .wire import wire
 
 
 @pytest.fixture(scope="module")
-def tight(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def site() -> Iterator[str]:
+    """Return the address of a picture of 900 kB on a site of our own."""
+    body = answer_of(200, noise(540), media_type="image/png")
+    with wire(body) as served:
+        yield served.url
+
+
+@pytest.fixture(scope="module")
+def tight(site: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A service that lets little wait."""
     folder = tmp_path_factory.mktemp("tight")
     with serving(
         folder,
+        ALLOW_IMAGE_URLS="true",
+        IMAGE_URL_ALLOWED_HOSTS="127.0.0.1",
+        IMAGE_URL_ALLOWED_PORTS=site.rpartition(":")[2],
         QDRANT_ENABLED="false",
         MAX_QUEUE_MS="60",
         MAX_IMAGE_BYTES="1000000",
@@ -121,6 +134,22 @@ def open_refused(server: Server) -> bool:
             return connection.recv(100).startswith(b"HTTP/1.1 429")
         except TimeoutError:
             return False
+
+
+def test_what_urls_lead_to_counts_as_if_it_had_come_with_the_request(
+    tight: Server, site: str
+) -> None:
+    model = httpx.get(f"{tight.url}/info").json()["model_name"]
+
+    def ask(count: int) -> httpx.Response:
+        body = {"model": model, "input": [{"image": site}] * count}
+        return httpx.post(f"{tight.url}/v1/embeddings", json=body, timeout=60)
+
+    refused = ask(3)
+    assert (refused.status_code, refused.json()["code"]) == (413, "too_large")
+    assert "points to" in refused.json()["error"]
+    for _ in range(4):  # of which three would be over MAX_QUEUE_BYTES
+        assert ask(2).status_code == 200
 
 
 def test_what_a_client_gave_up_on_is_dropped(tight: Server) -> None:

@@ -30,8 +30,8 @@ class Wire:
 
 
 def answer(status: int, body: Any, *headers: str, media_type: str = "application/json") -> bytes:
-    """Return an HTTP answer with a JSON body, or with this text."""
-    content = (body if isinstance(body, str) else json.dumps(body)).encode()
+    """Return an HTTP answer with a JSON body, or with this text or bytes."""
+    content = body if isinstance(body, bytes) else _text(body).encode()
     lines = [
         f"HTTP/1.1 {status} X",
         f"Content-Type: {media_type}",
@@ -40,6 +40,10 @@ def answer(status: int, body: Any, *headers: str, media_type: str = "application
         *headers,
     ]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + content
+
+
+def _text(body: Any) -> str:
+    return body if isinstance(body, str) else json.dumps(body)
 
 
 @contextmanager
