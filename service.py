@@ -102,7 +102,9 @@ async def docs_script(_: Request) -> Response:
 
 
 async def openapi(_: Request) -> Response:
-    return JSONResponse(complete(served.openapi_spec.asdict(), index_routes.DESCRIBED))
+    apis = {method.route: method.func for method in served.apis.values()}
+    document = served.openapi_spec.asdict()
+    return JSONResponse(complete(document, apis, index_routes.DESCRIBED, index_routes.BODIES))
 
 
 @answers_errors

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Final, Literal, get_type_hints
 
 from pydantic import BaseModel
 
@@ -100,6 +101,9 @@ _KEYS: Final = {
     "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
 }
 
+Mode = Literal["validation", "serialization"]
+_WRONG: Final = "What was wrong and what is allowed"
+
 # What the document says of routes that BentoML does not know: method, path, summary, answer
 # (None: no JSON) and parameters.
 Described = tuple[str, str, str, type[BaseModel] | None, Sequence[dict[str, Any]]]
@@ -109,34 +113,44 @@ _MOUNTED: Final[tuple[Described, ...]] = (
     ("post", "/embed/image/upload", "Embed an uploaded image", EmbeddingResponse, ()),
     ("post", "/embed/images", "Embed many uploaded images", ImagesResponse, ()),
 )
-_BODIES: Final = {
+_FORMS: Final = {
     "/embed/image/upload": _UPLOAD,
     "/embed/images": _UPLOADS,
     "/search/upload": _SEARCH_UPLOAD,
 }
 
 
-def complete(document: dict[str, Any], more: Sequence[Described] = ()) -> dict[str, Any]:
-    """Return BentoML's OpenAPI document with our own words, errors and mounted routes.
+def complete(
+    document: dict[str, Any],
+    apis: Mapping[str, Callable[..., Any]],
+    more: Sequence[Described] = (),
+    bodies: Mapping[tuple[str, str], type[BaseModel]] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """Return BentoML's OpenAPI document with our own words, bodies, errors and mounted routes.
 
-    Its introduction is dropped: it loads pictures from other hosts.
+    `apis` are the functions of BentoML's routes, by path: what it says of their bodies leaves out
+    what is required, what may be null, and that nothing else is taken. `bodies` are of `more`, by
+    method and path. BentoML's introduction is dropped: it loads pictures from other hosts.
     """
-    paths = {path: _with_our_errors(item) for path, item in document["paths"].items()}
-    schemas = dict(document["components"]["schemas"])
-    schemas[ErrorResponse.__name__] = ErrorResponse.model_json_schema()
+    schemas = _Schemas()
+    paths = {
+        path: _in_our_words(item, schemas, apis.get(path))
+        for path, item in document["paths"].items()
+    }
     for method, path, summary, answer, parameters in (*_MOUNTED, *more):
-        if answer:
-            schema = answer.model_json_schema(ref_template="#/components/schemas/{model}")
-            schemas |= schema.pop("$defs", {})
-            schemas[answer.__name__] = schema
         paths.setdefault(path, {})[method] = {
             "summary": summary,
             "tags": ["Service APIs"],
             "parameters": list(parameters),
-            **({"requestBody": _BODIES[path]} if path in _BODIES else {}),
+            **({"requestBody": _FORMS[path]} if path in _FORMS else {}),
+            **(
+                {"requestBody": schemas.body(bodies[key])}
+                if (key := (method, path)) in bodies
+                else {}
+            ),
             "responses": {
-                "200": _json(summary, answer) if answer else {"description": summary},
-                "default": _json("What was wrong and what is allowed", ErrorResponse),
+                "200": schemas.json(summary, answer) if answer else {"description": summary},
+                "default": schemas.json(_WRONG, ErrorResponse),
             },
         }
     return {
@@ -147,25 +161,50 @@ def complete(document: dict[str, Any], more: Sequence[Described] = ()) -> dict[s
             {"name": "Infrastructure", "description": "For supervisors and Prometheus."},
         ],
         "paths": paths,
-        "components": {"schemas": schemas, "securitySchemes": _KEYS},
+        "components": {"schemas": schemas.all, "securitySchemes": _KEYS},
         "security": [{"bearer": []}, {"header": []}, {}],  # none, where there is no API_KEY
     }
 
 
-def _with_our_errors(item: dict[str, Any]) -> dict[str, Any]:
-    """Return one of BentoML's routes, its errors replaced by what is really answered."""
+class _Schemas:
+    """The models that a document refers to."""
+
+    def __init__(self) -> None:
+        self.all: dict[str, Any] = {}
+
+    def json(self, description: str, model: type[BaseModel]) -> dict[str, Any]:
+        """Describe an answer."""
+        return {"description": description, "content": self._content(model, "serialization")}
+
+    def body(self, model: type[BaseModel]) -> dict[str, Any]:
+        return {"required": True, "content": self._content(model, "validation")}
+
+    def _content(self, model: type[BaseModel], mode: Mode) -> dict[str, Any]:
+        schema = model.model_json_schema(mode=mode, ref_template="#/components/schemas/{model}")
+        self.all |= schema.pop("$defs", {})
+        self.all[model.__name__] = schema
+        return {"application/json": {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}}
+
+
+def _in_our_words(
+    item: dict[str, Any], schemas: _Schemas, api: Callable[..., Any] | None
+) -> dict[str, Any]:
+    """Return one of BentoML's routes, its bodies and errors as they really are."""
     operations = {}
     for method, operation in item.items():
         by_status = {str(status): answer for status, answer in operation["responses"].items()}
-        responses = {"200": by_status["200"]}
-        if "requestBody" in operation:
-            responses["default"] = _json("What was wrong and what is allowed", ErrorResponse)
         words = re.sub(r"<[^>]+>", "", operation.get("description", ""))
-        summary = words.partition(".")[0]
-        operations[method] = {**operation, "summary": summary, "responses": responses}
+        operation = {
+            **operation,
+            "summary": words.partition(".")[0],
+            "responses": {"200": by_status["200"]},
+        }
+        if api:
+            models = get_type_hints(api)
+            operation["requestBody"] = schemas.body(models["request"])
+            operation["responses"] = {
+                "200": schemas.json(by_status["200"]["description"], models["return"]),
+                "default": schemas.json(_WRONG, ErrorResponse),
+            }
+        operations[method] = operation
     return operations
-
-
-def _json(description: str, model: type[BaseModel]) -> dict[str, Any]:
-    schema = {"$ref": f"#/components/schemas/{model.__name__}"}
-    return {"description": description, "content": {"application/json": {"schema": schema}}}

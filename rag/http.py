@@ -15,7 +15,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from rag.answering import IndexAnswering
 from rag.backends import image_example
 from rag.errors import InvalidSearch, RagError, UnsupportedMediaType
-from rag.pictures import DEFAULT_DAO_ID
+from rag.pictures import DEFAULT_DAO_ID, PAGE
 from rag.schemas import (
     DeleteResponse,
     DropResponse,
@@ -110,12 +110,15 @@ async def answer_search(index: IndexAnswering, request: SearchRequest) -> Respon
 
 async def delete_image(request: Request) -> Response:
     query = request.query_params
+    staged = query.get("staged", "false")
+    if staged not in ("true", "false"):
+        raise InvalidSearch(f"staged is {staged[:80]!r}; allowed are true and false")
     return _json(
         await _index(request).delete(
             request.path_params["id"],
             query.get("dao_id", DEFAULT_DAO_ID),
             query.get("collection"),
-            staged=query.get("staged") == "true",
+            staged=staged == "true",
         )
     )
 
@@ -188,15 +191,18 @@ ROUTES: Final[tuple[tuple[str, str, Handler], ...]] = (
 )
 
 
-def _parameter(name: str, where: str, description: str = "") -> dict[str, Any]:
+def _parameter(name: str, where: str, description: str, **schema: Any) -> dict[str, Any]:
     parameter = {"name": name, "in": where, "required": where == "path"}
-    return {**parameter, "schema": {"type": "string"}, "description": description}
+    return {**parameter, "schema": {"type": "string", **schema}, "description": description}
 
 
 _ID: Final = _parameter("id", "path", "Your name for the picture.")
 _NAME: Final = _parameter("name", "path", "The collection.")
 _DAO_ID: Final = _parameter("dao_id", "query", "The tenant that the picture belongs to.")
 _COLLECTION: Final = _parameter("collection", "query", "Other than IMAGE_SEARCH_COLLECTION.")
+_STAGED: Final = _parameter(
+    "staged", "query", "true: of the generation that is being filled.", type="boolean"
+)
 
 # What the docs say of them: method, path, summary, answer (None: no JSON), parameters.
 DESCRIBED: Final[
@@ -212,7 +218,13 @@ DESCRIBED: Final[
         UpdateResponse,
         (_ID, _DAO_ID, _COLLECTION),
     ),
-    ("delete", "/images/{id}", "Forget a picture", DeleteResponse, (_ID, _DAO_ID, _COLLECTION)),
+    (
+        "delete",
+        "/images/{id}",
+        "Forget a picture",
+        DeleteResponse,
+        (_ID, _DAO_ID, _COLLECTION, _STAGED),
+    ),
     ("get", "/collections/{name}", "What a collection holds", StatsResponse, (_NAME,)),
     (
         "get",
@@ -222,7 +234,7 @@ DESCRIBED: Final[
         (
             _NAME,
             _DAO_ID,
-            _parameter("limit", "query", "1 to 1000."),
+            _parameter("limit", "query", "1 to 1000.", type="integer", minimum=1, maximum=PAGE),
             _parameter("start", "query", "`next` of the page before."),
             _parameter("generation", "query", "Another generation than the published one."),
         ),
@@ -242,3 +254,6 @@ DESCRIBED: Final[
         (_NAME, _parameter("generation", "path", "8 hexadecimal digits.")),
     ),
 )
+
+# The JSON bodies that they take.
+BODIES: Final[dict[tuple[str, str], type[BaseModel]]] = {("patch", "/images/{id}"): UpdateRequest}

@@ -125,6 +125,8 @@ def test_fetching_is_off_unless_turned_on(site: Server) -> None:
         "http://picture.test@private.test/a.png",
         "http://picture.test:80@private.test/a.png",
         "http://private.test\\@picture.test/a.png",
+        "http://picture.test%00/a.png",
+        "http://[2606:4700::1111%25lo]/a.png",
         "http://picture.test:22/a.png",
         "http://picture.test:0/a.png",
         "http://picture.test:99999/a.png",
