@@ -198,11 +198,13 @@ class BatchQueue(Generic[Item, Result]):
         """Take no more, and fail what waits, so that nobody hangs."""
         with self._changed:
             self._death = why
-            left = [*self._batch, *self._waiting]
+            waiting = [*self._waiting]
             self._waiting.clear()
+        left = [entry for entry in self._batch if not entry.future.done()]
+        # who gives up an item at this very moment must not cost the others their answer
+        left += [entry for entry in waiting if entry.future.set_running_or_notify_cancel()]
         for entry in left:
-            if not entry.future.done():
-                entry.future.set_exception(NotReady(why))
+            entry.future.set_exception(NotReady(why))
 
     def _next_batch(self) -> list[_Entry[Item, Result]]:
         """Wait for an item and take what is queued with it; empty when closed."""

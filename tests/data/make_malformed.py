@@ -147,6 +147,7 @@ def corpus() -> dict[str, tuple[bytes, int]]:
         # larger than is allowed
         "over_the_limit.png": (png(10_000, 10_000, bits=1), 413),
         "over_the_limit.webp": (webp(16_383, 16_383), 413),
+        "above_half_of_it.webp": (webp(4100, 4100), 413),
         "over_the_limit.tiff": (tiff_strip(4700, [1], 1), 413),
         "65535_square.png": (png(65_535, 65_535, bits=1)[:60], 413),
         "65535_square.jpeg": (
