@@ -31,7 +31,7 @@ demo serve: export PORT := $(PORT)
 demo serve: export MODEL_NAME := $(MODEL_NAME)
 demo serve: export QDRANT_ENABLED := $(QDRANT_ENABLED)
 
-.PHONY: help install demo serve test fidelity lint bento image image-run image-test fetch-weights gpu-check collection check-port
+.PHONY: help install demo serve test fidelity lint audit bento image image-run image-test fetch-weights gpu-check collection check-port
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 15
@@ -63,10 +63,15 @@ lint: install ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+audit: ## ask PyPI's advisories about the packages of the image (pip-audit in an environment of its own)
+	$(PYTHON) -m venv .data/audit && .data/audit/bin/pip install --quiet pip-audit
+	.data/audit/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
+
 bento: install ## build the Bento from what is committed
 	@if [ -n "$$(git status --porcelain)" ]; then echo "there are changes that are not committed:" \
 	  "commit or stash them, since a Bento tells the revision that it was built from"; exit 1; fi
-	@trap 'rm -f bento/revision.txt' EXIT; git rev-parse HEAD >bento/revision.txt && \
+	@trap 'rm -f bento/revision.txt sbom.cdx.json' EXIT; git rev-parse HEAD >bento/revision.txt && \
+	  $(PYTHON) deploy/oci/sbom.py >sbom.cdx.json && \
 	  $(BIN)/bentoml build --label "revision=$$(cat bento/revision.txt)"
 
 image: bento ## make the image of the Bento (docker, podman or buildah)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.utils import canonicalize_name
+
+from bento.version import VERSION
 
 from .conftest import ROOT, free_port
+from .test_packaging import pinned
 
 
 def program(folder: Path, name: str, script: str) -> None:
@@ -137,7 +143,7 @@ def test_a_bento_is_made_of_what_is_committed_only(tmp_path: Path) -> None:
     subprocess.run(["git", "clone", "-q", str(ROOT), str(copy)], check=True)
     program_folder = copy / ".venv" / "bin"
     program_folder.mkdir(parents=True)
-    program(program_folder, "bentoml", 'echo "$@"; cat bento/revision.txt')
+    program(program_folder, "bentoml", 'echo "$@"; cat bento/revision.txt sbom.cdx.json')
 
     def make() -> subprocess.CompletedProcess[str]:
         command = ["make", "-o", "install", "bento"]  # without installing
@@ -148,13 +154,33 @@ def test_a_bento_is_made_of_what_is_committed_only(tmp_path: Path) -> None:
         ["git", "rev-parse", "HEAD"], cwd=copy, capture_output=True, text=True, check=True
     ).stdout.strip()
     assert made.returncode == 0, made.stderr
-    assert f"build --label revision={revision}\n{revision}\n" in made.stdout
+    told, _, bill = made.stdout.partition("{")
+    assert f"build --label revision={revision}\n{revision}\n" in told
+    assert json.loads("{" + bill)["bomFormat"] == "CycloneDX"
     assert not (copy / "bento" / "revision.txt").exists()
+    assert not (copy / "sbom.cdx.json").exists()
     (copy / "service.py").write_text("changed")
     refused = make()
     assert refused.returncode != 0
     assert "changes that are not committed" in refused.stdout
     assert "build" not in refused.stdout
+
+
+def test_the_bill_of_materials_names_what_the_image_installs_and_nothing_of_this_machine() -> None:
+    command = [sys.executable, "deploy/oci/sbom.py"]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    bill = json.loads(printed)
+    named = {canonicalize_name(c["name"]): c["version"] for c in bill["components"]}
+    assert named == pinned("constraints.txt")
+    assert [c["purl"] for c in bill["components"]] == [
+        f"pkg:pypi/{n}@{v}" for n, v in named.items()
+    ]
+    assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.6")
+    assert bill["metadata"]["component"]["version"] == VERSION
+    assert "sbom.cdx.json" in yaml.safe_load((ROOT / "bentofile.yaml").read_text())["include"]
+    assert "://" not in printed.replace("http://cyclonedx.org/schema/", "")
+    for private in (str(ROOT), str(Path.home()), "serialNumber", "timestamp"):
+        assert private not in printed
 
 
 def test_the_image_is_run_with_search_and_what_it_needs_in_volumes(tmp_path: Path) -> None:

@@ -1,0 +1,47 @@
+"""Prints the software bill of materials of the image: CycloneDX 1.6, of constraints.txt.
+
+The same bytes for the same packages: no date, no serial number, no machine and no index.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+
+
+def component(name: str, version: str) -> dict[str, Any]:
+    purl = f"pkg:pypi/{re.sub(r'[-_.]+', '-', name).lower()}@{version}"
+    return {"type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl}
+
+
+def bill() -> dict[str, Any]:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    packages = [component(*line.split("==")) for line in lines if not line.startswith("#")]
+    found = re.search(r'VERSION.* = "(.+)"', (ROOT / "bento" / "version.py").read_text())
+    assert found
+    service = {
+        "type": "application",
+        "bom-ref": "vision-encoder",
+        "name": "vision-encoder",
+        "version": found[1],
+    }
+    return {
+        "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.6",
+        "version": 1,
+        "metadata": {"component": service},
+        "components": packages,
+        "dependencies": [
+            {"ref": "vision-encoder", "dependsOn": [package["bom-ref"] for package in packages]},
+            *({"ref": package["bom-ref"]} for package in packages),
+        ],
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(bill(), indent=2))

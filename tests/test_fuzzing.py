@@ -1,0 +1,125 @@
+"""Whatever bytes and bodies come, what is raised is an error of ours that says what was wrong."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from pydantic import BaseModel, ValidationError
+
+from bento.errors import EncoderError
+from bento.images import decode_image
+from bento.openai_schemas import OpenAIEmbeddingsRequest
+from bento.responses import describe_validation
+from bento.schemas import ImageRequest, RankRequest, TextRequest, TextsRequest, base64_bytes
+from rag.schemas import IndexRequest, ManySearchesRequest, SearchRequest, UpdateRequest, describe
+
+from .conftest import file_bytes, scene_image
+
+_PALETTE = scene_image(2, side=24).convert("P")
+FILES = {
+    "PNG": file_bytes(scene_image(1, side=24)),
+    "PNG with a palette": file_bytes(_PALETTE, transparency=1),
+    "16-bit PNG": file_bytes(Image.linear_gradient("L").resize((24, 24)).convert("I;16")),
+    "JPEG": file_bytes(scene_image(1, side=24), "JPEG"),
+    "progressive JPEG": file_bytes(scene_image(1, side=24), "JPEG", progressive=True),
+    "MPO": file_bytes(
+        scene_image(1, side=24), "MPO", save_all=True, append_images=[scene_image(2, side=24)]
+    ),
+    "WEBP": file_bytes(scene_image(1, side=24), "WEBP"),
+    "lossless WEBP": file_bytes(scene_image(1, side=24).convert("RGBA"), "WEBP", lossless=True),
+    "GIF": file_bytes(_PALETTE, "GIF", transparency=1),
+    "animated GIF": file_bytes(_PALETTE, "GIF", save_all=True, append_images=[scene_image(3)]),
+    "BMP": file_bytes(scene_image(1, side=12), "BMP"),
+    "TIFF": file_bytes(scene_image(1, side=12), "TIFF"),
+    "TIFF of LZW": file_bytes(scene_image(1, side=24), "TIFF", compression="tiff_lzw"),
+    "TIFF of JPEG": file_bytes(scene_image(1, side=24), "TIFF", compression="jpeg"),
+}
+
+# where, what is there instead, and how many bytes make room for it
+changes = st.lists(
+    st.tuples(
+        st.integers(0, 4095),
+        st.one_of(
+            st.binary(min_size=1, max_size=4),
+            st.sampled_from([b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff", b"\xff\xda"]),
+        ),
+        st.integers(0, 8),
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@pytest.mark.parametrize("name", FILES)
+@settings(max_examples=100, derandomize=True)
+@given(given_changes=changes, keep=st.integers(1, 4096))
+def test_a_changed_picture_file_is_decoded_or_refused(
+    name: str, given_changes: list[tuple[int, bytes, int]], keep: int
+) -> None:
+    data = bytearray(FILES[name])
+    for at, new, room in given_changes:
+        at %= len(data) + 1
+        # most often among the headers
+        at = at if room % 3 else at % 200
+        data[at : at + room] = new
+    if keep % 4 == 0:
+        del data[keep % len(data) :]
+    try:
+        image = decode_image(bytes(data), max_bytes=100_000, max_pixels=1_000_000)
+    except EncoderError as error:
+        assert error.status in (400, 413, 415)
+        assert len(str(error)) > 20
+    else:
+        assert image.mode == "RGB"
+        assert image.getpixel((0, 0)) is not None
+
+
+@given(st.text() | st.text().map(lambda text: f"data:{text}") | st.text("ABCab+/= \n", max_size=40))
+def test_what_is_no_base64_is_refused(value: str) -> None:
+    try:
+        assert isinstance(base64_bytes(value), bytes)
+    except EncoderError as error:
+        assert error.status == 400
+
+
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
+values = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=8,
+)
+
+
+def bodies(model: type[BaseModel]) -> st.SearchStrategy[Any]:
+    """Draw objects with some of a model's fields, of the wrong type or the right one."""
+    names = st.sampled_from([*model.model_fields, "unknown"])
+    inner = st.fixed_dictionaries({}, optional={"text": values, "image": values, "id": values})
+    return values | st.dictionaries(names, values | inner | st.lists(inner, max_size=3))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        *(TextRequest, TextsRequest, ImageRequest, RankRequest, OpenAIEmbeddingsRequest),
+        *(IndexRequest, UpdateRequest, SearchRequest, ManySearchesRequest),
+    ],
+)
+@settings(max_examples=50, derandomize=True)
+@given(data=st.data())
+def test_a_body_is_taken_or_what_is_wrong_with_it_is_said(
+    model: type[BaseModel], data: st.DataObject
+) -> None:
+    body = json.dumps(data.draw(bodies(model)))
+    try:
+        taken = model.model_validate_json(body)
+    except ValidationError as error:
+        assert describe(error)
+        assert describe_validation(error.errors())
+    else:
+        assert model.model_validate_json(taken.model_dump_json(exclude_unset=True))
