@@ -8,7 +8,13 @@ from typing import Any
 
 import hypothesis
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from bento.batching import BatchQueue, Limits
 from bento.errors import NotReady
@@ -169,10 +175,13 @@ class QueueMachine(RuleBasedStateMachine):
             assert kind == BAD and isinstance(error, ValueError)
 
 
-TestQueue = QueueMachine.TestCase
-TestQueue.settings = hypothesis.settings(
-    max_examples=50,
-    stateful_step_count=20,
-    derandomize=True,
-    phases=[hypothesis.Phase.generate],  # to make a failure smaller would take minutes
-)
+def test_every_item_is_answered_exactly_once_whatever_happens() -> None:
+    run_state_machine_as_test(
+        QueueMachine,
+        settings=hypothesis.settings(
+            max_examples=50,
+            stateful_step_count=20,
+            derandomize=True,
+            phases=[hypothesis.Phase.generate],  # to make a failure smaller would take minutes
+        ),
+    )
