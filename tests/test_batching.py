@@ -272,6 +272,22 @@ def test_a_runner_that_dies_hangs_nobody_and_says_so(
         queue.submit(1)
 
 
+def test_what_was_given_up_before_a_runner_dies_is_told_so_and_the_rest_fails(make: Make) -> None:
+    held = threading.Event()
+
+    def run(items: list[int]) -> list[int]:
+        assert held.wait(10)
+        return lose(items)
+
+    queue = make(Limits(1), run=run, fatal=lambda error: True)
+    first, gone, last = (queue.submit(i) for i in range(3))
+    assert gone.cancel()
+    held.set()
+    assert not wait([first, gone, last], 10).not_done
+    assert isinstance(first.exception(), NotReady)
+    assert isinstance(last.exception(), NotReady)
+
+
 def test_a_warm_up_that_fails_is_told_to_who_waits_for_it(make: Make) -> None:
     def fail() -> Iterator[tuple[int, int, float]]:
         raise ValueError("no kernel")

@@ -179,7 +179,7 @@ def test_every_item_is_answered_exactly_once_whatever_happens() -> None:
     run_state_machine_as_test(
         QueueMachine,
         settings=hypothesis.settings(
-            max_examples=50,
+            max_examples=100,
             stateful_step_count=20,
             derandomize=True,
             phases=[hypothesis.Phase.generate],  # to make a failure smaller would take minutes
