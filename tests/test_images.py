@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from bento.errors import BrokenImage, EncoderError, InvalidInput, NotAnImage, TooLarge
-from bento.images import decode_image
+from bento.images import decode_image, open_image
 
 from .conftest import file_bytes, scene_image
 
@@ -158,6 +158,23 @@ def test_too_many_pixels_are_refused_before_decoding() -> None:
     data = header[: ihdr - 4] + chunk + zlib.crc32(chunk).to_bytes(4, "big") + header[ihdr + 17 :]
     with pytest.raises(TooLarge, match=r"3,600,000,000 pixels"):
         decode(data)
+
+
+def test_files_that_take_more_memory_to_decode_may_have_fewer_pixels() -> None:
+    image = scene_image(6, side=90)  # 8,100 pixels, of 9,000
+    baseline = file_bytes(image, "JPEG")
+    scan = baseline.index(b"\xff\xda")
+    one_component = baseline[: scan + 4] + b"\1" + baseline[scan + 5 :]
+    for data in (baseline, file_bytes(image), file_bytes(image, "GIF"), file_bytes(image, "BMP")):
+        assert open_image(data, max_bytes=100_000, max_pixels=9_000).size == (90, 90)
+    for data, allowed in (
+        (file_bytes(image, "JPEG", progressive=True), "6,000"),
+        (one_component, "6,000"),
+        (file_bytes(image, "TIFF"), "6,000"),
+        (file_bytes(image, "WEBP"), "4,500"),
+    ):
+        with pytest.raises(TooLarge, match=f"at most {allowed} are allowed of its kind"):
+            open_image(data, max_bytes=100_000, max_pixels=9_000)
 
 
 def test_every_refusal_is_an_error_of_ours_with_a_4xx_status() -> None:
