@@ -18,21 +18,23 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
+from uvicorn.config import HTTP_PROTOCOLS
 
 from bento import Encoder, EncoderError, Settings
 from bento.access import Access, warning
 from bento.admission import ByteBudget
 from bento.answering import Answering
 from bento.bodies import read_upload, read_uploads
+from bento.connections import refuse_once_stopping
 from bento.docs import DOCS_HEADERS, DOCS_PAGE, DOCS_SCRIPT, complete
 from bento.errors import NotReady
 from bento.headers import SecurityHeaders, cors_options
-from bento.http import RequestMiddleware
+from bento.http import REQUEST_SECONDS, RequestMiddleware
 from bento.images import FORMATS, decode_image
 from bento.logs import configure_logs
 from bento.metrics import Metrics
 from bento.openai_schemas import OpenAIEmbeddingsRequest, OpenAIEmbeddingsResponse
-from bento.processes import end_worker, give_up, listen_for_workers
+from bento.processes import end_worker, ending, give_up, listen_for_workers
 from bento.responses import answering
 from bento.runners import Runners
 from bento.schemas import (
@@ -73,11 +75,19 @@ if settings.device.startswith("cuda:"):
     # BentoML would hide all GPUs but the first; DEVICE says which one
     os.environ.setdefault("BENTOML_DISABLE_GPU_ALLOCATION", "1")
 
+HTTP_PROTOCOLS["auto"] = "bento.connections:Connection"  # which is what BentoML takes
+
 listen_for_workers()
 metrics = Metrics(workers=settings.workers)
 budget = ByteBudget(settings.max_queue_bytes, metrics.rejected.labels("bytes").inc)
 
 answers_errors = answering(EncoderError, RagError)
+
+# What a request takes of the event loop and the threads beside it, on shared cores: a small model
+# is quicker than HTTP, and then the queues before the towers do not see what waits.
+_HTTP_MS = 8
+_LEAVE_SECONDS = 30  # that a worker has for ending by itself
+_ending = threading.Event()  # of this worker alone
 
 
 def _exports_spans() -> bool:
@@ -157,6 +167,8 @@ app = Starlette(
     workers=settings.workers,
     resources={"gpu": 1} if settings.device.startswith("cuda") else {"cpu": "2"},
     http={"host": settings.host, "port": settings.port},
+    # RequestMiddleware comes first, with an error of our shape.
+    traffic={"timeout": REQUEST_SECONDS + 5},
     # RequestMiddleware logs and counts each request once: BentoML's counters are by path, of
     # which a client can ask for any number. Spans cost half of a request's CPU time in the
     # framework, and go nowhere unless BentoML is configured to export them.
@@ -176,6 +188,7 @@ class VisionEncoder:
         self._index: IndexAnswering | None = None
         self._store: Store | None = None
         app.state.service = self
+        refuse_once_stopping(unless=ending)
         # /livez answers while the model loads; /readyz waits for it
         threading.Thread(target=self._load, name="load", daemon=True).start()
 
@@ -367,6 +380,7 @@ served.add_asgi_middleware(
     form_routes=frozenset({"/embed/image/upload", "/embed/images", "/search/upload"}),
     json_routes=frozenset(method.route for method in served.apis.values()),
     max_body_bytes=settings.max_request_bytes,
+    max_requests=max(64, settings.max_queue_ms // _HTTP_MS),
     budget=budget,
     metrics=metrics,
 )

@@ -22,6 +22,10 @@ logger = logging.getLogger("vision_encoder")
 
 _DECAY: Final = 0.9  # of a batch's weight with each later one: about the last ten count
 _SHRUNK_SECONDS: Final = 60.0  # how long a batch limit stays lowered after out-of-memory
+# A batch is given up, and the runner with it, after so many times the predicted seconds, and never
+# before these: a first batch of its size may have to be compiled.
+_STUCK_TIMES: Final = 20
+STUCK_SECONDS: Final = 120.0
 
 
 class Pace:
@@ -87,6 +91,14 @@ class _Entry(Generic[Item, Result]):
     queued: float
 
 
+@dataclass(slots=True)
+class _OnTower:
+    """How long the batch on the tower may take, and how long it has taken, in seconds."""
+
+    allowed: float
+    spent: float = 0.0
+
+
 class BatchQueue(Generic[Item, Result]):
     """Gathers items into batches for a function that is faster on many than on one.
 
@@ -127,6 +139,7 @@ class BatchQueue(Generic[Item, Result]):
         self._nice = nice
         self._waiting: deque[_Entry[Item, Result]] = deque()
         self._batch: list[_Entry[Item, Result]] = []  # the one that is on the tower
+        self._on_tower: _OnTower | None = None
         self._mean_size: float | None = None  # of an item, as of late
         self._shrunk = limits.count  # the count limit until `_shrunk_until`
         self._shrunk_until = 0.0
@@ -134,6 +147,7 @@ class BatchQueue(Generic[Item, Result]):
         self._death: str | None = None
         self._changed = threading.Condition()
         self._ready: Future[None] = Future()
+        self._over = threading.Event()  # nothing more will be answered
         self._thread = threading.Thread(target=self._live, name=f"runner-{name}", daemon=True)
         self._thread.start()
 
@@ -169,12 +183,27 @@ class BatchQueue(Generic[Item, Result]):
         """Return how many items a batch may have now: fewer for a while after out-of-memory."""
         return self._shrunk if monotonic() < self._shrunk_until else self.limits.count
 
+    def tick(self, seconds: float) -> None:
+        """Give the runner up when its tower hangs; to be called every so many seconds.
+
+        Calls are counted instead of reading the clock, so that a process that was stopped for a
+        while does not find everything late.
+        """
+        batch = self._on_tower
+        if batch is None or not self.alive:
+            return
+        batch.spent += seconds
+        if batch.spent > batch.allowed:
+            why = f"the {self.name} tower has not answered for {batch.spent:.0f} s"
+            self._die(why)
+            self._on_death(why)
+
     def close(self) -> None:
-        """Finish what was accepted, then stop."""
+        """Finish what was accepted, then stop. A tower that hangs is waited for until `tick`."""
         with self._changed:
             self._closing = True
             self._changed.notify()
-        self._thread.join()
+        self._over.wait()
 
     def _live(self) -> None:
         give_way(self._nice)
@@ -190,9 +219,11 @@ class BatchQueue(Generic[Item, Result]):
             while batch := self._next_batch():
                 self._answer(batch)
         except BaseException as error:
-            logger.exception("the %s runner died", self.name)
-            self._die(f"the {self.name} runner died: {type(error).__name__}: {error}")
-            self._on_death(self._death or "")
+            if self.alive:
+                logger.exception("the %s runner died", self.name)
+                self._die(f"the {self.name} runner died: {type(error).__name__}: {error}")
+                self._on_death(self._death or "")
+        self._over.set()
 
     def _die(self, why: str) -> None:
         """Take no more, and fail what waits, so that nobody hangs."""
@@ -200,18 +231,19 @@ class BatchQueue(Generic[Item, Result]):
             self._death = why
             waiting = [*self._waiting]
             self._waiting.clear()
-        left = [entry for entry in self._batch if not entry.future.done()]
-        # who gives up an item at this very moment must not cost the others their answer
-        left += [entry for entry in waiting if entry.future.set_running_or_notify_cancel()]
-        for entry in left:
-            entry.future.set_exception(NotReady(why))
+            left = [entry for entry in self._batch if not entry.future.done()]
+            # who gives up an item at this very moment must not cost the others their answer
+            left += [entry for entry in waiting if entry.future.set_running_or_notify_cancel()]
+            for entry in left:
+                entry.future.set_exception(NotReady(why))
+        self._over.set()
 
     def _next_batch(self) -> list[_Entry[Item, Result]]:
         """Wait for an item and take what is queued with it; empty when closed."""
         with self._changed:
             while True:
                 self._batch = self._take()
-                if self._batch or self._closing:
+                if self._batch or self._closing or not self.alive:
                     return self._batch
                 self._changed.wait()
 
@@ -234,11 +266,15 @@ class BatchQueue(Generic[Item, Result]):
 
     def _answer(self, batch: list[_Entry[Item, Result]]) -> None:
         """Run a batch; one that fails is halved until the guilty item is alone."""
-        started = monotonic()
+        started, size = monotonic(), sum(entry.size for entry in batch)
+        self._on_tower = _OnTower(max(STUCK_SECONDS, _STUCK_TIMES * self.pace.seconds(size)))
         try:
             results = self._run([entry.item for entry in batch])
             answers = list(zip(batch, results, strict=True))
         except Exception as error:
+            self._on_tower = None
+            if not self.alive:
+                return
             if self._fatal(error):
                 raise
             if self._exhausted(error):
@@ -252,11 +288,14 @@ class BatchQueue(Generic[Item, Result]):
             self._answer(batch[:middle])
             self._answer(batch[middle:])
             return
+        self._on_tower = None
         seconds = monotonic() - started
-        self._learn(len(batch), sum(entry.size for entry in batch), seconds)
+        self._learn(len(batch), size, seconds)
         self._observer.ran(len(batch), seconds)
-        for entry, result in answers:
-            entry.future.set_result(result)
+        with self._changed:
+            if self.alive:  # and the batch was not given up meanwhile
+                for entry, result in answers:
+                    entry.future.set_result(result)
 
     def _learn(self, count: int, size: int, seconds: float) -> None:
         self.pace.observe(size, seconds)

@@ -6,6 +6,7 @@ EncoderError               status, code and a sentence for people
 ├── Unauthorized           401  no key, or a wrong one
 ├── ForeignPage            403  a page of another site, where there is no key
 ├── ModelNotFound          404  a request that names another model than the one served
+├── TooSlow                408  a body that did not come in time
 ├── TooLarge               413  more bytes or pixels than allowed
 ├── NotAnImage             415  bytes that are no supported picture
 ├── UnsupportedMediaType   415  a body of a type that the route does not take
@@ -13,6 +14,7 @@ EncoderError               status, code and a sentence for people
 ├── UrlFailed              422  a URL that could not be fetched
 ├── Busy                   429  more work is queued than allowed; `retry_after` seconds
 ├── NotReady               503  the model is loading, or its device does not answer
+├── TimedOut               504  a request that took too long
 └── ModelLoadError              settings that give no working model (at start)
 """
 
@@ -49,6 +51,11 @@ class ForeignPage(EncoderError):
 class ModelNotFound(EncoderError):
     status = 404
     code = "model_not_found"
+
+
+class TooSlow(EncoderError):
+    status = 408
+    code = "too_slow"
 
 
 class TooLarge(EncoderError):
@@ -88,6 +95,11 @@ class Busy(EncoderError):
 class NotReady(EncoderError):
     status = 503
     code = "not_ready"
+
+
+class TimedOut(EncoderError):
+    status = 504
+    code = "timeout"
 
 
 class ModelLoadError(EncoderError):

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from bento.access import Access
 from bento.admission import ByteBudget, Fetched, fetched
 from bento.bodies import accept
-from bento.errors import Busy, EncoderError, TooLarge, UnsupportedMediaType
+from bento.errors import Busy, EncoderError, TimedOut, TooLarge, TooSlow, UnsupportedMediaType
 from bento.metrics import Metrics
 from bento.responses import error_response, shaped
 
@@ -27,11 +27,15 @@ _REQUEST_ID: Final = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
 _UNCOUNTED: Final = ("/livez", "/readyz", "/metrics")
 _CLIENT_CLOSED: Final = 499  # nginx's word for it; no client ever sees it
 
+REQUEST_SECONDS: Final = 60.0
+BODY_SECONDS: Final = 40.0  # of those; a body that comes in drips is not waited for any longer
+
 
 class RequestMiddleware:
     """Gives every request an id, limits, a line in the log, counters and errors of one shape.
 
-    A request whose client has gone is given up, so that it costs nothing more.
+    A request whose client has gone is given up, so that it costs nothing more. At most
+    `max_requests` are worked on at a time.
     """
 
     def __init__(
@@ -42,16 +46,23 @@ class RequestMiddleware:
         json_routes: frozenset[str],
         form_routes: frozenset[str],
         max_body_bytes: int,
+        max_requests: int,
         budget: ByteBudget,
         metrics: Metrics,
+        seconds: float = REQUEST_SECONDS,
+        body_seconds: float = BODY_SECONDS,
     ) -> None:
         self.app = app
         self.access = access
         self.json_routes = json_routes
         self.form_routes = form_routes
         self.max_body_bytes = max_body_bytes
+        self.max_requests = max_requests
         self.budget = budget
         self.metrics = metrics
+        self.seconds = seconds
+        self.body_seconds = body_seconds
+        self._under_way = 0  # requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":  # there are none
@@ -64,18 +75,27 @@ class RequestMiddleware:
         accept.set(headers.get("accept", ""))
         points_to = Fetched(self.budget, self.max_body_bytes)
         fetched.set(points_to)
-        exchange = _Exchange(scope, headers, receive, send, self.max_body_bytes, self.budget)
+        exchange = _Exchange(
+            scope, headers, receive, send, self.max_body_bytes, self.budget, self.body_seconds
+        )
+        self._under_way += 1
         try:
             self._check(scope, headers)
             exchange.announce(headers.get("content-length", ""))
-            await self.app(scope, exchange.receive, exchange.send)
+            async with asyncio.timeout(self.seconds):
+                await self.app(scope, exchange.receive, exchange.send)
         except EncoderError as refusal:  # before its body was read
             await error_response(refusal)(scope, receive, exchange.send)
+        except TimeoutError:
+            if not exchange.status:  # else the client does not take its answer
+                late = TimedOut(f"not answered within {self.seconds:g} s: ask for less at once")
+                await error_response(late)(scope, receive, exchange.send)
         except (asyncio.CancelledError, ClientDisconnect):
             if not exchange.abandoned:
                 raise
             await exchange.send_nowhere()
         finally:
+            self._under_way -= 1
             exchange.close()
             points_to.release()
             exchange.log()
@@ -85,6 +105,12 @@ class RequestMiddleware:
         """Refuse what can be refused before a body is read."""
         method, path = scope["method"], scope["path"]
         self.access.check(method, path, headers)
+        if self._under_way > self.max_requests and path not in _UNCOUNTED:
+            self.metrics.rejected.labels("requests").inc()
+            raise Busy(
+                f"{self.max_requests:,} requests are being worked on, and no more are allowed: "
+                "try again later"
+            )
         media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
         if method == "POST" and path in self.form_routes:
             allowed = "multipart/form-data"
@@ -124,6 +150,7 @@ class _Exchange:
         send: Send,
         max_bytes: int,
         budget: ByteBudget,
+        body_seconds: float,
     ) -> None:
         self.scope = scope
         self.status = 0
@@ -132,8 +159,9 @@ class _Exchange:
         self._send = send
         self._max_bytes = max_bytes
         self._budget = budget
+        self._body_seconds = body_seconds
+        self._body_due = asyncio.get_running_loop().time() + body_seconds
         self._counted = 0  # bytes of this request in the budget
-        self._received = 0
         self._refusal: EncoderError | None = None
         self._gone = asyncio.Event()
         self._watch: asyncio.Task[None] | None = None
@@ -149,24 +177,28 @@ class _Exchange:
         return perf_counter() - self._started
 
     def announce(self, content_length: str) -> None:
-        """Count the body in before it comes, by what its header says. Raises when too large."""
+        """Refuse a body before it comes, when by what its header says there is no room for it.
+
+        It is counted in as it comes, and not before: else who only promises would keep others out.
+        """
         if content_length.isdigit():
-            self._count(int(content_length))
+            self._fits(int(content_length))
+            with self._budget.hold(int(content_length)):
+                pass
 
     async def receive(self) -> Message:
         if self._watch:  # the body is complete: what comes next is that the client goes
             await self._gone.wait()
             return {"type": "http.disconnect"}
-        message = await self._receive()
+        try:
+            message = await self._receive_in_time()
+            self._count(len(message.get("body", b"")))
+        except EncoderError as refusal:
+            self._refusal = refusal
+            raise
         if message["type"] == "http.disconnect":
             self.abandoned = True
         else:
-            self._received += len(message.get("body", b""))
-            try:
-                self._count(self._received)
-            except EncoderError as refusal:
-                self._refusal = refusal
-                raise
             if not message.get("more_body", False):
                 self._watch = asyncio.create_task(self._watch_client())
         return message
@@ -205,16 +237,27 @@ class _Exchange:
             self.abandoned = True
             self._task.cancel()
 
+    async def _receive_in_time(self) -> Message:
+        try:
+            async with asyncio.timeout_at(self._body_due):
+                return await self._receive()
+        except TimeoutError:
+            raise TooSlow(
+                f"the request body did not come within {self._body_seconds:g} s: send less at once"
+            ) from None
+
     def _count(self, received: int) -> None:
-        """Hold the bytes of this request in the budget. Raises `TooLarge` or `Busy`."""
-        if received > self._max_bytes:
+        """Hold more bytes of this request in the budget. Raises `TooLarge` or `Busy`."""
+        self._fits(self._counted + received)
+        self._budget.take(received)
+        self._counted += received
+
+    def _fits(self, count: int) -> None:
+        if count > self._max_bytes:
             raise TooLarge(
                 f"the request body is larger than {self._max_bytes:,} bytes, the limit of this "
                 "service"
             )
-        if received > self._counted:
-            self._budget.take(received - self._counted)
-            self._counted = received
 
     async def _send_error(self, start: Message) -> None:
         """Send a buffered error, in our shape whoever made it."""
@@ -225,6 +268,8 @@ class _Exchange:
             error = {"error": str(self._refusal), "code": self._refusal.code}
             if isinstance(self._refusal, Busy):
                 headers["Retry-After"] = str(self._refusal.retry_after)
+            if isinstance(self._refusal, TooSlow):
+                headers["Connection"] = "close"  # what is still to come is not read
         body = json.dumps(error, ensure_ascii=False).encode()
         headers["Content-Type"] = "application/json"
         headers["Content-Length"] = str(len(body))

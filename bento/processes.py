@@ -14,6 +14,9 @@ logger = logging.getLogger("vision_encoder")
 
 # SIGTERM would end the supervisor with status 0, as if somebody had wanted it.
 _GIVEN_UP: Final = signal.SIGUSR1
+_LEAVE_SECONDS: Final = 30  # that a worker has for ending by itself
+
+ending: Final = threading.Event()  # of this worker, which another replaces
 
 
 def listen_for_workers() -> None:
@@ -32,6 +35,8 @@ def give_up(why: str) -> None:
 def end_worker(why: str) -> None:
     """Stop this worker, which can answer nothing more, so that its supervisor starts another."""
     logger.error("this worker ends: %s", why)
+    ending.set()
+    signal.alarm(_LEAVE_SECONDS)  # by the kernel, if a hanging device keeps it from going
     os.kill(os.getpid(), signal.SIGTERM)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -33,6 +34,7 @@ IMAGE_BATCH_SECONDS: Final = 0.5
 # and images get what is left, which is never nothing.
 TEXT_NICE: Final = 2
 IMAGE_NICE: Final = 5
+TICK_SECONDS: Final = 1.0
 LARGE_PIXELS: Final = 16_000_000  # larger pictures are decoded one at a time
 
 
@@ -73,6 +75,8 @@ class Runners:
         )
         for runner in (self.text, self.image):
             runner.queue.wait_until_warm()
+        self._closed = threading.Event()
+        threading.Thread(target=self._watch, name="watch", daemon=True).start()
         self._probing = asyncio.Lock()
         self._checked = float("-inf")  # when the towers were last looked at
         self._trouble: NotReady | None = None  # and what was found
@@ -149,8 +153,15 @@ class Runners:
         """Finish what was accepted, then stop."""
         self.text.queue.close()
         self.image.queue.close()
+        self._closed.set()
         self._threads.shutdown()
         self._large.shutdown()
+
+    def _watch(self) -> None:
+        """Look whether a tower hangs, until the runners are closed."""
+        while not self._closed.wait(TICK_SECONDS):
+            for runner in (self.text, self.image):
+                runner.queue.tick(TICK_SECONDS)
 
 
 def _answer(row: Embeddings | BaseException, *, normalize: bool) -> Embeddings | EncoderError:

@@ -94,15 +94,15 @@ def test_too_much_at_once_is_429_with_retry_after_and_the_rest_is_answered(tight
     assert sample(tight, 'vision_encoder_queue_length{tower="image"}') == 0
 
 
-def open_upload(server: Server, length: int) -> socket.socket:
-    """Begin an upload and keep its body to come."""
+def open_upload(server: Server, length: int, sent: int = 1) -> socket.socket:
+    """Begin an upload and send so many bytes of its body."""
     host, port = server.url.removeprefix("http://").split(":")
     connection = socket.create_connection((host, int(port)), timeout=20)
     head = (
         "POST /embed/image HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
         f"Content-Length: {length}\r\n\r\n"
     )
-    connection.sendall(head.encode() + b"{")
+    connection.sendall(head.encode() + b"{" * sent)
     return connection
 
 
@@ -113,7 +113,7 @@ def ask(server: Server) -> httpx.Response:
 def test_bodies_that_are_still_coming_count_and_are_given_back_when_their_client_goes(
     tight: Server,
 ) -> None:
-    first, second = open_upload(tight, 1_999_000), open_upload(tight, 1_999_000)
+    first, second = (open_upload(tight, 1_999_000, 1_998_000) for _ in range(2))
     try:
         until(lambda: open_refused(tight))
     finally:
@@ -124,6 +124,16 @@ def test_bodies_that_are_still_coming_count_and_are_given_back_when_their_client
     assert ask(tight).status_code == 200
     assert sample(tight, 'vision_encoder_rejected_total{limit="bytes"}') > 0
     assert "Traceback" not in tight.log.read_text()
+
+
+def test_who_only_promises_a_body_keeps_nobody_out(tight: Server) -> None:
+    slow = [open_upload(tight, 1_999_000) for _ in range(20)]  # ten times the budget
+    try:
+        assert not open_refused(tight)
+        assert ask(tight).status_code == 200
+    finally:
+        for connection in slow:
+            connection.close()
 
 
 def open_refused(server: Server) -> bool:
