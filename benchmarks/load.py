@@ -88,10 +88,10 @@ def load(port: int, kind: Kind, **options: Any) -> Loaded:
 def prepared(kind: Kind) -> list[bytes]:
     """Return the HTTP requests to send in turn; `texts` and `images` are lists of one."""
     if kind == "texts":
-        return [_json("/embed/texts", {"texts": [text]}) for text in TEXTS]
+        return [posted("/embed/texts", {"texts": [text]}) for text in TEXTS]
     if kind in ("text", "ukrainian"):
         texts = TEXTS if kind == "text" else UKRAINIAN
-        return [_json("/embed/text", {"text": text}) for text in texts]
+        return [posted("/embed/text", {"text": text}) for text in texts]
     route, field = (
         ("/embed/image/upload", "file") if kind == "image" else ("/embed/images", "files")
     )
@@ -101,14 +101,15 @@ def prepared(kind: Kind) -> list[bytes]:
     ).encode()
     after = f"\r\n--{_BOUNDARY}--\r\n".encode()
     content_type = f"multipart/form-data; boundary={_BOUNDARY}"
-    return [_http(route, content_type, before + photo + after) for photo in photos(16)]
+    return [_posted(route, content_type, before + photo + after) for photo in photos(16)]
 
 
-def _json(route: str, body: dict[str, Any]) -> bytes:
-    return _http(route, "application/json", json.dumps(body).encode())
+def posted(route: str, body: dict[str, Any]) -> bytes:
+    """Return the HTTP request that posts a JSON body."""
+    return _posted(route, "application/json", json.dumps(body).encode())
 
 
-def _http(route: str, content_type: str, body: bytes) -> bytes:
+def _posted(route: str, content_type: str, body: bytes) -> bytes:
     head = (
         f"POST {route} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {content_type}\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
