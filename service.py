@@ -86,8 +86,6 @@ answers_errors = answering(EncoderError, RagError)
 # What a request takes of the event loop and the threads beside it, on shared cores: a small model
 # is quicker than HTTP, and then the queues before the towers do not see what waits.
 _HTTP_MS = 8
-_LEAVE_SECONDS = 30  # that a worker has for ending by itself
-_ending = threading.Event()  # of this worker alone
 
 
 def _exports_spans() -> bool:
@@ -188,7 +186,8 @@ class VisionEncoder:
         self._index: IndexAnswering | None = None
         self._store: Store | None = None
         app.state.service = self
-        refuse_once_stopping(unless=ending)
+        if settings.workers == 1:
+            refuse_once_stopping(unless=ending)
         # /livez answers while the model loads; /readyz waits for it
         threading.Thread(target=self._load, name="load", daemon=True).start()
 

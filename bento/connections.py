@@ -54,9 +54,11 @@ class Connection(HttpToolsProtocol):
 def refuse_once_stopping(*, unless: threading.Event) -> None:
     """Let new connections be refused as soon as SIGTERM comes, before what runs is finished.
 
-    The supervisor keeps its listening socket open until the last worker has ended: who connects
-    meanwhile would wait for nothing. A worker that ends `unless` the others do leaves it to them.
-    To be called in the main thread, when the server has set its own handler.
+    The supervisor keeps its listening socket open until its worker has ended: who connects
+    meanwhile would wait for nothing. Not where other workers listen on that socket too: one that
+    is still serving comes to no end of accepting from it. A worker that ends `unless` the service
+    does leaves the socket to its successor. To be called in the main thread, when the server has
+    set its own handler.
     """
     finish = signal.getsignal(signal.SIGTERM)
 

@@ -33,7 +33,9 @@ LARGEST_FILE: Final = 100_000_000  # bytes; services take 20 MB unless told othe
 PICTURES_FAULT: Final = frozenset({400, 413, 415, 422})  # an error's status, local or remote
 _LONGEST_WAIT: Final = 15.0  # seconds
 # the codes of what may be over in a minute
-_PASSING: Final = frozenset({"not_ready", "unreachable", "connection_cut", "timeout"})
+_PASSING: Final = frozenset(
+    {"not_ready", "unreachable", "connection_cut", "timeout", "store_unavailable"}
+)
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -96,7 +98,12 @@ def carry_out(
     known = [one for one in plan.add if one.held]
 
     def pause(seconds: float) -> bool:
-        progress("indexing", finished, len(plan.add), "waiting for the service, which is busy")
+        progress(
+            "indexing",
+            finished,
+            len(plan.add),
+            "waiting: the service is busy, or its store is away",
+        )
         return stop.wait(seconds)
 
     def add(one: Wanted) -> str:
@@ -136,7 +143,9 @@ def lose(loss: Loss, backend: Backend, collection: str, kept: tuple[str, ...] = 
 
 
 def patiently(call: Callable[[], R], *, sleep: Callable[[float], object] = time.sleep) -> R:
-    """Make a call, again while the service is busy, starting or away; about a minute at most.
+    """Make a call, again while the service or its store is busy, starting or away.
+
+    About a minute at most.
 
     `sleep` may return true to give up at once.
     """

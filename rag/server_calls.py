@@ -22,6 +22,9 @@ TIMEOUT_S: Final = 6
 ATTEMPTS: Final = 3
 FIRST_DELAY_S: Final = 0.25  # the second one is twice as long
 LONGEST_DELAY_S: Final = 3.0  # whatever a busy server asks for
+# A server that was given up on is not called for so long: those who wait for their turn, more than
+# there are threads, learn of it now, and not one group after the other.
+REST_S: Final = 1.0
 
 _PASSING: Final = frozenset(
     {
@@ -57,6 +60,7 @@ class Calls:
         self._client = client
         self._sleep = sleep
         self._closed = False
+        self._resting: tuple[float, StoreUnavailable] | None = None  # until when, and why
         self._turn: AbstractContextManager[object] = (
             threading.RLock() if self.local else nullcontext()
         )
@@ -67,6 +71,8 @@ class Calls:
         All calls of ours may be made again, whether or not the one before was carried out.
         Raises `NotThere`, and `StoreUnavailable` when the server does not answer with success.
         """
+        if self._resting and time.monotonic() < self._resting[0]:
+            raise StoreUnavailable(str(self._resting[1]))
         attempt = 0
         while True:
             attempt += 1
@@ -88,7 +94,10 @@ class Calls:
                 if isinstance(error, ValueError):
                     raise  # a mistake of ours
                 if attempt == ATTEMPTS or not may_pass(error):
-                    raise StoreUnavailable(f"Qdrant at {self.address} {_explain(error)}") from error
+                    failure = StoreUnavailable(f"Qdrant at {self.address} {_explain(error)}")
+                    if may_pass(error) and not isinstance(error, QdrantException):  # not busy: away
+                        self._resting = (time.monotonic() + REST_S, failure)
+                    raise failure from error
                 self._sleep(_delay(error, attempt))
 
     def close(self) -> None:

@@ -17,6 +17,7 @@ import psutil
 import pytest
 from PIL import Image
 
+from .broken import broken
 from .conftest import Server, file_bytes, serving
 from .wire import answer as answer_of
 from .wire import wire
@@ -185,24 +186,16 @@ def test_what_a_client_gave_up_on_is_dropped(tight: Server) -> None:
 
 
 def test_a_worker_whose_runner_died_is_not_ready_and_is_started_anew(tmp_path: Path) -> None:
-    # the tower is broken from outside, by a module that Python imports at its start
-    (tmp_path / "sitecustomize.py").write_text(
-        "import atexit, os, sys\n"
-        "from importlib.abc import MetaPathFinder\n"
-        "class Finder(MetaPathFinder):\n"
-        "    def find_spec(self, name, path, target=None):\n"
-        "        if name == 'bento.runners':\n"
-        "            sys.meta_path.remove(self)\n"
-        "            import bento.towers as towers\n"
-        "            embed = towers.TextTower.embed\n"
-        "            def dying(self, items):\n"
-        "                if any(len(item) > 100 for item in items):\n"
-        "                    raise SystemExit('broken')\n"
-        "                return embed(self, items)\n"
-        "            towers.TextTower.embed = dying\n"
-        "sys.meta_path.insert(0, Finder())\n"
-    )
-    with serving(tmp_path, QDRANT_ENABLED="false", PYTHONPATH=str(tmp_path)) as server:
+    fault = """
+import bento.towers as towers
+embed = towers.TextTower.embed
+def dying(self, items):
+    if any(len(item) > 100 for item in items):
+        raise SystemExit("broken")
+    return embed(self, items)
+towers.TextTower.embed = dying
+"""
+    with serving(tmp_path, QDRANT_ENABLED="false", **broken(tmp_path, fault)) as server:
         assert ask(server).status_code == 200
         workers = psutil.Process(server.pid).children()
         answer = httpx.post(f"{server.url}/embed/text", json={"text": "a " * 200}, timeout=20)

@@ -1,0 +1,27 @@
+"""Faults put into a served service from outside: by a module that Python imports at its start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from textwrap import indent
+
+_MODULE = """
+import sys
+from importlib.abc import MetaPathFinder
+
+
+class Finder(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "bento.runners":
+            sys.meta_path.remove(self)
+{fault}
+
+
+sys.meta_path.insert(0, Finder())
+"""
+
+
+def broken(folder: Path, fault: str) -> dict[str, str]:
+    """Return the environment in which `fault` runs before the runners are made."""
+    (folder / "sitecustomize.py").write_text(_MODULE.format(fault=indent(fault, 12 * " ")))
+    return {"PYTHONPATH": str(folder)}

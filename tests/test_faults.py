@@ -1,0 +1,251 @@
+"""A served service whose parts fail: its towers, its workers, its Qdrant server."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from rag import RemoteBackend
+from rag.indexing import carry_out, hash_sources, hold
+from rag.plan import make_plan
+from rag.server_calls import ATTEMPTS, TIMEOUT_S
+from rag.sources import find_sources
+from router_client import VisionEncoderClient
+
+from .broken import broken
+from .conftest import Server, file_bytes, scene_image, serving
+from .loopback import Loopback
+
+HANG, RAISE = "a " * 150, "a " * 70  # texts that do so, by their length in tokens
+
+# Memory for three pictures; texts that hang or raise; a watchdog that does not take its time.
+FAULTS = """
+import threading
+import bento.batching, bento.towers, torch
+bento.batching.STUCK_SECONDS = 3.0
+text, image = bento.towers.TextTower.embed, bento.towers.ImageTower.embed
+def embed_text(self, items):
+    if any(len(item) > 100 for item in items):
+        threading.Event().wait()
+    if any(len(item) > 50 for item in items):
+        raise RuntimeError("a kernel failed")
+    return text(self, items)
+def embed_image(self, items):
+    if len(items) > 3:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    return image(self, items)
+bento.towers.TextTower.embed, bento.towers.ImageTower.embed = embed_text, embed_image
+"""
+
+
+def until(condition: Any, seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def embed(server: Server, text: str = "a red circle") -> httpx.Response:
+    return httpx.post(f"{server.url}/embed/text", json={"text": text}, timeout=30)
+
+
+def answers(server: Server) -> bool:
+    try:
+        return embed(server).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def workers(server: Server) -> list[psutil.Process]:
+    return [
+        child
+        for child in psutil.Process(server.pid).children()
+        if child.status() != psutil.STATUS_ZOMBIE
+    ]
+
+
+def test_a_tower_that_raises_runs_out_of_memory_or_hangs_is_recovered_from(tmp_path: Path) -> None:
+    with serving(tmp_path, QDRANT_ENABLED="false", **broken(tmp_path, FAULTS)) as server:
+        # raises: who asked for it gets an error, its neighbours their answers
+        with ThreadPoolExecutor(8) as threads:
+            texts = [RAISE if n == 3 else f"{n} circles" for n in range(8)]
+            asked = list(threads.map(lambda text: embed(server, text), texts))
+        assert [a.status_code for a in asked] == [200] * 3 + [500] + [200] * 4
+        assert asked[3].json()["code"] == "internal_error"
+        assert "a kernel failed" in server.log.read_text()
+        # out of memory: nobody sees it
+        files = [("files", file_bytes(scene_image(n))) for n in range(16)]
+        many = httpx.post(f"{server.url}/embed/images", files=files, timeout=60)
+        assert many.status_code == 200 and many.json()["errors"] == []
+        assert len(many.json()["embeddings"]) == 16
+        assert "memory was too small for a image batch" in server.log.read_text()
+        # hangs: the watchdog fails what waits, and the worker is started anew
+        (before,) = workers(server)
+        with ThreadPoolExecutor(2) as threads:
+            asked = list(threads.map(lambda text: embed(server, text), [HANG, HANG]))
+        for answer in asked:
+            assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
+            assert "the text tower has not answered for" in answer.json()["error"]
+        until(lambda: before not in workers(server))
+        until(lambda: answers(server), 60)
+        assert "this worker ends: the text tower has not" in server.log.read_text()
+
+
+def test_of_two_workers_one_serves_while_the_other_is_killed_and_comes_back(
+    tmp_path: Path,
+) -> None:
+    with serving(tmp_path, QDRANT_ENABLED="false", WORKERS="2") as server:
+        until(lambda: server.log.read_text().count('"message": "serving"') == 2, 60)
+        killed = workers(server)[0]
+        killed.kill()
+        seen = []
+        while server.log.read_text().count('"message": "serving"') < 3:
+            answer = embed(server)  # on a connection of its own: nobody is sent away
+            seen.append(answer.status_code)
+            # the one that comes back takes connections before its model is loaded, and says so
+            assert answer.status_code == 200 or answer.json()["code"] == "not_ready"
+            assert len(seen) < 20_000
+        assert seen.count(200) > 5
+        assert len(workers(server)) == 2 and killed not in workers(server)
+        assert [embed(server).status_code for _ in range(20)] == [200] * 20
+
+
+def test_in_a_container_the_death_of_the_worker_ends_the_service(tmp_path: Path) -> None:
+    # so that whoever runs the container starts it anew: BentoML starts no worker in one
+    with serving(tmp_path, QDRANT_ENABLED="false", BENTOML_CONTAINERIZED="true") as server:
+        workers(server)[0].kill()
+        assert psutil.Process(server.pid).wait(30) != 0
+
+
+class Server_(Loopback):
+    """A stand-in for a Qdrant server that can be slow, away, or silent."""
+
+    delay = 0.0
+
+    def answer(self, method: str, serve: Any, request: Any, context: Any) -> Any:
+        time.sleep(self.delay)
+        return super().answer(method, serve, request, context)
+
+    def leave(self) -> None:
+        self.server.stop(None).wait()
+
+    def come_back(self) -> None:
+        self.start(self.port)
+
+    @contextmanager
+    def silent(self) -> Iterator[None]:
+        """Accept connections for a while and say nothing."""
+        with socket.create_server(("127.0.0.1", self.port)):
+            yield
+
+
+@pytest.fixture
+def qdrant() -> Iterator[Server_]:
+    qdrant = Server_()
+    yield qdrant
+    qdrant.delay = 0.0
+    qdrant.stop()
+
+
+def search(server: Server) -> httpx.Response:
+    return httpx.post(f"{server.url}/search", json={"text": "a circle", "top_k": 50}, timeout=60)
+
+
+def slowest_embedding(server: Server, while_: threading.Event) -> float:
+    """Embed again and again until told otherwise; all must be answered."""
+    slowest = 0.0
+    while not while_.is_set():
+        began = time.monotonic()
+        assert embed(server).status_code == 200
+        slowest = max(slowest, time.monotonic() - began)
+    return slowest
+
+
+def assert_degraded(answer: httpx.Response) -> None:
+    assert (answer.status_code, answer.json()["code"]) == (503, "store_unavailable")
+    assert answer.json()["success"] is False
+    assert "Qdrant at 127.0.0.1" in answer.json()["error"]
+
+
+def write_pictures(folder: Path, seeds: range) -> None:
+    folder.mkdir(exist_ok=True)
+    for seed in seeds:
+        scene_image(seed, side=64).save(folder / f"{seed:03}.png")
+
+
+def index(server: Server, folder: Path, notes: list[str]) -> Any:
+    """Index a folder through the service, as `vision-rag index` does."""
+    backend = RemoteBackend(VisionEncoderClient(server.url, timeout=10))
+    try:
+        hashed, failures = hash_sources(find_sources([str(folder)], ()), 4, lambda *_: None)
+        plan = make_plan(hashed, hold(backend, "daarion_images", "me"), ())
+        report = carry_out(
+            plan, backend, "daarion_images", "me", 4, lambda *progress: notes.append(progress[3])
+        )
+        assert not failures and not report.failures
+        return report
+    finally:
+        backend.close()
+
+
+def test_qdrant_slow_away_silent_and_back(tmp_path: Path, qdrant: Server_) -> None:
+    where = {"QDRANT_HOST": "127.0.0.1", "QDRANT_GRPC_PORT": str(qdrant.port)}
+    folder = tmp_path / "pictures"
+    write_pictures(folder, range(5))
+    with serving(tmp_path, **where) as server, ThreadPoolExecutor(40) as threads:
+        assert index(server, folder, []).indexed == 5
+        assert search(server).json()["count"] == 5
+        stop = threading.Event()
+        slowest = threads.submit(slowest_embedding, server, stop)
+
+        qdrant.delay = 0.5
+        began = time.monotonic()
+        assert search(server).status_code == 200
+        assert time.monotonic() - began >= 0.5
+        qdrant.delay = 0.0
+
+        # away: searches say so in time, and indexing waits for it and goes on
+        qdrant.leave()
+        began = time.monotonic()
+        assert_degraded(search(server))
+        assert time.monotonic() - began < ATTEMPTS * TIMEOUT_S + 2
+        write_pictures(folder, range(5, 17))
+        notes: list[str] = []
+        qdrant.come_back()
+        until(lambda: search(server).status_code == 200)
+        qdrant.delay = 0.05  # so that it goes in the middle
+        indexing = threads.submit(index, server, folder, notes)
+        until(lambda: qdrant.calls.count("Upsert") > 5 + 2)
+        qdrant.leave()
+        qdrant.delay = 0.0
+        until(lambda: any("waiting" in note for note in notes), 60)
+        assert not indexing.done()
+        qdrant.come_back()
+        assert indexing.result(60).indexed <= 12
+        stats = httpx.get(f"{server.url}/collections/daarion_images").json()
+        assert stats["points"] == 17  # nothing lost, nothing doubled
+
+        # silent: all are answered in the time that one takes, however many they are
+        qdrant.leave()
+        with qdrant.silent():
+            began = time.monotonic()
+            for answer in threads.map(lambda _: search(server), range(30)):
+                assert_degraded(answer)
+            assert time.monotonic() - began < 2 * (ATTEMPTS * TIMEOUT_S + 2)
+        qdrant.come_back()
+        until(lambda: search(server).status_code == 200)
+        assert index(server, folder, []).unchanged == 17
+
+        stop.set()
+        assert slowest.result(30) < 5  # and embedding did not notice any of it
+        assert "Traceback" not in server.log.read_text()
