@@ -1,0 +1,137 @@
+"""The embedded store on a disk that fills up, and on one that may only be read."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+
+import pytest
+
+from rag.edge import EdgeStore
+from rag.edge_folders import MIN_FREE_BYTES
+from rag.errors import StoreUnavailable
+
+from .engines import CLIP, ROOT, make_points, script
+
+DISK_MB = 700
+BATCH = 50
+
+# Writes batch after batch, and says so after each; ends with the sentence of what stopped it.
+WRITES = """
+import time
+from rag.errors import StoreUnavailable
+store = EdgeStore(Path(sys.argv[1]))
+collection = store.open("a", CLIP)
+first = int(sys.argv[2])
+for batch in range(first, first + 10_000):
+    try:
+        collection.upsert(make_points(50, batch, note="x" * 2000))
+    except StoreUnavailable as error:
+        print("stopped:", error, flush=True)
+        break
+    print(batch, flush=True)
+"""
+
+
+def mount(*arguments: str) -> None:
+    subprocess.run(["mount", *arguments], check=True, capture_output=True, text=True)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk in memory of its own."""
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount a disk")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    try:
+        mount("-t", "tmpfs", "-o", f"size={DISK_MB}m", "tmpfs", str(folder))
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"nothing can be mounted here: {error}")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def write(disk: Path, first: int) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*script(WRITES), str(disk / "qdrant"), str(first)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def fill(disk: Path, *, leave: int) -> Path:
+    """Fill the disk but for so many bytes."""
+    filling = disk / "filling"
+    free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
+    with filling.open("wb", buffering=0) as file, suppress(OSError):
+        for _ in range(max(0, free - leave) >> 20):
+            file.write(bytes(1 << 20))
+    return filling
+
+
+def assert_held(disk: Path, acknowledged: list[int]) -> None:
+    """Hold what a collection has to what was said to be written, batch by batch."""
+    with closing(EdgeStore(disk / "qdrant")) as store:
+        collection = store.open("a", CLIP, create=False)
+        for batch in acknowledged:
+            points = make_points(BATCH, batch)
+            assert collection.retrieve([p.id for p in points]).keys() == {p.id for p in points}
+        assert collection.count() >= BATCH * len(acknowledged)
+        assert collection.query(points[0].vector, 1)[0].id == points[0].id
+
+
+def acknowledged(process: subprocess.Popen[str], said: list[str]) -> tuple[list[int], str]:
+    """Return the batches that a writer said it wrote, and how it was stopped."""
+    rest, errors = process.communicate(timeout=60)
+    lines = [*said, *rest.splitlines()]
+    stopped = [line for line in lines if line.startswith("stopped:")]
+    return [int(line) for line in lines if line.isdigit()], (stopped or [errors])[0]
+
+
+@pytest.mark.parametrize("leave", [MIN_FREE_BYTES - (64 << 20), 0], ids=["nearly", "entirely"])
+def test_a_disk_that_fills_up_while_it_is_written_loses_nothing_acknowledged(
+    disk: Path, leave: int
+) -> None:
+    with write(disk, 0) as process:
+        assert process.stdout is not None
+        said = [process.stdout.readline().strip() for _ in range(3)]
+        filling = fill(disk, leave=leave)
+        batches, why = acknowledged(process, said)
+    assert len(batches) >= 3
+    # the engine, caught in a write, is ended by the kernel where nothing at all is left
+    assert "MB are needed: make room" in why or (leave, process.returncode) == (0, -signal.SIGBUS)
+    with (
+        closing(EdgeStore(disk / "qdrant")) as store,
+        pytest.raises(StoreUnavailable, match="make room"),
+    ):
+        store.open("a", CLIP)
+    filling.unlink()
+    assert_held(disk, batches)
+    with write(disk, 100_000) as process:  # and there it goes on
+        assert process.stdout is not None
+        assert process.stdout.readline().strip() == "100000"
+        process.kill()
+
+
+def test_a_disk_that_may_only_be_read_refuses_with_a_sentence_and_loses_nothing(
+    disk: Path,
+) -> None:
+    with write(disk, 0) as process:
+        assert process.stdout is not None
+        said = [process.stdout.readline().strip() for _ in range(5)]
+        process.kill()
+        batches, _ = acknowledged(process, said)
+    mount("-o", "remount,ro", str(disk))
+    try:
+        with pytest.raises(StoreUnavailable, match=r"QDRANT_PATH.*Read-only file system"):
+            EdgeStore(disk / "qdrant")
+    finally:
+        mount("-o", "remount,rw", str(disk))
+    assert_held(disk, batches)
