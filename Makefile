@@ -31,7 +31,7 @@ demo serve: export PORT := $(PORT)
 demo serve: export MODEL_NAME := $(MODEL_NAME)
 demo serve: export QDRANT_ENABLED := $(QDRANT_ENABLED)
 
-.PHONY: help install demo serve test fidelity lint audit bento image image-run image-test fetch-weights gpu-check collection check-port
+.PHONY: help install demo serve test soak overload fidelity lint audit bento image image-run image-test fetch-weights gpu-check collection check-port
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 15
@@ -54,6 +54,12 @@ serve: install check-port ## serve on PORT (8001)
 
 test: install ## run the tests
 	$(BIN)/python -m pytest
+
+soak: install ## 20 minutes of mixed traffic, and whether anything grows (MINUTES=20)
+	$(BIN)/python -m benchmarks.soak --model shapes --minutes $(or $(MINUTES),20)
+
+overload: install ## 60 s of four times what the service can do, with the model alone before and after
+	$(BIN)/python -m benchmarks.serving --model shapes --only overload
 
 fidelity: install ## hold the embeddings to OpenCLIP's (MODEL_NAME: of another model)
 	$(BIN)/python -m pytest tests/test_fidelity.py -q

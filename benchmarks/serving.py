@@ -92,10 +92,20 @@ def sustained(server: Server, seconds: float, lone_seconds: float) -> dict[str, 
 def overload(server: Server, capacity: float, seconds: float) -> dict[str, Any]:
     """Send several times as many images as the service can do: 200 or 429, nothing else."""
     say(f"overload: {_OVERLOAD * capacity:.0f} images a second for {seconds:g} s")
-    loaded = load(
-        server.port, "image", rate=_OVERLOAD * capacity, seconds=seconds, busy_allowed=True
-    )
-    return {"capacity": capacity, **asdict(loaded)}
+    load(server.port, "image", clients=32, seconds=seconds / 10)
+    before = load(server.port, "image", seconds=seconds / 10)
+    held = server.memory_bytes()
+    with server.memory_samples() as memory:
+        loaded = load(
+            server.port, "image", rate=_OVERLOAD * capacity, seconds=seconds, busy_allowed=True
+        )
+    after = load(server.port, "image", seconds=seconds / 10)
+    return {
+        "capacity": capacity,
+        **asdict(loaded),
+        "after_over_before": after.p50 / before.p50,
+        "peak_over_before_mb": (max(memory) - held) / 1e6,
+    }
 
 
 def targets(results: dict[str, Any]) -> list[dict[str, Any]]:
@@ -130,6 +140,8 @@ def targets(results: dict[str, Any]) -> list[dict[str, Any]]:
         target("failures, overloaded (neither 200 nor 429)", over["failures"], most=0)
         p99 = (over["latency"] or {}).get("p99")
         target("p99 of accepted, overloaded, ms", p99, most=_MAX_QUEUE_MS + batch_ms)
+        target("lone image p50 after it, over before", over["after_over_before"], most=1.1)
+        target("peak memory over before it, MB", over["peak_over_before_mb"], most=200)
     return found
 
 
@@ -157,7 +169,7 @@ def served(options: Namespace, results: dict[str, Any]) -> None:
     if "overload" in parts:
         with serving(_SERVICE, MAX_QUEUE_MS=str(_MAX_QUEUE_MS), **variables) as server:
             capacity = before["image"]["rate"]
-            results["overload"] = overload(server, capacity, 3.0 if quick else 20.0)
+            results["overload"] = overload(server, capacity, 3.0 if quick else 60.0)
     say("the model alone, again")
     after = limit(options.model, dtypes, options.device, quick=quick)
     mean = {

@@ -288,6 +288,53 @@ def test_what_was_given_up_before_a_runner_dies_is_told_so_and_the_rest_fails(ma
     assert isinstance(last.exception(), NotReady)
 
 
+def test_a_tower_that_hangs_is_given_up_and_nobody_waits_for_it(
+    tower: Tower, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batching, "STUCK_SECONDS", 10.0)
+    reasons: list[str] = []
+    queue = make(on_death=reasons.append)
+    queue.tick(100.0)  # nothing is on the tower
+    first = hold(tower, queue)
+    behind = queue.submit(1)
+    closing = threading.Thread(target=queue.close)
+    closing.start()
+    for _ in range(10):
+        queue.tick(1.0)
+    assert queue.alive and not first.done() and closing.is_alive()
+    queue.tick(1.0)
+    for future in (first, behind):
+        assert "has not answered for 11 s" in str(future.exception(0))
+    assert reasons == ["the test tower has not answered for 11 s"]
+    closing.join(10)
+    assert not closing.is_alive()
+    queue.tick(1.0)
+    with pytest.raises(NotReady, match="has not answered"):
+        queue.submit(2)
+    tower.free.set()  # and when it comes back after all, nothing more happens
+    queue._thread.join(10)
+    assert not queue._thread.is_alive()
+    assert len(reasons) == 1
+
+
+def test_a_batch_may_take_many_times_what_was_predicted(
+    tower: Tower, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batching, "STUCK_SECONDS", 10.0)
+    queue = make(warm_up=lambda: [(1, 1, 3.0)])  # 3 s an item: twenty times that is a minute
+    queue.wait_until_warm()
+    future = hold(tower, queue)
+    for _ in range(60):
+        queue.tick(1.0)
+    assert queue.alive
+    tower.free.set()
+    assert future.result(10) == 200
+    hold(tower, queue)
+    for _ in range(50):  # counted anew
+        queue.tick(1.0)
+    assert queue.alive
+
+
 def test_a_warm_up_that_fails_is_told_to_who_waits_for_it(make: Make) -> None:
     def fail() -> Iterator[tuple[int, int, float]]:
         raise ValueError("no kernel")

@@ -44,6 +44,7 @@ BENCHMARKS = (
     "preprocess",
     "search",
     "serving",
+    "soak",
     "startup",
 )
 CLOSED = 0  # stands for a connection that the loopback server closes without an answer

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bento import Settings, runner
+from bento import Settings, batching, runner
 from bento import runners as runners_module
 from bento.admission import ByteBudget
 from bento.errors import Busy, EncoderError, NotAnImage, NotReady
@@ -274,6 +274,24 @@ def test_a_dead_runner_answers_no_item_of_many(towers: Towers, runners: Runners)
     towers.image.fails = SystemExit("gone")
     with pytest.raises(NotReady):
         asyncio.run(runners.embed_images([picture(4)] * 3, normalize=True))
+
+
+def test_a_tower_that_hangs_is_noticed_and_fails_what_waits(
+    towers: Towers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batching, "STUCK_SECONDS", 0.2)
+    monkeypatch.setattr(runners_module, "TICK_SECONDS", 0.05)
+    runners = make(towers)
+    towers.image.free.clear()
+    try:
+        with pytest.raises(NotReady, match="the image tower has not answered"):
+            asyncio.run(runners.embed_image(picture(4), normalize=True))
+        assert not runners.alive
+        asyncio.run(until(lambda: towers.deaths))  # told after those who waited
+        asyncio.run(runners.embed_text("the other tower answers", normalize=True))
+    finally:
+        runners.close()  # does not wait for it
+        towers.image.free.set()
 
 
 def test_a_lost_device_ends_the_runner(towers: Towers, runners: Runners) -> None:

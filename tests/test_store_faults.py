@@ -11,6 +11,7 @@ import grpc
 import pytest
 from qdrant_client import QdrantClient
 
+from rag import server_calls
 from rag.errors import StoreUnavailable
 from rag.server import ServerStore
 from rag.server_calls import ATTEMPTS, TIMEOUT_S
@@ -225,6 +226,25 @@ def test_a_server_that_never_answers_is_given_up_on(prefer_grpc: bool, slept: li
             store.open("a", CLIP)
         assert time.monotonic() - started < ATTEMPTS + 2
         assert len(slept) == ATTEMPTS - 1
+
+
+def test_who_comes_after_one_that_waited_in_vain_is_told_at_once(
+    loopback: Loopback, collection: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(server_calls.time, "monotonic", lambda: now[0])
+    away, busy = grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED
+    loopback.faults = [Fault("Count", away) for _ in range(ATTEMPTS)]
+    for _ in range(5):
+        with pytest.raises(StoreUnavailable, match="did not answer in time"):
+            collection.count()
+    assert loopback.calls == ["Count"] * ATTEMPTS
+    now[0] += 1.1
+    assert collection.count() == 5
+    loopback.faults = [Fault("Count", busy, retry_after=1) for _ in range(ATTEMPTS)]
+    with pytest.raises(StoreUnavailable, match="busy"):
+        collection.count()
+    assert collection.count() == 5  # a server that is busy is not away
 
 
 def test_it_comes_back_after_an_outage(loopback: Loopback) -> None:
