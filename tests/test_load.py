@@ -23,9 +23,22 @@ from benchmarks import soak
 from benchmarks.load import load
 from benchmarks.soak import Sample, judge
 
+from .broken import broken
 from .conftest import Server, file_bytes, scene_image, serving
 
 IDLE = 2000  # connections
+
+# a text that takes its time
+SLOW = """
+import time
+import bento.towers
+embed = bento.towers.TextTower.embed
+def slowly(self, items):
+    if any(len(item) > 100 for item in items):
+        time.sleep(6)
+    return embed(self, items)
+bento.towers.TextTower.embed = slowly
+"""
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +122,7 @@ def test_idle_slow_and_vanished_clients_keep_nobody_waiting(loaded: Server) -> N
 
 def test_told_to_stop_it_answers_all_that_it_took_and_refuses_the_rest(tmp_path: Path) -> None:
     picture = file_bytes(scene_image(1), "JPEG")
-    with serving(tmp_path, QDRANT_ENABLED="false") as server:
+    with serving(tmp_path, QDRANT_ENABLED="false", **broken(tmp_path, SLOW)) as server:
         outcomes = asyncio.run(stop_under_load(server, picture))
         assert psutil.Process(server.pid).wait(60) == 0
         lines = [json.loads(x) for x in server.log.read_text().splitlines() if x.startswith("{")]
@@ -126,7 +139,6 @@ def test_told_to_stop_it_answers_all_that_it_took_and_refuses_the_rest(tmp_path:
 async def stop_under_load(server: Server, picture: bytes) -> dict[str, int | str]:
     """Load the service, stop it in the middle, and return what became of each request."""
     outcomes: dict[str, int | str] = {}
-    stopped = asyncio.Event()
 
     async def client(http: httpx.AsyncClient) -> None:
         while True:
@@ -144,18 +156,27 @@ async def stop_under_load(server: Server, picture: bytes) -> dict[str, int | str
             except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
                 outcomes[request_id] = "closed"  # an idle connection, as it was used again
 
-    async def stop() -> None:
+    async def stop(http: httpx.AsyncClient) -> None:
         async with asyncio.timeout(60):
             while len(outcomes) < 64:
                 await asyncio.sleep(0.05)
+        slow = asyncio.create_task(
+            http.post("/embed/text", json={"text": "a " * 200}, headers={"X-Request-ID": "slow"})
+        )
+        async with asyncio.timeout(60):
+            while 'queue_length{tower="text"} 1' not in (await http.get("/metrics")).text:
+                await asyncio.sleep(0.05)
         os.kill(server.pid, signal.SIGTERM)
-        stopped.set()
+        async with asyncio.timeout(60):
+            while "refused" not in outcomes.values():
+                await asyncio.sleep(0.05)
+        assert not slow.done()  # refused long before the last one is answered
+        outcomes["slow"] = (await slow).status_code
 
     limits = httpx.Limits(max_connections=64)
     async with httpx.AsyncClient(base_url=server.url, timeout=60, limits=limits) as http:
         async with asyncio.timeout(90):
-            await asyncio.gather(*(client(http) for _ in range(32)), stop())
-    assert stopped.is_set()
+            await asyncio.gather(*(client(http) for _ in range(32)), stop(http))
     return outcomes
 
 
