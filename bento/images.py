@@ -16,6 +16,10 @@ from bento.errors import BrokenImage, EncoderError, InvalidInput, NotAnImage, To
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_RATIO: Final = 200  # models resize the shorter side: a line would become gigabytes
 MAX_SCANS: Final = 50  # each, of a few bytes, may go through all pixels; usual files have 10
+# A bomb is a small file: with less than a byte for so many pixels, which no photograph has, it may
+# have this many, whatever is allowed otherwise. Decoded they take 300 MB.
+SPARSE_PIXELS: Final = 33_000_000
+PIXELS_PER_BYTE: Final = 32
 _STRIP: Final = 1 << 18  # pixels that are converted at a time
 _TILE: Final = (322, 323)  # the TIFF tags of a tile's width and length
 # What begins a segment of a JPEG: 0xFF00 is data, and 0xFFD0 to D7 are restarts within it.
@@ -47,7 +51,8 @@ def open_image(data: bytes, *, max_bytes: int, max_pixels: int) -> Image.Image:
         raise TooLarge(f"the image has {len(data):,} bytes; at most {max_bytes:,} are allowed")
     try:
         image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
-        _check_shape(image, int(max_pixels / _cost(image, data)))
+        allowed = min(max_pixels, max(SPARSE_PIXELS, PIXELS_PER_BYTE * len(data)))
+        _check_shape(image, int(allowed / _cost(image, data)))
     except UnidentifiedImageError:
         raise NotAnImage(
             f"these bytes are not a picture in a supported format ({', '.join(FORMATS)})"
@@ -115,7 +120,7 @@ def _check_shape(image: Image.Image, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise TooLarge(
             f"the {image.format} image has {width} x {height} = {width * height:,} pixels; at "
-            f"most {max_pixels:,} are allowed of its kind (MAX_IMAGE_PIXELS)"
+            f"most {max_pixels:,} are allowed in a file of its kind and size (MAX_IMAGE_PIXELS)"
         )
     if max(image.size) > MAX_RATIO * min(image.size):
         raise InvalidInput(

@@ -65,7 +65,7 @@ class Settings(BaseSettings):
     max_request_bytes: int = Field(64_000_000, ge=1)
     max_request_items: int = Field(1000, ge=1, description="Texts or images in one request.")
     max_image_bytes: int = Field(20_000_000, ge=1)
-    max_image_pixels: int = Field(33_000_000, ge=1)
+    max_image_pixels: int = Field(100_000_000, ge=1)
     allow_image_urls: bool = Field(False, description="Fetch images from public addresses.")
     image_url_allowed_hosts: str = Field(
         "",

@@ -173,8 +173,20 @@ def test_files_that_take_more_memory_to_decode_may_have_fewer_pixels() -> None:
         (file_bytes(image, "TIFF"), "6,000"),
         (file_bytes(image, "WEBP"), "4,500"),
     ):
-        with pytest.raises(TooLarge, match=f"at most {allowed} are allowed of its kind"):
+        with pytest.raises(TooLarge, match=f"at most {allowed} are allowed in a file of its kind"):
             open_image(data, max_bytes=100_000, max_pixels=9_000)
+
+
+def test_a_small_file_may_have_fewer_pixels_than_a_photograph() -> None:
+    limits = {"max_bytes": 20_000_000, "max_pixels": 100_000_000}
+    flat = file_bytes(Image.new("L", (8000, 6000)), "JPEG")  # 48 million pixels
+    assert len(flat) < 1_000_000
+    with pytest.raises(TooLarge, match="at most 33,000,000 are allowed in a file of its kind"):
+        open_image(flat, **limits)
+    photograph = flat + bytes(1_500_000 - len(flat))
+    assert open_image(photograph, **limits).size == (8000, 6000)
+    with pytest.raises(TooLarge, match="at most 40,000,000 are allowed"):  # never more than is set
+        open_image(photograph, max_bytes=20_000_000, max_pixels=40_000_000)
 
 
 def test_every_refusal_is_an_error_of_ours_with_a_4xx_status() -> None:
