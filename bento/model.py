@@ -142,7 +142,9 @@ class Encoder:
 
     def _common_dimension(self) -> int:
         """Return the width of both towers' embeddings."""
-        image = self.image.embed(self.image.probe()[:1]).shape[1]
+        # OpenCLIP's own image towers know theirs; asking saves a start a forward pass
+        image = getattr(self.image.module, "output_dim", None)
+        image = image or self.image.embed(self.image.probe()[:1]).shape[1]
         text = self.text.embed(self.text.probe()[:1]).shape[1]
         if image != text:
             raise ModelLoadError(

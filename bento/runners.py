@@ -66,6 +66,7 @@ class Runners:
         self.text = Runner(
             "text", encoder.text, shared, Limits(count), nice=TEXT_NICE if on_cpu else 0
         )
+        self.text.queue.wait_until_warm()  # before the other: neither is to slow what is measured
         self.image = Runner(
             "image",
             encoder.image,
@@ -73,8 +74,7 @@ class Runners:
             Limits(count, image_batch_seconds),
             nice=IMAGE_NICE if on_cpu else 0,
         )
-        for runner in (self.text, self.image):
-            runner.queue.wait_until_warm()
+        self.image.queue.wait_until_warm()
         self._closed = threading.Event()
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
         self._probing = asyncio.Lock()
