@@ -18,7 +18,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from bento import connections
+from bento import Settings, connections
+from bento.access import Access
 from bento.admission import ByteBudget
 from bento.connections import Connection
 from bento.http import RequestMiddleware
@@ -53,7 +54,9 @@ class Served:
         ]
         app = RequestMiddleware(
             Starlette(routes=routes),
+            access=Access(Settings()),
             json_routes=frozenset(),
+            form_routes=frozenset(),
             max_body_bytes=500,
             max_requests=3,
             budget=self.budget,

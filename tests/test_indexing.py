@@ -409,7 +409,7 @@ def test_what_concerns_all_stops_the_run_and_the_next_one_goes_on(
             VisionEncoderConnectionError("away", code="unreachable"),
             [1.0, 2.0, 4.0, 8.0, 15.0, 15.0, 15.0],
         ),
-        (StoreUnavailable("down"), []),
+        (StoreUnavailable("down"), [1.0, 2.0, 4.0, 8.0, 15.0, 15.0, 15.0]),
         (ValueError("a bug"), []),
     ],
 )
