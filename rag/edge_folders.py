@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from rag.errors import StoreUnavailable
+from rag.errors import StoreFull, StoreUnavailable
 from rag.store import GENERATION, ModelIdentity, identity_from_json, identity_to_json
 
 FORMAT: Final = 1  # of collection.json and what lies beside it
@@ -110,11 +110,11 @@ def read_identity(name: str, generation: Path) -> ModelIdentity:
 
 
 def check_room(folder: Path) -> None:
-    """Raise `StoreUnavailable` unless the disk has room for what the engine may write."""
+    """Raise `StoreFull` unless the disk has room for what the engine may write."""
     with folder_errors(folder):
         free = shutil.disk_usage(folder).free
     if free < MIN_FREE_BYTES:
-        raise StoreUnavailable(
+        raise StoreFull(
             f"the disk of the embedded store at {folder} has {free >> 20} MB free and at least "
             f"{MIN_FREE_BYTES >> 20} MB are needed: make room, or move the store (QDRANT_PATH)"
         )

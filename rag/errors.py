@@ -9,6 +9,7 @@ RagError                   status, code and a sentence for people
 ├── SearchDisabled         503  this service runs without search
 ├── StoreLocked            503  another process owns the embedded store
 └── StoreUnavailable       503  Qdrant does not answer
+    └── StoreFull          503  the disk of the embedded store has no room
 """
 
 from __future__ import annotations
@@ -59,3 +60,7 @@ class StoreLocked(RagError):
 class StoreUnavailable(RagError):
     status = 503
     code = "store_unavailable"
+
+
+class StoreFull(StoreUnavailable):
+    code = "store_full"

@@ -11,7 +11,11 @@ from typing import Final, TypeVar
 import grpc  # type: ignore[import-untyped]
 from qdrant_client import QdrantClient
 from qdrant_client.common.client_exceptions import QdrantException, ResourceExhaustedResponse
-from qdrant_client.http.exceptions import ApiException, UnexpectedResponse
+from qdrant_client.http.exceptions import (
+    ApiException,
+    ResponseHandlingException,
+    UnexpectedResponse,
+)
 
 from rag.errors import StoreUnavailable
 
@@ -95,7 +99,7 @@ class Calls:
                     raise  # a mistake of ours
                 if attempt == ATTEMPTS or not may_pass(error):
                     failure = StoreUnavailable(f"Qdrant at {self.address} {_explain(error)}")
-                    if may_pass(error) and not isinstance(error, QdrantException):  # not busy: away
+                    if _is_away(error):
                         self._resting = (time.monotonic() + REST_S, failure)
                     raise failure from error
                 self._sleep(_delay(error, attempt))
@@ -125,6 +129,13 @@ def may_pass(error: Exception) -> bool:
     if isinstance(error, UnexpectedResponse):
         return error.status_code in _PASSING_HTTP
     return not isinstance(error, ValueError)  # no connection, or busy
+
+
+def _is_away(error: Exception) -> bool:
+    """Say whether a call was not answered at all, and so may have taken long to fail."""
+    if isinstance(error, grpc.RpcError):
+        return error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+    return isinstance(error, ResponseHandlingException)
 
 
 def _delay(error: Exception, attempt: int) -> float:

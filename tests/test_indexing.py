@@ -15,7 +15,7 @@ import pytest
 from bento.errors import Busy
 from rag import LocalBackend, Picture
 from rag.edge import EdgeStore
-from rag.errors import StoreUnavailable
+from rag.errors import StoreFull, StoreUnavailable
 from rag.indexing import Report, carry_out, each, hash_sources, hold, patiently
 from rag.near import near_duplicates
 from rag.plan import make_plan
@@ -389,11 +389,11 @@ def test_what_concerns_all_stops_the_run_and_the_next_one_goes_on(
 
     def failing(*args: Any, **kwargs: Any) -> Any:
         if not left.acquire(blocking=False):
-            raise StoreUnavailable("the disk has 3 MB free")
+            raise StoreFull("the disk has 3 MB free")
         return index(*args, **kwargs)
 
     monkeypatch.setattr(library.backend, "index", failing)
-    with pytest.raises(StoreUnavailable, match="3 MB free"):
+    with pytest.raises(StoreFull, match="3 MB free"):
         library.run()
     monkeypatch.setattr(library.backend, "index", index)
     assert counts(library.run()) == (15, 0, 5, 0)
@@ -410,6 +410,7 @@ def test_what_concerns_all_stops_the_run_and_the_next_one_goes_on(
             [1.0, 2.0, 4.0, 8.0, 15.0, 15.0, 15.0],
         ),
         (StoreUnavailable("down"), [1.0, 2.0, 4.0, 8.0, 15.0, 15.0, 15.0]),
+        (StoreFull("3 MB free"), []),
         (ValueError("a bug"), []),
     ],
 )

@@ -14,7 +14,13 @@ from qdrant_client import QdrantClient
 from bento.errors import Busy
 from rag import LocalBackend, Picture, SearchRequest
 from rag.edge import EdgeStore
-from rag.errors import CollectionMismatch, CollectionNotFound, InvalidSearch, StoreUnavailable
+from rag.errors import (
+    CollectionMismatch,
+    CollectionNotFound,
+    InvalidSearch,
+    StoreFull,
+    StoreUnavailable,
+)
 from rag.reindex import Reindexed, reindex
 from rag.server import ServerStore
 from rag.store import Store
@@ -150,13 +156,13 @@ def test_what_stops_it_does_not_wait_for_a_busy_service(
     def index(picture: Picture, collection: str, *, staged: bool) -> Any:
         if picture.image_id == "a":
             assert waiting.wait(10)
-            raise StoreUnavailable("the disk is full")
+            raise StoreFull("the disk is full")
         waiting.set()
         raise Busy("busy", retry_after=15)
 
     monkeypatch.setattr(setting.new, "index", index)
     began = time.monotonic()
-    with pytest.raises(StoreUnavailable, match="full"):
+    with pytest.raises(StoreFull, match="full"):
         setting.run()
     assert time.monotonic() - began < 10
 
