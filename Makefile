@@ -59,7 +59,7 @@ soak: install ## 20 minutes of mixed traffic, and whether anything grows (MINUTE
 	$(BIN)/python -m benchmarks.soak --model shapes --minutes $(or $(MINUTES),20)
 
 overload: install ## 60 s of four times what the service can do, with the model alone before and after
-	$(BIN)/python -m benchmarks.serving --model shapes --only overload
+	$(BIN)/python -m benchmarks.serving --only overload
 
 fidelity: install ## hold the embeddings to OpenCLIP's (MODEL_NAME: of another model)
 	$(BIN)/python -m pytest tests/test_fidelity.py -q

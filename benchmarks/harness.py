@@ -93,10 +93,9 @@ def _make_checkpoint(model: str, folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=_CHECKPOINTS) as temporary:
         made = Path(temporary) / "model"
         made.mkdir()
-        save_file(
-            {name: value.contiguous() for name, value in weights.items()},
-            made / "open_clip_model.safetensors",
-        )
+        file = made / "open_clip_model.safetensors"
+        save_file({name: value.contiguous() for name, value in weights.items()}, file)
+        file.chmod(0o644)  # the user of a container is another one
         described = {"model_cfg": config, "preprocess_cfg": _OPENAI_PREPROCESS}
         (made / "open_clip_config.json").write_text(json.dumps(described, indent=2) + "\n")
         made.rename(folder)
