@@ -110,7 +110,7 @@ podman history --no-trunc --format '{{.Size}}\t{{.CreatedBy}}' "$image" | grep -
   sed -E 's/\|[0-9]+ .*\/bin\/sh -c //' | cut -c1-120
 
 echo "running it: not root, nothing writable but /tmp and volumes, no capabilities"
-container=$(podman run -d --network=host --read-only --read-only-tmpfs=false --tmpfs /tmp:rw,noexec --health-interval=disable \
+container=$(podman run -d --network=host --read-only --read-only-tmpfs=false --tmpfs /tmp:rw,noexec \
   --cap-drop=all --security-opt=no-new-privileges --stop-timeout 40 \
   -v /data/qdrant -v /data/thumbnails \
   -e BENTOML_HOME=/tmp/bentoml -e HOST=127.0.0.1 -e "PORT=$PORT" \
@@ -146,7 +146,7 @@ if [ -z "$problem" ]; then
   rm -r .data/weights/hf-hub-tests-shapes-openai
 fi
 if [ -z "$problem" ]; then
-  container=$(podman run -d --network=none --health-interval=disable --read-only --tmpfs /tmp -e BENTOML_HOME=/tmp/bentoml "$image-baked")
+  container=$(podman run -d --network=none --read-only --tmpfs /tmp -e BENTOML_HOME=/tmp/bentoml "$image-baked")
   for _ in {1..120}; do
     podman healthcheck run "$container" >"$work/health" 2>&1 && break
     sleep 1
