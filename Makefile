@@ -31,7 +31,7 @@ demo serve: export PORT := $(PORT)
 demo serve: export MODEL_NAME := $(MODEL_NAME)
 demo serve: export QDRANT_ENABLED := $(QDRANT_ENABLED)
 
-.PHONY: help install demo serve test soak overload fidelity lint audit bento image image-run image-test fetch-weights gpu-check collection check-port
+.PHONY: help install demo serve test loadtest soak overload fidelity lint audit bento image image-run image-test fetch-weights gpu-check collection check-port
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 15
@@ -54,6 +54,11 @@ serve: install check-port ## serve on PORT (8001)
 
 test: install ## run the tests
 	$(BIN)/python -m pytest
+
+loadtest: install ## a minute of load that ends in pass or fail (PROFILE, SHAPE, SECONDS, RATE, WEIGHTS; HOST)
+	@$(BIN)/python -m loadtests --slo-profile $(or $(PROFILE),ci) $(if $(HOST),--host $(HOST)) \
+	  $(if $(ROUTER),--router $(ROUTER)) $(if $(SHAPE),--shape $(SHAPE)) $(if $(RATE),--rate $(RATE)) \
+	  $(if $(SECONDS),--seconds $(SECONDS)) $(if $(WEIGHTS),--weights $(WEIGHTS))
 
 soak: install ## 20 minutes of mixed traffic, and whether anything grows (MINUTES=20)
 	$(BIN)/python -m benchmarks.soak --model shapes --minutes $(or $(MINUTES),20)

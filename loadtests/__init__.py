@@ -1,0 +1,1 @@
+"""Load tests that end in pass or fail: `python -m loadtests --help`."""

@@ -1,0 +1,94 @@
+"""The deployment before the load: what it is, its index, and what it answers when it is idle."""
+
+from __future__ import annotations
+
+import base64
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+import httpx
+import numpy as np
+
+from loadtests.bodies import indexing, searches
+from loadtests.expected import Expected
+from loadtests.inputs import INDEXED, TEXTS, pictures
+
+_SECONDS: Final = 90.0
+_ATTEMPTS: Final = 20  # of a request that is answered 429
+
+
+class Unusable(Exception):
+    """The deployment cannot be tested; says why, and what to do."""
+
+
+def keys() -> dict[str, str]:
+    """Return the header with the first key of API_KEY, if there is one."""
+    key = os.environ.get("API_KEY", "").split(",")[0].strip()
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+class Deployment:
+    """A service at `host`, asked one thing after the other. Every call may raise `Unusable`."""
+
+    def __init__(self, host: str) -> None:
+        self.host = host
+        # Not through a proxy of the environment, which the load does not take either.
+        self._client = httpx.Client(
+            base_url=host, headers=keys(), timeout=_SECONDS, trust_env=False
+        )
+
+    def info(self) -> dict[str, Any]:
+        """Return what `/info` says."""
+        answer: dict[str, Any] = self._ask("GET", "/info")
+        return answer
+
+    def index(self, progress: Callable[[], None]) -> None:
+        """Index the pictures of the searches; those that are there already cost nothing."""
+
+        def one(n: int) -> None:
+            self._ask("POST", "/images", indexing(n))
+            progress()
+
+        with ThreadPoolExecutor(4) as pool:
+            for _ in pool.map(one, range(INDEXED)):
+                pass
+
+    def expected(self, embeddings: Expected | None, *, with_searches: bool) -> Expected:
+        """Return the table; embeddings that are not given are asked for, one at a time."""
+        if embeddings is None:
+            vectors = {text: self._embed("text", {"text": text}) for text in TEXTS}
+            for name, data in pictures().items():
+                image = base64.b64encode(data).decode()
+                vectors[name] = self._embed("image", {"image_base64": image})
+        else:
+            vectors = dict(zip(embeddings.keys, embeddings.matrix, strict=True))
+        hits = {}
+        if with_searches:
+            for name, body in searches().items():
+                found = self._ask("POST", "/search", body)["hits"]
+                hits[name] = [(hit["id"], hit["score"]) for hit in found]
+        return Expected(vectors, hits)
+
+    def _embed(self, kind: str, body: dict[str, Any]) -> np.ndarray:
+        return np.array(self._ask("POST", f"/embed/{kind}", body)["embedding"], np.float32)
+
+    def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        for _ in range(_ATTEMPTS):
+            try:
+                response = self._client.request(method, path, json=body)
+            except httpx.TransportError as error:
+                raise Unusable(f"{self.host} does not answer {method} {path}: {error}") from None
+            if response.status_code == 429:
+                time.sleep(float(response.headers.get("Retry-After", 1)))
+                continue
+            if response.status_code != 200:
+                said = response.text[:300]
+                raise Unusable(
+                    f"{self.host}{path} answered {response.status_code}: {said}. "
+                    "(A key goes into API_KEY; without search: --weights search=0,router=0.)"
+                )
+            return response.json()
+        raise Unusable(f"{self.host} is busy: {method} {path} was answered 429 {_ATTEMPTS} times")

@@ -1,0 +1,229 @@
+"""What a run is held to (slo.yaml), and whether it kept it."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from loadtests.samples import Answer, Samples
+from loadtests.shapes import Phase, Shape
+
+FILE: Final = Path(__file__).with_name("slo.yaml")
+_PERCENTILES: Final = {"p50": 50.0, "p95": 95.0, "p99": 99.0}
+_STARTING_SECONDS: Final = 2.0  # of a phase, until its users have come
+
+Time = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Read(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Limits(_Read):
+    """Of one user: latencies of what was answered with 200, shares of what was asked."""
+
+    p50: Time
+    p95: Time
+    p99: Time
+    failed: Share = 0.0
+    busy: Share
+    rate: Share = Field(description="right answers a second, of the requests that were offered")
+
+
+class Profile(_Read):
+    """One of slo.yaml."""
+
+    times: Literal["ms", "calibrated"]
+    rate: Annotated[float, Field(gt=0)]
+    recovery: Annotated[float, Field(gt=1)]
+    interference: Annotated[float, Field(gt=1)]
+    weights: dict[str, Annotated[int, Field(ge=0)]]
+    objectives: dict[str, Limits]
+
+
+def profiles() -> dict[str, Profile]:
+    """Return the profiles of slo.yaml by their names."""
+    read = yaml.safe_load(FILE.read_text())
+    return {name: Profile.model_validate(profile) for name, profile in read.items()}
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A figure and its limit: `value` must be at most, or at least, `limit`."""
+
+    phase: str
+    user: str
+    figure: str
+    value: float
+    limit: float
+    unit: str = ""
+    at_least: bool = False
+
+    @property
+    def met(self) -> bool:
+        return self.value >= self.limit if self.at_least else self.value <= self.limit
+
+    def __str__(self) -> str:
+        bound = "at least" if self.at_least else "at most"
+        return (
+            f"{self.user} {self.figure}{f' ({self.phase})' if self.phase else ''}: "
+            f"{shown(self.value, self.unit)}, allowed is {bound} {shown(self.limit, self.unit)}"
+        )
+
+
+@dataclass(frozen=True)
+class Span:
+    """When a phase was, in Unix time."""
+
+    phase: Phase
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
+class Held:
+    """What was asked of a run, and all that follows from what was observed.
+
+    Args:
+        kinds: the users that take part.
+        unit_ms: what a time of the profile is multiplied by, to give milliseconds.
+    """
+
+    profile: Profile
+    shape: Shape
+    kinds: Sequence[str]
+    unit_ms: float = 1.0
+
+    def judge(self, samples: Samples, spans: Sequence[Span]) -> list[Objective]:
+        """Return every objective of a run that went through all its phases."""
+        if self.shape.climbs:
+            return self._judge_climb(samples, spans)
+        several = len(self.shape.phases) > 1
+        rows = [
+            row
+            for span in spans
+            for row in self._judge_phase(samples, span, span.phase.name if several else "")
+        ]
+        return rows + self._compare(samples, spans)
+
+    def climb(self, samples: Samples, spans: Sequence[Span]) -> tuple[float, list[Objective]]:
+        """Return the knee, the highest rate before the first step that broke objectives, and these.
+
+        0 when the first step did, and none when no step did.
+        """
+        knee = 0.0
+        for span in spans:
+            if broken := [row for row in self._judge_step(samples, span) if not row.met]:
+                return knee, broken
+            knee = span.phase.rate
+        return knee, []
+
+    def _judge_phase(self, samples: Samples, span: Span, name: str) -> list[Objective]:
+        """Return the objectives of a phase."""
+        if span.phase.held_to == "nothing":
+            return []
+        start = min(span.start + _STARTING_SECONDS, span.end)
+        answers = list(samples.within(start, span.end))
+        rows = []
+        for kind in span.phase.users or self.kinds:
+            own = [answer for answer in answers if answer.user == kind]
+            rows += self._answers(name, kind, own)
+            if span.phase.held_to == "all":
+                rows += self._figures(name, kind, own, _PERCENTILES)
+                rate = sum(a.outcome == "ok" for a in own) / max(1e-9, span.end - start)
+                limit = self._least(samples, kind, start, span.end)
+                rows.append(Objective(name, kind, "rate", rate, limit, "/s", at_least=True))
+        return rows
+
+    def _judge_step(self, samples: Samples, span: Span) -> list[Objective]:
+        """Return the objectives of a step: p95, that nothing fails, and the rate of all together.
+
+        It is too short for a p99, and for the rates of users that are few.
+        """
+        start, name = min(span.start + _STARTING_SECONDS, span.end), span.phase.name
+        answers = list(samples.within(start, span.end))
+        rows, least = [], 0.0
+        for kind in self.kinds:
+            own = [answer for answer in answers if answer.user == kind]
+            least += self._least(samples, kind, start, span.end)
+            if samples.offered(kind, start, span.end):  # there may be fewer users than kinds
+                rows += self._answers(name, kind, own)
+                rows += self._figures(name, kind, own, ("p95",))
+        rate = sum(answer.outcome == "ok" for answer in answers) / max(1e-9, span.end - start)
+        return [*rows, Objective(name, "all", "rate", rate, least, "/s", at_least=True)]
+
+    def _least(self, samples: Samples, kind: str, start: float, end: float) -> float:
+        """Return the least rate that is right, of what a kind of user offered."""
+        offered = samples.offered(kind, start, end) / max(1e-9, end - start)
+        return self.profile.objectives[kind].rate * offered
+
+    def _answers(self, phase: str, kind: str, own: Sequence[Answer]) -> list[Objective]:
+        """Return what holds always: something is answered, nothing fails or is another's."""
+        outcomes = Counter(answer.outcome for answer in own)
+        asked = max(1, len(own))
+        failed = self.profile.objectives[kind].failed
+        rows = [
+            Objective(phase, kind, "wrong", outcomes["wrong"] / asked, 0, "%"),
+            Objective(phase, kind, "failed", outcomes["failed"] / asked, failed, "%"),
+        ]
+        if not outcomes["ok"]:
+            rows.append(Objective(phase, kind, "right answers", 0, 1, at_least=True))
+        return rows
+
+    def _figures(
+        self, phase: str, kind: str, own: Sequence[Answer], percentiles: Iterable[str]
+    ) -> list[Objective]:
+        limits = self.profile.objectives[kind]
+        busy = sum(answer.outcome == "busy" for answer in own) / max(1, len(own))
+        rows = [Objective(phase, kind, "answered 429", busy, limits.busy, "%")]
+        if any(answer.outcome == "ok" for answer in own):
+            for name in percentiles:
+                limit = getattr(limits, name) * self.unit_ms
+                rows.append(Objective(phase, kind, name, latency(own, name), limit, "ms"))
+        return rows
+
+    def _compare(self, samples: Samples, spans: Sequence[Span]) -> list[Objective]:
+        compared = self.shape.compared
+        if compared is None:
+            return []
+        of = {span.phase.name: samples.within(span.start, span.end) for span in spans}
+        before, after = (
+            latency((a for a in of[name] if compared.user in ("", a.user)), compared.percentile)
+            for name in (compared.before, compared.after)
+        )
+        figure = f"{compared.percentile} {compared.after} / {compared.before}"
+        limit = getattr(self.profile, compared.limit)
+        return [Objective("", compared.user or "all", figure, after / before, limit, "times")]
+
+    def _judge_climb(self, samples: Samples, spans: Sequence[Span]) -> list[Objective]:
+        """Return the knee, at the profile's rate or above, and that nothing was wrong."""
+        knee, _ = self.climb(samples, spans)
+        rows = [Objective("", "all", "knee", knee, self.profile.rate, "/s", at_least=True)]
+        for kind in self.kinds:
+            wrong = sum(a.outcome == "wrong" for a in samples.answers if a.user == kind)
+            rows.append(Objective("", kind, "wrong", wrong, 0))
+        return rows
+
+
+def latency(answers: Iterable[Answer], name: str) -> float:
+    """Return a percentile of the right answers, in ms, by nearest rank; NaN when there are none."""
+    ordered = sorted(answer.ms for answer in answers if answer.outcome == "ok")
+    if not ordered:
+        return math.nan
+    return ordered[max(0, math.ceil(_PERCENTILES[name] / 100 * len(ordered)) - 1)]
+
+
+def shown(value: float, unit: str) -> str:
+    """Return a figure with three digits and its unit; a share (%) is 0 to 1."""
+    if unit == "%":
+        return f"{100 * value:.3g} %"
+    number = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return f"{number}{unit if unit == '/s' else f' {unit}' if unit else ''}"

@@ -1,0 +1,182 @@
+"""The report of a run: a summary as Markdown, and a plot."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from loadtests.objectives import Objective, Span, latency, shown
+from loadtests.samples import Answer, Outcome, Samples
+
+SUMMARY: Final = "summary.md"
+PLOT: Final = "plot.png"
+_LIMIT: Final = 0.8  # of one core: a process of the generator that took more was in its own way
+_PROBLEMS: Final = 10
+_COLOURS: Final[dict[Outcome, str]] = {
+    "ok": "#2563eb",
+    "busy": "#f59e0b",
+    "failed": "#dc2626",
+    "wrong": "#7e22ce",
+}
+
+
+@dataclass(frozen=True)
+class Report:
+    """A run and its verdict."""
+
+    title: str
+    facts: Mapping[str, str]
+    objectives: Sequence[Objective]
+    samples: Samples
+    spans: Sequence[Span]
+    knee: str = ""
+    problem: str = ""  # why there is nothing to judge
+
+    @property
+    def violated(self) -> list[Objective]:
+        return [objective for objective in self.objectives if not objective.met]
+
+    @property
+    def passed(self) -> bool:
+        return bool(self.objectives) and not self.violated
+
+    def verdict(self) -> str:
+        """Return the lines to end with: pass or fail, and what was violated."""
+        lines = [f"{'PASS' if self.passed else 'FAIL'}: {self.title}"]
+        if not self.objectives:
+            why = self.problem or "it was stopped before its end"
+            lines.append(f"- nothing was judged: {why}")
+        lines += [f"- {objective}" for objective in self.violated]
+        if self.knee:
+            lines.append(self.knee)
+        if warning := self.warning():
+            lines.append(warning)
+        return "\n".join(lines)
+
+    def generator(self) -> dict[str, float]:
+        """Return the mean share of a core that each process of the generator took."""
+        shares = defaultdict(list)
+        for usage in self.samples.usages:
+            if self.spans and self.spans[0].start <= usage.at < self.spans[-1].end:
+                shares[usage.process].append(usage.share)
+        return {process: sum(each) / len(each) for process, each in shares.items()}
+
+    def warning(self) -> str | None:
+        """Return what to do if the generator was the limit."""
+        most = max(self.generator().values(), default=0.0)
+        if most <= _LIMIT:
+            return None
+        return (
+            f"warning: the generator took {100 * most:.0f} % of a core, so that it was the limit: "
+            "use more processes (--processes) or machines (--master, --worker)"
+        )
+
+    def write(self, folder: Path) -> None:
+        """Write the summary and the plot."""
+        (folder / SUMMARY).write_text(self._markdown())
+        self._plot(folder / PLOT)
+
+    def _markdown(self) -> str:
+        parts = [f"# {'Pass' if self.passed else 'FAIL'}: {self.title}", f"![]({PLOT})"]
+        parts.append("```\n" + self.verdict() + "\n```")
+        shares = self.generator()
+        facts = {
+            **self.facts,
+            "generator": ", ".join(
+                f"{process} {100 * share:.0f} % of a core" for process, share in shares.items()
+            )
+            or "not observed",
+        }
+        parts.append(_table(("", ""), list(facts.items())))
+        parts.append(_table(("user", "answered", "429", "failed", "wrong"), self._counts()))
+        for phase in dict.fromkeys(objective.phase for objective in self.objectives):
+            parts.append(self._held(phase))
+        if self.samples.problems:
+            said = self.samples.problems.most_common(_PROBLEMS)
+            parts.append(_table(("times", "what was wrong"), [(str(n), text) for text, n in said]))
+        return "\n\n".join(parts) + "\n"
+
+    def _held(self, phase: str) -> str:
+        """Return the table of a phase: its users' figures, each with its limit."""
+        rows: dict[str, dict[str, str]] = defaultdict(dict)
+        for objective in self.objectives:
+            if objective.phase == phase:
+                rows[objective.user][objective.figure] = _cell(objective)
+        figures = list(dict.fromkeys(figure for row in rows.values() for figure in row))
+        lines = [[user, *(row.get(each, "") for each in figures)] for user, row in rows.items()]
+        return _table([phase or "user", *figures], lines)
+
+    def _counts(self) -> list[tuple[str, ...]]:
+        of = {answer.user: Counter[Outcome]() for answer in self.samples.answers}
+        for answer in self.samples.answers:
+            of[answer.user][answer.outcome] += 1
+        return [
+            (user, *(str(counted[outcome]) for outcome in _COLOURS))
+            for user, counted in sorted(of.items())
+        ]
+
+    def _plot(self, file: Path) -> None:
+        """Draw answers a second by outcome, latencies over all users, and each user's p95."""
+        import matplotlib
+
+        matplotlib.use("agg")
+        from matplotlib import pyplot
+
+        if not self.spans:
+            return
+        begin = self.spans[0].start
+        seconds: dict[int, list[Answer]] = defaultdict(list)
+        for answer in self.samples.within(begin, self.spans[-1].end):
+            seconds[math.floor(answer.at - begin)].append(answer)
+        times = range(max(seconds, default=0) + 1)
+        figure, (rates, over_all, each) = pyplot.subplots(
+            3, 1, figsize=(10, 9), sharex=True, layout="constrained"
+        )
+        outcomes = [Counter(answer.outcome for answer in seconds[t]) for t in times]
+        rates.stackplot(
+            times,
+            [[counted[outcome] for counted in outcomes] for outcome in _COLOURS],
+            labels=["right", "429", "failed", "wrong"],
+            colors=list(_COLOURS.values()),
+            step="post",
+        )
+        rates.set_ylabel("answers/s")
+        width = max(1, math.ceil(len(times) / 30))
+        windows = range(times.start, times.stop, width)
+        grouped = [[a for t in range(w, w + width) for a in seconds[t]] for w in windows]
+        for name in ("p50", "p95", "p99"):
+            over_all.plot(windows, [latency(group, name) for group in grouped], label=name)
+        over_all.set_ylabel("latency, ms")
+        for user in sorted({answer.user for answer in self.samples.answers}):
+            own = [[a for a in group if a.user == user] for group in grouped]
+            each.plot(windows, [latency(group, "p95") for group in own], ".-", label=user)
+        each.set_ylabel("p95, ms")
+        each.set_xlabel("s")
+        for axes in (rates, over_all, each):
+            axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize="small")
+            axes.grid(alpha=0.3)
+            for span in self.spans[1:]:
+                axes.axvline(span.start - begin, color="gray", linewidth=0.8, linestyle="--")
+        for axes in (over_all, each):
+            axes.set_yscale("log")
+        rates.set_title(self.verdict().split("\n")[0])
+        figure.savefig(file, dpi=110)
+        pyplot.close(figure)
+
+
+def _cell(objective: Objective) -> str:
+    sign = "≥" if objective.at_least else "≤"
+    value, limit = (shown(each, objective.unit) for each in (objective.value, objective.limit))
+    return f"{value} {sign} {limit}" if objective.met else f"**{value}**, not {sign} {limit}"
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(
+        "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in line) + " |"
+        for line in lines
+    )

@@ -1,0 +1,100 @@
+"""A run: what was asked for, what was seen, and what that makes of it."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil  # type: ignore[import-untyped]
+
+from loadtests import bodies
+from loadtests.deployment import Deployment
+from loadtests.expected import Expected
+from loadtests.objectives import Held, Span, profiles
+from loadtests.reporting import Report
+from loadtests.samples import Samples
+from loadtests.shapes import SHAPES
+from loadtests.users import USERS, CheckingUser, RouterUser
+
+
+class Run:
+    """The run of this process: what was asked for, what has been seen so far."""
+
+    def __init__(self) -> None:
+        self.samples = Samples()
+        self.spans: list[Span] = []
+        self.info: dict[str, Any] = {}
+        self.complete = False
+        self.problem = ""  # why it cannot be run
+
+    def configure(self, options: argparse.Namespace) -> None:
+        """Take the options. Raises `SystemExit` when they do not fit each other."""
+        self.options = options
+        self.profile = profiles()[options.slo_profile]
+        self.rate: float = options.rate or self.profile.rate
+        self.shape = SHAPES[options.shape](self.rate, options.seconds)
+        weights = {**self.profile.weights, **options.weights}
+        if not options.router:
+            weights["router"] = 0
+        chosen = {kind for phase in self.shape.phases for kind in phase.users}
+        self.users: dict[str, type[CheckingUser]] = {}
+        for user in USERS:
+            user.weight = int(user.kind in chosen) if chosen else weights[user.kind]
+            user.samples = self.samples
+            user.paced = user.kind not in self.shape.unpaced
+            if user.weight:
+                self.users[user.kind] = user
+        RouterUser.base = options.router
+        figures: dict[str, float] = {}
+        self.given: Expected | None = None
+        if options.expected:
+            self.given, figures = Expected.load(Path(options.expected))
+        calibrated = self.profile.times == "calibrated"
+        if calibrated and not figures:
+            raise SystemExit(
+                f"the profile {options.slo_profile} is relative to this machine, which "
+                "`python -m loadtests` measures: run it by that, without --host"
+            )
+        self.unit_ms = figures["text_ms"] + figures["image_ms"] if calibrated else 1.0
+        self.held = Held(self.profile, self.shape, list(self.users), self.unit_ms)
+
+    def prepare(self, host: str) -> None:
+        """Ask the deployment what it is and what it answers, and prepare the requests."""
+        deployment = Deployment(host)
+        self.info = deployment.info()
+        searching = bool({"search", "router"} & set(self.users))
+        expected = deployment.expected(self.given, with_searches=searching)
+        for kind, user in self.users.items():
+            user.requests = bodies.prepared(kind, expected, self.info["model_name"])
+
+    def report(self, host: str) -> Report:
+        """Judge what was seen."""
+        samples, spans, options = self.samples, self.spans, self.options
+        facts = {"service": host}
+        if self.info:
+            facts["service"] += f", {self.info['model_name']} on {self.info['device']}"
+        if spans:
+            facts["begun"] = f"{datetime.fromtimestamp(spans[0].start, UTC):%Y-%m-%d %H:%M} UTC"
+        facts["machine of the generator"] = f"{psutil.cpu_count()} cores, {platform.machine()}"
+        if self.profile.times == "calibrated":
+            facts["one text and one picture by OpenCLIP, one core"] = f"{self.unit_ms:.3g} ms"
+        return Report(
+            title=f"shape {options.shape}, profile {options.slo_profile}",
+            facts={**facts, **dict(options.fact)},
+            objectives=self.held.judge(samples, spans) if self.complete else [],
+            samples=samples,
+            spans=spans,
+            knee=self._knee() if self.shape.climbs and self.complete else "",
+            problem=self.problem,
+        )
+
+    def _knee(self) -> str:
+        """Return the knee in words, and why it is no higher."""
+        knee, broken = self.held.climb(self.samples, self.spans)
+        found = (
+            f"knee: {knee:.3g} requests/s" if knee else "knee: none, the first step was too much"
+        )
+        return "\n".join([found, *(f"  above it, {objective}" for objective in broken)])
