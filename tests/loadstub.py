@@ -35,14 +35,17 @@ _MANY = 60  # requests a second
 
 
 class Stub:
-    """The service; `seen` counts requests, `early` those of a client that was to stay away yet."""
+    """The service; `seen` counts requests, `refused` those that were told to come again later.
+
+    `early` counts those of clients that came before that.
+    """
 
     def __init__(self, fault: str = "none") -> None:
         assert fault in FAULTS
         self.url = f"http://127.0.0.1:{free_port()}"
         self.key = ""  # that it asks for
         self.seen: Counter[str] = Counter()
-        self.early = 0
+        self.refused = self.early = 0
         self._fault = fault
         self._away: dict[int, float] = {}  # until when, by the client's port
         self._seconds: Counter[int] = Counter()
@@ -112,6 +115,7 @@ class Stub:
         now, port = time.monotonic(), request.client.port if request.client else 0
         self.early += now < self._away.get(port, 0)
         if self._fault == "busy" and request.url.path == "/embed/text" and number % 10 == 0:
+            self.refused += 1
             self._away[port] = now + RETRY_AFTER
             headers = {"Retry-After": str(RETRY_AFTER)}
             return JSONResponse({"error": "busy", "code": "busy"}, 429, headers)

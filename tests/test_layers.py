@@ -25,6 +25,7 @@ def loaded_after(statement: str) -> set[str]:
         ("import rag.edge, rag.server", {"torch", "open_clip", "bentoml", "bento"}),
         ("import router_client", {"torch", "open_clip", "bentoml", "bento", "rag", "numpy"}),
         ("import bento", {"torch", "open_clip", "bentoml", "rag", "router_client"}),
+        ("import loadtests.locustfile", {"torch", "bento", "rag", "router_client", "models"}),
         ("import service", {"torch", "open_clip", "qdrant_client", "qdrant_edge"}),
     ],
 )

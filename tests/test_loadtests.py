@@ -366,7 +366,6 @@ def test_a_service_that_keeps_everything_passes(tmp_path: Path) -> None:
     [
         ("slow", {"text p50"}),
         ("swapping", {"text wrong"}),
-        ("busy", {"text answered 429"}),
     ],
 )
 def test_a_fault_is_found_and_named(fault: str, named: set[str], tmp_path: Path) -> None:
@@ -405,11 +404,12 @@ def test_the_knee_of_a_service_with_a_known_capacity(tmp_path: Path) -> None:
     assert re.search(r"^  above it, \w+ p95 .* ms, allowed is at most", done.output, re.M)
 
 
-def test_bulk_images_come_beside_texts(tmp_path: Path) -> None:
-    with stub() as served:
-        done = run(served, tmp_path, "--shape", "mixed")
-    text = (tmp_path / SUMMARY).read_text()
-    assert "p95 beside bulk / texts alone" in text, done.output
+def test_bulk_images_come_beside_texts_and_a_busy_service_is_left_alone(tmp_path: Path) -> None:
+    with stub("busy") as served:
+        done = run(served, tmp_path, "--shape", "mixed", "--seconds", "12")
+    assert done.status == 1 and "text answered 429" in done.violated, done.output
+    assert served.refused and served.early == 0  # Retry-After was honoured
+    assert "p95 beside bulk / texts alone" in (tmp_path / SUMMARY).read_text()
     pictures_asked = served.seen["/embed/image"] + served.seen["/embed/image/upload"] - 24
     assert pictures_asked > served.seen["/embed/text"] - 54 > 16
 
