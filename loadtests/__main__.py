@@ -130,7 +130,7 @@ def _service(folder: Path, logs: Path) -> Iterator[tuple[str, str]]:
         took = time.monotonic() - began
         tree = (process, *process.children(recursive=True))
         memory = sum(one.memory_info().rss for one in tree) / 1e9
-        yield url, f"service=ready after {took:.1f} s, {memory:.1f} GB resident"
+        yield url, f"started=ready after {took:.1f} s, {memory:.1f} GB resident"
 
 
 @contextmanager

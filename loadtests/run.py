@@ -55,8 +55,8 @@ class Run:
         calibrated = self.profile.times == "calibrated"
         if calibrated and not figures:
             raise SystemExit(
-                f"the profile {options.slo_profile} is relative to this machine, which "
-                "`python -m loadtests` measures: run it by that, without --host"
+                f"the profile {options.slo_profile} is relative to this machine, where the service "
+                "is started by `python -m loadtests`; --slo-profile cpu or gpu is for a deployment"
             )
         self.unit_ms = figures["text_ms"] + figures["image_ms"] if calibrated else 1.0
         self.held = Held(self.profile, self.shape, list(self.users), self.unit_ms)
