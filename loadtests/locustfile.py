@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -146,6 +147,7 @@ def _on_init(environment: Environment, **_: Any) -> None:
         )
         return  # it takes the master's options, when these have come
     _run.configure(environment.parsed_options or argparse.Namespace())
+    logging.getLogger("locust.stats_logger").disabled = True  # the report has its own tables
     if isinstance(runner, MasterRunner):
         environment.events.worker_report.add_listener(
             lambda client_id, data: _run.samples.merge(data["loadtest"])
@@ -194,9 +196,12 @@ def _on_quitting(environment: Environment, **_: Any) -> None:
     if isinstance(environment.runner, WorkerRunner) or environment.runner is None:
         return
     report = _run.report(environment.host or "")
-    folder = Path(_run.options.reports)
-    folder.mkdir(parents=True, exist_ok=True)
-    report.write(folder)
     environment.process_exit_code = 0 if report.passed else 1
-    # at the very end, below locust's own tables
-    environment.events.quit.add_listener(lambda **_: print(report.verdict(), flush=True))
+
+    # At the very end: while this takes its time locust would write to files that it has closed.
+    @environment.events.quit.add_listener
+    def write(**_: Any) -> None:
+        folder = Path(_run.options.reports)
+        folder.mkdir(parents=True, exist_ok=True)
+        report.write(folder)
+        print("", report.tables(), report.verdict(), f"report: {folder}", sep="\n", flush=True)

@@ -81,8 +81,11 @@ class Report:
         self._plot(folder / PLOT)
 
     def _markdown(self) -> str:
-        parts = [f"# {'Pass' if self.passed else 'FAIL'}: {self.title}", f"![]({PLOT})"]
-        parts.append("```\n" + self.verdict() + "\n```")
+        title = f"# {'Pass' if self.passed else 'FAIL'}: {self.title}"
+        return "\n\n".join((title, f"```\n{self.verdict()}\n```", f"![]({PLOT})", self.tables()))
+
+    def tables(self) -> str:
+        """Return what was observed, each figure with its limit, as tables in Markdown."""
         shares = self.generator()
         facts = {
             **self.facts,
@@ -91,8 +94,10 @@ class Report:
             )
             or "not observed",
         }
-        parts.append(_table(("", ""), list(facts.items())))
-        parts.append(_table(("user", "answered", "429", "failed", "wrong"), self._counts()))
+        parts = [
+            _table(("", ""), list(facts.items())),
+            _table(("user", "answered", "429", "failed", "wrong"), self._counts()),
+        ]
         for phase in dict.fromkeys(objective.phase for objective in self.objectives):
             parts.append(self._held(phase))
         if self.samples.problems:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Final
 import gevent
 import orjson
 from locust import FastHttpUser, task
+from locust.exception import StopUser
 
 from loadtests.bodies import Prepared
 from loadtests.deployment import keys
@@ -37,6 +38,8 @@ class CheckingUser(FastHttpUser):
 
     def on_start(self) -> None:
         """Begin at a moment, and with a request, of one's own."""
+        if not self.requests:
+            raise StopUser  # the deployment could not be asked; the run is about to end
         self._order = random.sample(self.requests, len(self.requests))
         self._turn = 0
         self._due = time.perf_counter() + random.random() / PACE

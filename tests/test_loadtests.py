@@ -364,7 +364,8 @@ def test_a_service_that_keeps_everything_passes(tmp_path: Path) -> None:
         served.key = "a-key"
         done = run(served, tmp_path, API_KEY="a-key,another")
     assert (done.status, done.violated) == (0, set()), done.output
-    assert "PASS: shape steady, profile cpu" in done.output.rstrip().splitlines()[-1]
+    ending = ["PASS: shape steady, profile cpu", f"report: {tmp_path}"]
+    assert done.output.rstrip().splitlines()[-2:] == ending
     assert served.seen["/images"] == 500
     assert all(served.seen[path] for path in ("/embed/text", "/embed/image", "/embed/images"))
     assert all(served.seen[path] for path in ("/embed/texts", "/search", "/route"))
