@@ -197,7 +197,7 @@ def _locust(arguments: list[str], reports: Path) -> int:
     command = [
         *(sys.executable, "-m", "locust", "-f", str(_ROOT / "loadtests" / "locustfile.py")),
         *("--headless", "--only-summary", "--loglevel", "WARNING", "--stop-timeout", "20"),
-        *("--html", str(reports / "report.html"), "--csv", str(reports / "stats")),
+        *("--html", str(reports / "report.html")),
         *arguments,
     ]
     with subprocess.Popen(command, cwd=_ROOT) as locust:

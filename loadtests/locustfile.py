@@ -196,12 +196,8 @@ def _on_quitting(environment: Environment, **_: Any) -> None:
     if isinstance(environment.runner, WorkerRunner) or environment.runner is None:
         return
     report = _run.report(environment.host or "")
+    folder = Path(_run.options.reports)
+    folder.mkdir(parents=True, exist_ok=True)
+    report.write(folder)
+    print("", report.tables(), report.verdict(), f"report: {folder}", sep="\n", flush=True)
     environment.process_exit_code = 0 if report.passed else 1
-
-    # At the very end: while this takes its time locust would write to files that it has closed.
-    @environment.events.quit.add_listener
-    def write(**_: Any) -> None:
-        folder = Path(_run.options.reports)
-        folder.mkdir(parents=True, exist_ok=True)
-        report.write(folder)
-        print("", report.tables(), report.verdict(), f"report: {folder}", sep="\n", flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -14,8 +15,10 @@ from loadtests.samples import Answer, Outcome, Samples
 
 SUMMARY: Final = "summary.md"
 PLOT: Final = "plot.png"
+TIMELINE: Final = "timeline.csv"
 _LIMIT: Final = 0.8  # of one core: a process of the generator that took more was in its own way
 _PROBLEMS: Final = 10
+_LATENCIES: Final = ("p50", "p95", "p99")
 _COLOURS: Final[dict[Outcome, str]] = {
     "ok": "#2563eb",
     "busy": "#f59e0b",
@@ -76,8 +79,9 @@ class Report:
         )
 
     def write(self, folder: Path) -> None:
-        """Write the summary and the plot."""
+        """Write the summary, the timeline and the plot."""
         (folder / SUMMARY).write_text(self._markdown())
+        self._timeline(folder / TIMELINE)
         self._plot(folder / PLOT)
 
     def _markdown(self) -> str:
@@ -124,6 +128,29 @@ class Report:
             for user, counted in sorted(of.items())
         ]
 
+    def _timeline(self, file: Path) -> None:
+        """Write for each second of the run and each user the outcomes and the latencies."""
+        of: dict[tuple[int, str], list[Answer]] = defaultdict(list)
+        for second, answers in self._seconds().items():
+            for answer in answers:
+                of[second, answer.user].append(answer)
+        with file.open("w", newline="") as output:
+            rows = csv.writer(output)
+            rows.writerow(["second", "user", *_COLOURS, *(f"{each}_ms" for each in _LATENCIES)])
+            for (second, user), answers in sorted(of.items()):
+                outcomes = Counter(answer.outcome for answer in answers)
+                latencies = (f"{latency(answers, each):.2f}" for each in _LATENCIES)
+                rows.writerow([second, user, *(outcomes[each] for each in _COLOURS), *latencies])
+
+    def _seconds(self) -> dict[int, list[Answer]]:
+        """Return the answers of the run by the second in which they were asked for."""
+        seconds: dict[int, list[Answer]] = defaultdict(list)
+        if self.spans:
+            begin = self.spans[0].start
+            for answer in self.samples.within(begin, self.spans[-1].end):
+                seconds[math.floor(answer.at - begin)].append(answer)
+        return seconds
+
     def _plot(self, file: Path) -> None:
         """Draw answers a second by outcome, latencies over all users, and each user's p95."""
         import matplotlib
@@ -133,10 +160,7 @@ class Report:
 
         if not self.spans:
             return
-        begin = self.spans[0].start
-        seconds: dict[int, list[Answer]] = defaultdict(list)
-        for answer in self.samples.within(begin, self.spans[-1].end):
-            seconds[math.floor(answer.at - begin)].append(answer)
+        seconds, begin = self._seconds(), self.spans[0].start
         times = range(max(seconds, default=0) + 1)
         figure, (rates, over_all, each) = pyplot.subplots(
             3, 1, figsize=(10, 9), sharex=True, layout="constrained"
@@ -153,7 +177,7 @@ class Report:
         width = max(1, math.ceil(len(times) / 30))
         windows = range(times.start, times.stop, width)
         grouped = [[a for t in range(w, w + width) for a in seconds[t]] for w in windows]
-        for name in ("p50", "p95", "p99"):
+        for name in _LATENCIES:
             over_all.plot(windows, [latency(group, name) for group in grouped], label=name)
         over_all.set_ylabel("latency, ms")
         for user in sorted({answer.user for answer in self.samples.answers}):

@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import math
-import os
-import re
-import subprocess
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
 from loadtests.bodies import USERS, prepared, searches
 from loadtests.expected import Expected, Wrong
 from loadtests.inputs import TEXTS, pictures
 from loadtests.objectives import Held, Limits, Objective, Profile, Span, profiles
-from loadtests.reporting import PLOT, SUMMARY, Report
+from loadtests.reporting import PLOT, SUMMARY, TIMELINE, Report
 from loadtests.samples import Answer, Asked, Outcome, Samples, Usage
 from loadtests.shapes import SHAPES, Shape
 
-from .conftest import ROOT, free_port
 from .fakes import vector_of
-from .loadstub import Stub
 
 LIMITS = Limits(p50=10, p95=20, p99=30, busy=0.01, rate=0.8)
 PROFILE = Profile(
@@ -277,7 +269,7 @@ def test_the_pictures_have_the_sizes_that_people_upload() -> None:
 # The report.
 
 
-def test_the_generator_s_share_is_stated_and_warned_of(tmp_path: Path) -> None:
+def test_the_report_has_figures_over_time_and_the_generator_s_share(tmp_path: Path) -> None:
     observed = Observed(SHAPES["steady"](20, 60))
     rows = observed.held().judge(observed.samples, observed.spans)
     report = Report("a title", {}, rows, observed.samples, observed.spans)
@@ -288,6 +280,9 @@ def test_the_generator_s_share_is_stated_and_warned_of(tmp_path: Path) -> None:
     assert "90 % of a core, so that it was the limit" in report.verdict()
     report.write(tmp_path)
     assert "generator 90 % of a core" in (tmp_path / SUMMARY).read_text()
+    rows = (tmp_path / TIMELINE).read_text().splitlines()
+    assert rows[0] == "second,user,ok,busy,failed,wrong,p50_ms,p95_ms,p99_ms"
+    assert rows[1] == "0,image,10,0,0,0,9.00,9.00,9.00" and len(rows) == 1 + 2 * 60
     assert (tmp_path / PLOT).read_bytes().startswith(b"\x89PNG")
 
 
@@ -318,174 +313,3 @@ def test_an_objective_says_figure_and_limit() -> None:
         "2.1 %, allowed is at most 0 %"
     )
     assert not Objective("", "text", "p50", math.nan, 5).met
-
-
-# Runs, against a stand-in.
-
-
-@dataclass
-class Done:
-    """A run that has ended."""
-
-    status: int
-    output: str
-    reports: Path
-
-    @property
-    def violated(self) -> set[str]:
-        return set(re.findall(r"^- (.*?)(?: \(.*\))?: ", self.output, re.M))
-
-
-def run(stub: Stub, reports: Path, *arguments: str, **environment: str) -> Done:
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "loadtests", "--host", stub.url, "--router", stub.url),
-            *("--slo-profile", "cpu", "--weights", "batch=1", "--rate", "40", "--seconds", "8"),
-            *("--reports", str(reports), *arguments),
-        ],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=180,
-    )
-    return Done(done.returncode, done.stdout, reports)
-
-
-@contextmanager
-def stub(fault: str = "none") -> Iterator[Stub]:
-    with Stub(fault).serving() as served:
-        yield served
-
-
-def test_a_service_that_keeps_everything_passes(tmp_path: Path) -> None:
-    with stub() as served:
-        served.key = "a-key"
-        done = run(served, tmp_path, API_KEY="a-key,another")
-    assert (done.status, done.violated) == (0, set()), done.output
-    ending = ["PASS: shape steady, profile cpu", f"report: {tmp_path}"]
-    assert done.output.rstrip().splitlines()[-2:] == ending
-    assert served.seen["/images"] == 500
-    assert all(served.seen[path] for path in ("/embed/text", "/embed/image", "/embed/images"))
-    assert all(served.seen[path] for path in ("/embed/texts", "/search", "/route"))
-    assert served.seen["/v1/embeddings"] and served.seen["/embed/image/upload"]
-    written = {file.name for file in tmp_path.iterdir()}
-    assert {SUMMARY, PLOT, "report.html", "stats_stats.csv"} <= written
-    assert "a-key" not in "".join(file.read_text(errors="replace") for file in tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    ("fault", "named"),
-    [
-        ("slow", {"text p50"}),
-        ("swapping", {"text wrong"}),
-    ],
-)
-def test_a_fault_is_found_and_named(fault: str, named: set[str], tmp_path: Path) -> None:
-    with stub(fault) as served:
-        done = run(served, tmp_path)
-    assert done.status == 1, done.output
-    assert named <= done.violated <= named | {f"{each.split()[0]} rate" for each in named}, (
-        done.output
-    )
-    assert served.early == 0  # Retry-After was honoured
-    if fault == "swapping":
-        assert "that of another request" in (tmp_path / SUMMARY).read_text()
-
-
-def test_one_failure_in_fifty_is_found_and_named(tmp_path: Path) -> None:
-    with stub("failing") as served:
-        done = run(served, tmp_path)
-    assert done.status == 1, done.output
-    figures = {name.split()[1] for name in done.violated}
-    assert {"failed"} <= figures <= {"failed", "rate"}, done.output
-    assert "answered 500" in (tmp_path / SUMMARY).read_text()
-
-
-def test_a_service_that_stays_slow_after_a_spike_is_found(tmp_path: Path) -> None:
-    with stub("tiring") as served:
-        done = run(served, tmp_path, "--shape", "spike", "--rate", "15", "--seconds", "15")
-    assert done.status == 1 and "all p50 after / before" in done.violated, done.output
-
-
-def test_the_knee_of_a_service_with_a_known_capacity(tmp_path: Path) -> None:
-    with stub("narrow") as served:  # 50 requests/s at the most
-        done = run(served, tmp_path, "--shape", "ramp", "--rate", "50", "--seconds", "24")
-    found = re.search(r"^knee: ([0-9.]+) requests/s$", done.output, re.M)
-    assert done.status == 0 and found, done.output
-    assert 25 <= float(found[1]) < 50
-    assert re.search(r"^  above it, \w+ p95 .* ms, allowed is at most", done.output, re.M)
-
-
-def test_bulk_images_come_beside_texts_and_a_busy_service_is_left_alone(tmp_path: Path) -> None:
-    with stub("busy") as served:
-        done = run(served, tmp_path, "--shape", "mixed", "--seconds", "12")
-    assert done.status == 1 and "text answered 429" in done.violated, done.output
-    assert served.refused and served.early == 0  # Retry-After was honoured
-    assert "p95 beside bulk / texts alone" in (tmp_path / SUMMARY).read_text()
-    pictures_asked = served.seen["/embed/image"] + served.seen["/embed/image/upload"] - 24
-    assert pictures_asked > served.seen["/embed/text"] - 54 > 16
-
-
-def test_a_deployment_that_is_not_there_is_said_to_be_so(tmp_path: Path) -> None:
-    done = run(Stub(), tmp_path)
-    assert done.status == 1 and "does not answer GET /info" in done.output
-
-
-def test_a_deployment_that_wants_a_key_is_said_to_do_so(tmp_path: Path) -> None:
-    with stub() as served:
-        served.key = "a-key"
-        done = run(served, tmp_path, API_KEY="")
-    assert done.status == 1 and "401" in done.output and "API_KEY" in done.output
-
-
-def test_the_relative_profile_is_not_for_a_deployment(tmp_path: Path) -> None:
-    with stub() as served:
-        done = run(served, tmp_path, "--slo-profile", "ci")
-    assert done.status == 1 and "relative to this machine" in done.output
-    assert "Traceback" not in done.output
-
-
-def test_a_weight_of_an_unknown_user_is_refused(tmp_path: Path) -> None:
-    with stub() as served:
-        done = run(served, tmp_path, "--weights", "texts=1")
-    assert done.status == 2 and "text, image, batch, search, router, openai" in done.output
-
-
-# Distributed, by the commands of the compose file.
-
-
-def test_a_master_judges_what_its_workers_saw(tmp_path: Path) -> None:
-    services = yaml.safe_load((ROOT / "loadtests" / "docker-compose.yml").read_text())["services"]
-    port = str(free_port())
-    with stub("swapping") as served:
-        worker = subprocess.Popen(
-            [
-                sys.executable,
-                *services["worker"]["command"][1:-1],
-                *("127.0.0.1", "--master-port", port, "--loglevel", "ERROR"),
-            ],
-            cwd=ROOT,
-        )
-        script = services["master"]["command"][-1].replace("$$", "$")
-        script = script.replace("exec python", f"exec {sys.executable}").strip()
-        done = subprocess.run(
-            ["sh", "-c", f"{script} --master-bind-port {port} --reports {tmp_path} --rate 40"],
-            cwd=ROOT,
-            env={
-                **os.environ,
-                **{"HOST": served.url, "ROUTER": "", "PROFILE": "cpu", "SHAPE": "steady"},
-                **{"DURATION": "10", "GENERATORS": "1"},
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=180,
-        )
-        assert worker.wait(60) in (0, 1)
-    found = Done(done.returncode, done.stdout, tmp_path)
-    assert found.status == 1 and "text wrong" in found.violated, found.output
-    assert served.seen["/route"] == 0
-    summary = (tmp_path / SUMMARY).read_text()
-    assert re.search(r"generator \| \S+_[0-9a-f]+ \d+ % of a core", summary), summary

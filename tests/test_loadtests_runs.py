@@ -1,0 +1,203 @@
+"""Load tests that run against a stand-in: each of its faults is found, and named."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from loadtests.reporting import PLOT, SUMMARY, TIMELINE
+
+from .conftest import ROOT, free_port
+from .loadstub import Stub
+
+
+@dataclass
+class Done:
+    """A run that has ended, and the service that it was against."""
+
+    status: int
+    output: str
+    reports: Path
+    stub: Stub
+
+    @property
+    def violated(self) -> set[str]:
+        return set(re.findall(r"^- (.*?)(?: \(.*\))?: ", self.output, re.M))
+
+    @property
+    def summary(self) -> str:
+        return (self.reports / SUMMARY).read_text()
+
+
+def run(stub: Stub, reports: Path, *arguments: str, **environment: str) -> Done:
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "loadtests", "--host", stub.url, "--router", stub.url),
+            *("--slo-profile", "cpu", "--weights", "batch=1", "--rate", "40", "--seconds", "8"),
+            *("--reports", str(reports), *arguments),
+        ],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=180,
+    )
+    return Done(done.returncode, done.stdout, reports, stub)
+
+
+# Most of a run is waiting, so that several run at once. By the stub's fault:
+RUNS = {
+    "narrow": ("--shape", "ramp", "--rate", "50", "--seconds", "24"),  # it does 50/s at the most
+    "tiring": ("--shape", "spike", "--rate", "15", "--seconds", "15"),
+    "busy": ("--shape", "mixed", "--seconds", "12"),
+    "none": (),
+    "slow": (),
+    "swapping": (),
+    "failing": (),
+}
+AT_ONCE = 3
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Done]]:
+    def against(fault: str) -> Done:
+        with Stub(fault).serving() as stub:
+            stub.key = "a-key"
+            return run(stub, tmp_path_factory.mktemp(fault), *RUNS[fault], API_KEY="a-key,another")
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        begun: dict[str, Future[Done]] = {fault: pool.submit(against, fault) for fault in RUNS}
+        yield lambda fault: begun[fault].result()
+
+
+def test_a_service_that_keeps_everything_passes(done: Callable[[str], Done]) -> None:
+    ended = done("none")
+    assert (ended.status, ended.violated) == (0, set()), ended.output
+    ending = ["PASS: shape steady, profile cpu", f"report: {ended.reports}"]
+    assert ended.output.rstrip().splitlines()[-2:] == ending
+    seen = ended.stub.seen
+    assert seen["/images"] == 500
+    assert all(seen[path] for path in ("/embed/text", "/embed/texts", "/embed/image"))
+    assert all(seen[path] for path in ("/embed/image/upload", "/embed/images", "/search"))
+    assert all(seen[path] for path in ("/route", "/v1/embeddings"))
+    written = {file.name: file.read_text(errors="replace") for file in ended.reports.iterdir()}
+    assert set(written) == {SUMMARY, PLOT, TIMELINE, "report.html"}
+    assert "a-key" not in "".join(written.values())
+
+
+def test_one_that_is_slow_is_found_and_named(done: Callable[[str], Done]) -> None:
+    ended = done("slow")
+    assert ended.status == 1
+    assert {"text p50"} <= ended.violated <= {"text p50", "text rate"}, ended.output
+
+
+def test_one_that_exchanges_embeddings_is_found_and_named(done: Callable[[str], Done]) -> None:
+    ended = done("swapping")
+    assert ended.status == 1
+    assert {"text wrong"} <= ended.violated <= {"text wrong", "text rate"}, ended.output
+    assert "that of another request" in ended.summary
+
+
+def test_one_failure_in_fifty_is_found_and_named(done: Callable[[str], Done]) -> None:
+    ended = done("failing")
+    assert ended.status == 1
+    figures = {name.split()[1] for name in ended.violated}
+    assert {"failed"} <= figures <= {"failed", "rate"}, ended.output
+    assert "answered 500" in ended.summary
+
+
+def test_one_that_stays_slow_after_a_spike_is_found(done: Callable[[str], Done]) -> None:
+    ended = done("tiring")
+    assert ended.status == 1 and "all p50 after / before" in ended.violated, ended.output
+
+
+def test_the_knee_of_one_with_a_known_capacity(done: Callable[[str], Done]) -> None:
+    ended = done("narrow")
+    found = re.search(r"^knee: ([0-9.]+) requests/s$", ended.output, re.M)
+    assert ended.status == 0 and found, ended.output
+    assert 25 <= float(found[1]) < 50
+    assert re.search(r"^  above it, \w+ p95 .* ms, allowed is at most", ended.output, re.M)
+
+
+def test_bulk_images_come_beside_texts_and_who_is_busy_is_left_alone(
+    done: Callable[[str], Done],
+) -> None:
+    ended = done("busy")
+    assert ended.status == 1 and "text answered 429" in ended.violated, ended.output
+    assert ended.stub.refused and ended.stub.early == 0  # Retry-After was honoured
+    assert "p95 beside bulk / texts alone" in ended.summary
+    seen = ended.stub.seen
+    assert seen["/embed/image"] + seen["/embed/image/upload"] - 24 > seen["/embed/text"] - 54 > 16
+
+
+def test_a_deployment_that_is_not_there_is_said_to_be_so(tmp_path: Path) -> None:
+    done = run(Stub(), tmp_path)
+    assert done.status == 1 and "does not answer GET /info" in done.output
+
+
+def test_a_deployment_that_wants_a_key_is_said_to_do_so(tmp_path: Path) -> None:
+    with Stub().serving() as served:
+        served.key = "a-key"
+        done = run(served, tmp_path, API_KEY="")
+    assert done.status == 1 and "401" in done.output and "API_KEY" in done.output
+
+
+def test_the_relative_profile_is_not_for_a_deployment(tmp_path: Path) -> None:
+    with Stub().serving() as served:
+        done = run(served, tmp_path, "--slo-profile", "ci")
+    assert done.status == 1 and "relative to this machine" in done.output
+    assert "Traceback" not in done.output
+
+
+def test_a_weight_of_an_unknown_user_is_refused(tmp_path: Path) -> None:
+    with Stub().serving() as served:
+        done = run(served, tmp_path, "--weights", "texts=1")
+    assert done.status == 2 and "text, image, batch, search, router, openai" in done.output
+
+
+# Distributed, by the commands of the compose file.
+
+
+def test_a_master_judges_what_its_workers_saw(tmp_path: Path) -> None:
+    services = yaml.safe_load((ROOT / "loadtests" / "docker-compose.yml").read_text())["services"]
+    port = str(free_port())
+    with Stub("swapping").serving() as served:
+        worker = subprocess.Popen(
+            [
+                sys.executable,
+                *services["worker"]["command"][1:-1],
+                *("127.0.0.1", "--master-port", port, "--loglevel", "ERROR"),
+            ],
+            cwd=ROOT,
+        )
+        script = services["master"]["command"][-1].replace("$$", "$")
+        script = script.replace("exec python", f"exec {sys.executable}").strip()
+        done = subprocess.run(
+            ["sh", "-c", f"{script} --master-bind-port {port} --reports {tmp_path} --rate 40"],
+            cwd=ROOT,
+            env={
+                **os.environ,
+                **{"HOST": served.url, "ROUTER": "", "PROFILE": "cpu", "SHAPE": "steady"},
+                **{"DURATION": "10", "GENERATORS": "1"},
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=180,
+        )
+        assert worker.wait(60) in (0, 1)
+    found = Done(done.returncode, done.stdout, tmp_path, served)
+    assert found.status == 1 and "text wrong" in found.violated, found.output
+    assert served.seen["/route"] == 0
+    summary = found.summary
+    assert re.search(r"generator \| \S+_[0-9a-f]+ \d+ % of a core", summary), summary
