@@ -120,9 +120,9 @@ def test_of_two_workers_one_serves_while_the_other_is_killed_and_comes_back(
         assert [embed(server).status_code for _ in range(20)] == [200] * 20
 
 
-def test_in_a_container_the_death_of_the_worker_ends_the_service(tmp_path: Path) -> None:
-    # so that whoever runs the container starts it anew: BentoML starts no worker in one
-    with serving(tmp_path, QDRANT_ENABLED="false", BENTOML_CONTAINERIZED="true") as server:
+def test_on_bentocloud_the_death_of_the_worker_ends_the_service(tmp_path: Path) -> None:
+    # so that the platform starts it anew: BentoML starts no worker there
+    with serving(tmp_path, QDRANT_ENABLED="false", BENTOCLOUD_DEPLOYMENT_URL="https://x") as server:
         workers(server)[0].kill()
         assert psutil.Process(server.pid).wait(30) != 0
 

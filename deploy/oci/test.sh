@@ -130,6 +130,18 @@ if [ -z "$problem" ]; then
   CONTAINER_URL=http://127.0.0.1:$PORT "$bin/python" -m pytest -q tests/parity -k container ||
     problem="the container answers otherwise than the checkout"
 fi
+worker() { podman top "$container" hpid args | sed -n 's/^\([0-9]*\) .*worker\.service.*/\1/p'; }
+if [ -z "$problem" ]; then
+  echo "killing its worker"
+  killed=$(worker)
+  kill -9 "$killed"
+  for _ in {1..60}; do
+    curl -sf -m 5 -o "$work/ready" "http://127.0.0.1:$PORT/readyz" && break
+    sleep 1
+  done
+  curl -sf -o "$work/ready" "http://127.0.0.1:$PORT/readyz" && [ "$(worker)" != "$killed" ] ||
+    problem="a worker that was killed did not come back"
+fi
 podman stop -t 30 "$container" >/dev/null
 status=$(podman inspect -f '{{.State.ExitCode}}' "$container")
 [ "$status" = 0 ] || problem=${problem:-"on SIGTERM it ended with $status"}
