@@ -13,50 +13,19 @@ from time import monotonic
 from typing import Final, Generic, Protocol, TypeVar
 
 from bento.cpus import give_way
-from bento.errors import NotReady
+from bento.errors import Busy, NotReady
+from bento.pace import DECAY, Pace
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 logger = logging.getLogger("vision_encoder")
 
-_DECAY: Final = 0.9  # of a batch's weight with each later one: about the last ten count
 _SHRUNK_SECONDS: Final = 60.0  # how long a batch limit stays lowered after out-of-memory
 # A batch is given up, and the runner with it, after so many times the predicted seconds, and never
 # before these: a first batch of its size may have to be compiled.
 _STUCK_TIMES: Final = 20
 STUCK_SECONDS: Final = 120.0
-
-
-class Pace:
-    """Learns what batches cost, as seconds = `per_unit` * size + `per_batch`.
-
-    Least squares over the latest batches; both are at least 0.
-    """
-
-    def __init__(self) -> None:
-        self.per_unit = 0.0
-        self.per_batch = 0.0
-        self._n = self._x = self._y = self._xx = self._xy = 0.0
-
-    def observe(self, size: float, seconds: float) -> None:
-        self._n = _DECAY * self._n + 1
-        self._x = _DECAY * self._x + size
-        self._y = _DECAY * self._y + seconds
-        self._xx = _DECAY * self._xx + size * size
-        self._xy = _DECAY * self._xy + size * seconds
-        mean = self._y / self._x
-        spread = self._n * self._xx - self._x * self._x
-        if spread > 1e-3 * self._x * self._x:
-            slope = (self._n * self._xy - self._x * self._y) / spread
-            self.per_unit = min(max(slope, 0.0), mean)
-        else:  # batches of one size say nothing about what another would cost
-            self.per_unit = mean
-        self.per_batch = max(0.0, (self._y - self.per_unit * self._x) / self._n)
-
-    def seconds(self, size: float, batches: int = 1) -> float:
-        """Return the predicted seconds of `batches` that are of this size together."""
-        return self.per_unit * size + self.per_batch * batches
 
 
 class Observer(Protocol):
@@ -71,16 +40,23 @@ class Observer(Protocol):
     def dropped(self) -> None:
         """An item was given up by who sent it, before it cost anything."""
 
+    def late(self) -> None:
+        """An item was refused, because its answer would have come too late."""
+
     def failed(self) -> None:
         """An item failed alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What bounds a batch: how many items, and its predicted seconds on the tower."""
+    """What bounds a batch: how many items, and its seconds on a tower that nothing slows down.
+
+    With `doubling` it has 1, 2, 4, 8 … items, or `count`.
+    """
 
     count: int
     seconds: float = math.inf
+    doubling: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +65,7 @@ class _Entry(Generic[Item, Result]):
     size: int
     future: Future[Result]
     queued: float
+    due: float
 
 
 @dataclass(slots=True)
@@ -162,9 +139,12 @@ class BatchQueue(Generic[Item, Result]):
         """Wait for the warm-up, and raise what it raised."""
         self._ready.result()
 
-    def submit(self, item: Item) -> Future[Result]:
-        """Queue one item. Cancelling the future before its batch starts drops the item."""
-        entry: _Entry[Item, Result] = _Entry(item, self._size(item), Future(), monotonic())
+    def submit(self, item: Item, *, due: float = math.inf) -> Future[Result]:
+        """Queue one item. Cancelling the future before its batch starts drops the item.
+
+        It fails with `Busy` instead of running when its answer would predictably come after `due`.
+        """
+        entry: _Entry[Item, Result] = _Entry(item, self._size(item), Future(), monotonic(), due)
         with self._changed:
             if self._death is not None:
                 raise NotReady(self._death)
@@ -175,13 +155,22 @@ class BatchQueue(Generic[Item, Result]):
         return entry.future
 
     def predicted_seconds(self, count: int) -> float:
-        """Return how long the tower will predictably take for `count` items of the usual size."""
+        """Return how long an item predictably takes after `count` others, its batch included."""
         batches = math.ceil(count / self.count_limit())
-        return self.pace.seconds(count * (self._mean_size or 1.0), batches)
+        return self.pace.seconds(count * self._item_size, batches) + self._batch_seconds(count + 1)
 
     def count_limit(self) -> int:
-        """Return how many items a batch may have now: fewer for a while after out-of-memory."""
-        return self._shrunk if monotonic() < self._shrunk_until else self.limits.count
+        """Return how many items a batch may have now.
+
+        These are fewer for a while after out-of-memory, and where more would take too long. That
+        goes by the tower's best pace: what slows it down when others take the cores is hardly less
+        in a smaller batch, and small ones would only make it slower still.
+        """
+        limit = self._shrunk if monotonic() < self._shrunk_until else self.limits.count
+        seconds = self.pace.best * self._item_size
+        if self.limits.seconds < limit * seconds < math.inf:
+            limit = max(1, int(self.limits.seconds / seconds))
+        return self._step(limit)
 
     def tick(self, seconds: float) -> None:
         """Give the runner up when its tower hangs; to be called every so many seconds.
@@ -249,20 +238,47 @@ class BatchQueue(Generic[Item, Result]):
 
     def _take(self) -> list[_Entry[Item, Result]]:
         """Take what makes a batch within the limits from the head of the queue."""
+        self._refuse_late()
         batch: list[_Entry[Item, Result]] = []
-        limit, size = self.count_limit(), 0
-        while self._waiting and len(batch) < limit:
-            entry = self._waiting[0]
-            if batch and self.pace.seconds(size + entry.size) > self.limits.seconds:
-                break
-            self._waiting.popleft()
+        count = self._step(min(self.count_limit(), len(self._waiting)))
+        while self._waiting and len(batch) < count:
+            entry = self._waiting.popleft()
             if not entry.future.set_running_or_notify_cancel():
                 self._observer.dropped()
                 continue
             self._observer.waited(monotonic() - entry.queued)
             batch.append(entry)
-            size += entry.size
         return batch
+
+    def _refuse_late(self) -> None:
+        """Refuse what would be answered too late even by the next batch."""
+        answered = monotonic() + self._batch_seconds(len(self._waiting))
+        late = [entry for entry in self._waiting if entry.due < answered]
+        if not late:
+            return
+        self._waiting = deque(entry for entry in self._waiting if entry.due >= answered)
+        for entry in late:
+            if not entry.future.set_running_or_notify_cancel():
+                self._observer.dropped()
+                continue
+            self._observer.late()
+            entry.future.set_exception(
+                Busy(f"the {self.name} items before yours took too long: try again later")
+            )
+
+    def _step(self, count: int) -> int:
+        """Return how many of `count` items may go together."""
+        if self.limits.doubling and 0 < count < self.limits.count:
+            return 1 << count.bit_length() - 1
+        return count
+
+    def _batch_seconds(self, count: int) -> float:
+        """Return what the next batch predictably takes, of `count` items that it could have."""
+        return self.pace.seconds(min(count * self._item_size, self.pace.usual_size))
+
+    @property
+    def _item_size(self) -> float:
+        return self._mean_size or 1.0
 
     def _answer(self, batch: list[_Entry[Item, Result]]) -> None:
         """Run a batch; one that fails is halved until the guilty item is alone."""
@@ -301,7 +317,7 @@ class BatchQueue(Generic[Item, Result]):
         self.pace.observe(size, seconds)
         mean = size / count
         before = mean if self._mean_size is None else self._mean_size
-        self._mean_size = _DECAY * before + (1 - _DECAY) * mean
+        self._mean_size = DECAY * before + (1 - DECAY) * mean
 
     def _shrink(self, count: int) -> None:
         """Let batches have half as many items for a while."""

@@ -109,6 +109,7 @@ class TowerMetrics:
         self.length = metrics.queue_length.labels(tower)
         self._batch_size = metrics.batch_size.labels(tower)
         self._dropped = metrics.dropped.labels(tower)
+        self._late = metrics.rejected.labels("late")
         self._failed = metrics.failed.labels(tower)
         stage = metrics.stage_seconds.labels
         self.decoded = stage(tower, "decode").observe
@@ -122,6 +123,9 @@ class TowerMetrics:
 
     def dropped(self) -> None:
         self._dropped.inc()
+
+    def late(self) -> None:
+        self._late.inc()
 
     def failed(self) -> None:
         self._failed.inc()

@@ -78,18 +78,20 @@ class Runner:
     async def embed(self, preparation: Preparation) -> Embeddings:
         """Return the raw embedding of one item, float32 (dim,).
 
-        Raises `Busy` before anything is prepared, and what the preparation raises.
+        Raises `Busy` before anything is prepared, or when its turn comes too late after all, and
+        what the preparation raises.
         """
-        with self._accept(1):
-            return await self._embed(preparation)
+        with self._accept(1) as due:
+            return await self._embed(preparation, due)
 
     async def embed_all(
         self, preparations: Sequence[Preparation]
     ) -> list[Embeddings | BaseException]:
         """Return the raw embedding of each item, or what went wrong with it.
 
-        Raises `Busy` for all of them before anything is prepared. Of a large request a part is
-        worked on at a time, so that others get their turn in between.
+        Raises `Busy` for all of them before anything is prepared; once accepted they are all
+        answered, but for a lone one, which is as in `embed`. Of a large request a part is worked
+        on at a time, so that others get their turn in between.
         """
         if not preparations:
             return []  # and wait for nobody
@@ -97,9 +99,9 @@ class Runner:
 
         async def embed(preparation: Preparation) -> Embeddings:
             async with window:
-                return await self._embed(preparation)
+                return await self._embed(preparation, due)
 
-        with self._accept(min(len(preparations), self._window)):
+        with self._accept(min(len(preparations), self._window)) as due:
             return await asyncio.gather(*map(embed, preparations), return_exceptions=True)
 
     async def look(self) -> NotReady | None:
@@ -121,24 +123,31 @@ class Runner:
         return None
 
     @contextmanager
-    def _accept(self, count: int) -> Iterator[None]:
-        """Count items in until the block ends. Raises `Busy` when too much is before them."""
+    def _accept(self, count: int) -> Iterator[float]:
+        """Count items in until the block ends, and give when their answers are due.
+
+        Raises `Busy` when too much is before them. Who is alone is never refused, nor are some of
+        many items.
+        """
+        before, due = self._accepted, math.inf
         wait = max(
-            self.queue.predicted_seconds(self._accepted),
-            self._accepted * self._prepare_seconds / self._shared.cpus,
+            self.queue.predicted_seconds(before),
+            before * self._prepare_seconds / self._shared.cpus,
         )
         limit = self._shared.settings.max_queue_ms / 1000
-        if wait > limit:
+        if before and wait > limit:
             self._shared.metrics.rejected.labels("queue").inc()
             raise Busy(
-                f"{self._accepted} {self.name} items are before yours, about {wait:.1f} s of work "
-                f"where {limit:g} s are allowed: try again later",
+                f"{before} {self.name} items are before yours, so that it would take about "
+                f"{wait:.1f} s where {limit:g} s are allowed: try again later",
                 retry_after=math.ceil(wait - limit),
             )
+        if before and count == 1:
+            due = monotonic() + limit
         with self._shared.budget.hold(count * self._item_bytes):
             self._change_accepted(count)
             try:
-                yield
+                yield due
             finally:
                 self._change_accepted(-count)
 
@@ -146,12 +155,12 @@ class Runner:
         self._accepted += count
         self.metrics.length.set(self._accepted)
 
-    async def _embed(self, preparation: Preparation) -> Embeddings:
+    async def _embed(self, preparation: Preparation, due: float) -> Embeddings:
         loop = asyncio.get_running_loop()
         item = await loop.run_in_executor(self._shared.threads, self._timed, preparation)
         if callable(item):
             item = await loop.run_in_executor(self._shared.large, self._timed, item)
-        return await asyncio.wrap_future(self.queue.submit(item))
+        return await asyncio.wrap_future(self.queue.submit(item, due=due))
 
     def _timed(self, prepare: Callable[[], Prepared]) -> Prepared:
         started = monotonic()

@@ -16,7 +16,7 @@ import numpy as np
 from bento.admission import ByteBudget
 from bento.batching import Limits
 from bento.cpus import available_cpus
-from bento.errors import EncoderError, NotReady
+from bento.errors import Busy, EncoderError, NotReady
 from bento.images import load_image, open_image
 from bento.metrics import Metrics
 from bento.model import Embeddings, Encoder, normalized
@@ -43,7 +43,7 @@ class Runners:
 
     What can be wrong with one request is found before it joins a batch. `on_death` is called
     with the reason when a runner can answer nothing more. An image batch ends within
-    `image_batch_seconds`, as predicted.
+    `image_batch_seconds` where nothing else takes the device.
     """
 
     def __init__(
@@ -71,7 +71,8 @@ class Runners:
             "image",
             encoder.image,
             shared,
-            Limits(count, image_batch_seconds),
+            # on a CPU each size that a batch has had keeps memory, about 20 MB of a ViT-B-32's
+            Limits(count, image_batch_seconds, doubling=on_cpu),
             nice=IMAGE_NICE if on_cpu else 0,
         )
         self.image.queue.wait_until_warm()
@@ -166,8 +167,8 @@ class Runners:
 
 def _answer(row: Embeddings | BaseException, *, normalize: bool) -> Embeddings | EncoderError:
     """Return what an item of many gets: its embedding, or an error to be told."""
-    if isinstance(row, NotReady) or not isinstance(row, Exception | np.ndarray):
-        raise row  # nobody's item can be answered
+    if isinstance(row, NotReady | Busy) or not isinstance(row, Exception | np.ndarray):
+        raise row  # it is not about this item
     if isinstance(row, EncoderError):
         return row
     if isinstance(row, Exception):

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from bento import batching
-from bento.batching import BatchQueue, Limits, Pace
-from bento.errors import NotReady
+from bento.batching import BatchQueue, Limits
+from bento.errors import Busy, NotReady
+from bento.pace import Pace
 
 
 class Tower:
@@ -42,6 +43,7 @@ class Reports:
         self.waits: list[float] = []
         self.batches: list[int] = []
         self.gone = 0
+        self.refused = 0
         self.failures = 0
 
     def waited(self, seconds: float) -> None:
@@ -53,8 +55,28 @@ class Reports:
     def dropped(self) -> None:
         self.gone += 1
 
+    def late(self) -> None:
+        self.refused += 1
+
     def failed(self) -> None:
         self.failures += 1
+
+
+class Clock:
+    """What the queue takes for the time; it stands still."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(batching, "monotonic", clock)
+    return clock
 
 
 @pytest.fixture
@@ -98,6 +120,17 @@ def hold(tower: Tower, queue: BatchQueue[int, int]) -> Future[int]:
     return future
 
 
+def timed(tower: Tower, clock: Clock, seconds: float) -> Callable[[list[int]], list[int]]:
+    """Let a tower take some seconds for each item, by the queue's clock."""
+
+    def run(items: list[int]) -> list[int]:
+        results = tower.run(items)
+        clock.now += seconds * len(items)
+        return results
+
+    return run
+
+
 def test_a_lone_item_goes_at_once(
     tower: Tower, reports: Reports, queue: BatchQueue[int, int]
 ) -> None:
@@ -118,24 +151,46 @@ def test_what_waits_goes_together_up_to_the_limit(
     assert tower.batches == [[100], [0, 1, 2, 3], [4, 5]]
 
 
-def test_a_batch_ends_where_its_predicted_time_would_be_too_long(tower: Tower, make: Make) -> None:
-    # 1 s an item and 2 s a batch, learned in the warm-up
-    known = [(1, 1, 3.0), (2, 2, 4.0), (4, 4, 6.0)]
-    queue = make(Limits(100, seconds=5.0), warm_up=lambda: known)
+def test_a_batch_ends_where_it_would_take_too_long(tower: Tower, make: Make, clock: Clock) -> None:
+    known = [(1, 1, 3.0), (4, 4, 6.0)]
+    queue = make(Limits(100, seconds=5.0), run=timed(tower, clock, 1.5), warm_up=lambda: known)
     hold(tower, queue)
     futures = [queue.submit(i) for i in range(4)]
     tower.free.set()
     assert [f.result(10) for f in futures] == [0, 2, 4, 6]
-    assert tower.batches[:2] == [[100], [0, 1, 2]]
+    assert tower.batches == [[100], [0, 1, 2], [3]]
 
 
-def test_an_item_that_alone_takes_too_long_goes_alone(tower: Tower, make: Make) -> None:
-    queue = make(Limits(100, seconds=0.5), warm_up=lambda: [(1, 1, 3.0), (2, 2, 4.0)])
+def test_a_tower_that_others_slow_down_gets_no_smaller_batches(make: Make) -> None:
+    queue = make(Limits(100, seconds=5.0), warm_up=lambda: [(1, 1, 0.1)])
+    queue.wait_until_warm()
+    assert queue.count_limit() == 50
+    for _ in range(100):
+        queue.pace.observe(50, 20.0)
+    assert queue.count_limit() == 50
+
+
+def test_where_sizes_double_a_batch_has_one_of_few(tower: Tower, make: Make) -> None:
+    queue = make(Limits(12, doubling=True))
+    for waiting, batches in ((7, [4, 2, 1]), (21, [12, 8, 1])):
+        tower.started.clear()
+        hold(tower, queue)
+        futures = [queue.submit(i) for i in range(waiting)]
+        tower.free.set()
+        assert [f.result(10) for f in futures] == [2 * i for i in range(waiting)]
+        assert [len(batch) for batch in tower.batches] == [1, *batches]
+        tower.batches.clear()
+
+
+def test_an_item_that_alone_takes_too_long_goes_alone(
+    tower: Tower, make: Make, clock: Clock
+) -> None:
+    queue = make(Limits(100, seconds=0.5), run=timed(tower, clock, 3.0))
     hold(tower, queue)
     futures = [queue.submit(i) for i in (1, 2)]
     tower.free.set()
     assert [f.result(10) for f in futures] == [2, 4]
-    assert [1] in tower.batches
+    assert tower.batches == [[100], [1], [2]]
 
 
 def test_an_items_size_counts_in_what_is_predicted(make: Make) -> None:
@@ -143,8 +198,41 @@ def test_an_items_size_counts_in_what_is_predicted(make: Make) -> None:
     queue.wait_until_warm()
     assert queue.pace.per_unit == pytest.approx(0.05)
     assert queue.pace.per_batch == pytest.approx(1.0)
-    # items of 11 on the average of late, in two batches of four
-    assert queue.predicted_seconds(8) == pytest.approx(8 * 11 * 0.05 + 2 * 1.0)
+    # items of 11 on the average of late, in two batches of four, and a usual batch after them
+    own = 0.05 * (0.9 * 20 + 40) / 1.9 + 1.0
+    assert queue.predicted_seconds(8) == pytest.approx(8 * 11 * 0.05 + 2 * 1.0 + own)
+    # who is alone has a batch of its own
+    assert queue.predicted_seconds(0) == pytest.approx(11 * 0.05 + 1.0)
+
+
+def test_batches_that_end_early_count_in_what_is_predicted(make: Make) -> None:
+    queue = make(Limits(100, seconds=0.5), warm_up=lambda: [(1, 1, 0.3), (4, 4, 0.6)])
+    queue.wait_until_warm()
+    assert queue.count_limit() == 3
+    own = queue.pace.seconds(queue.pace.usual_size)
+    assert queue.predicted_seconds(9) == pytest.approx(9 * 0.1 + 3 * 0.2 + own)
+
+
+def test_what_would_be_answered_too_late_is_refused_when_its_turn_comes(
+    tower: Tower, reports: Reports, make: Make, clock: Clock
+) -> None:
+    queue = make(warm_up=lambda: [(1, 1, 3.0)])  # a batch takes three seconds
+    first = hold(tower, queue)
+    dues = [12.9, 13.0, 20.0, None, 0.0]
+    futures = [
+        queue.submit(i) if due is None else queue.submit(i, due=clock.now + due)
+        for i, due in enumerate(dues)
+    ]
+    assert futures[4].cancel()
+    queue.pace.observe = lambda size, seconds: None  # type: ignore[method-assign]
+    clock.now += 10
+    tower.free.set()
+    with pytest.raises(Busy, match="the test items before yours took too long"):
+        futures[0].result(10)
+    assert [f.result(10) for f in futures[1:4]] == [2, 4, 6]
+    assert first.result(10) == 200
+    assert tower.batches == [[100], [1, 2, 3]]
+    assert (reports.refused, reports.gone) == (1, 1)
 
 
 def test_one_guilty_item_fails_alone(
@@ -371,6 +459,15 @@ def test_pace_learns_a_line() -> None:
     assert pace.per_batch == pytest.approx(0.02)
     assert pace.seconds(10) == pytest.approx(0.05)
     assert pace.seconds(20, batches=2) == pytest.approx(0.1)
+
+
+def test_pace_knows_the_best_and_the_usual() -> None:
+    pace = Pace()
+    assert pace.usual_size == 0
+    for size, seconds in ((4, 1.0), (10, 2.0), (10, 8.0)):
+        pace.observe(size, seconds)
+    assert pace.best == pytest.approx(0.2)
+    assert pace.usual_size == pytest.approx((0.81 * 4 + 0.9 * 10 + 10) / 2.71)
 
 
 def test_pace_forgets_what_was() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from concurrent.futures import CancelledError, Future, wait
 from typing import Any
@@ -17,9 +18,9 @@ from hypothesis.stateful import (
 )
 
 from bento.batching import BatchQueue, Limits
-from bento.errors import NotReady
+from bento.errors import Busy, NotReady
 
-GOOD, BAD, FULL, LOST = "good", "bad", "full", "lost"
+GOOD, BAD, FULL, LATE, LOST = "good", "bad", "full", "late", "lost"
 
 
 class Lost(Exception):
@@ -30,7 +31,7 @@ class Observer:
     """Counts what the queue says of its items."""
 
     def __init__(self) -> None:
-        self.ran_items = self.gone = self.failures = 0
+        self.ran_items = self.gone = self.refused = self.failures = 0
 
     def waited(self, seconds: float) -> None:
         assert seconds >= 0
@@ -40,6 +41,9 @@ class Observer:
 
     def dropped(self) -> None:
         self.gone += 1
+
+    def late(self) -> None:
+        self.refused += 1
 
     def failed(self) -> None:
         self.failures += 1
@@ -68,7 +72,7 @@ class Tower:
 
 
 class QueueMachine(RuleBasedStateMachine):
-    """Submits, cancels, holds the tower, closes; the tower fails, is full, is lost."""
+    """Submits, cancels, comes late, holds the tower, closes; it fails, is full, is lost."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -89,7 +93,7 @@ class QueueMachine(RuleBasedStateMachine):
             on_death=self.deaths.append,
         )
 
-    @rule(kinds=st.lists(st.sampled_from([GOOD] * 6 + [BAD, FULL]), min_size=1, max_size=8))
+    @rule(kinds=st.lists(st.sampled_from([GOOD] * 6 + [BAD, FULL, LATE]), min_size=1, max_size=8))
     def submit(self, kinds: list[str]) -> None:
         for kind in kinds:
             self._submit(kind)
@@ -101,7 +105,7 @@ class QueueMachine(RuleBasedStateMachine):
     def _submit(self, kind: str) -> None:
         number = len(self.sent)
         try:
-            future = self.queue.submit((number, kind))
+            future = self.queue.submit((number, kind), due=0.0 if kind == LATE else math.inf)
         except NotReady:
             assert not self.queue.alive
         except RuntimeError:
@@ -155,6 +159,9 @@ class QueueMachine(RuleBasedStateMachine):
             self._check(number, kind, future)
         assert len(self.tower.answered) == len(set(self.tower.answered))
         assert self.observer.ran_items == len(self.tower.answered)
+        told = [future for _, future in self.sent if not future.cancelled()]
+        late = sum(isinstance(future.exception(0), Busy) for future in told)
+        assert self.observer.refused == late
         assert self.deaths == ([] if self.queue.alive else [self.queue._death])
 
     def _check(self, number: int, kind: str, future: Future[int]) -> None:
@@ -171,6 +178,8 @@ class QueueMachine(RuleBasedStateMachine):
             assert future.result() == number
         elif isinstance(error, NotReady):
             assert not self.queue.alive
+        elif isinstance(error, Busy):
+            assert kind == LATE
         else:
             assert kind == BAD and isinstance(error, ValueError)
 

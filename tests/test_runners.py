@@ -180,26 +180,94 @@ def test_beyond_the_predicted_wait_the_answer_is_busy_before_anything_is_decoded
         asked = [
             asyncio.create_task(runners.embed_image(picture(4), normalize=False)) for _ in range(8)
         ]
-        await until(lambda: sum(task.done() for task in asked) == 5)
+        await until(lambda: sum(task.done() for task in asked) == 6)
         prepared = towers.image.prepared
-        assert prepared <= 3
-        with pytest.raises(Busy, match=r"3 image items .* about 3\.0 s .* where 2 s") as busy:
+        assert prepared <= 2
+        with pytest.raises(Busy, match=r"2 image items .* about 3\.0 s where 2 s") as busy:
             await runners.embed_image(b"not even a picture", normalize=False)
         assert busy.value.retry_after == 1
         await runners.embed_text("texts have a queue of their own", normalize=True)
         assert await runners.embed_images([], normalize=True) == []  # waits for nobody
         towers.image.free.set()
         answers = await asyncio.gather(*asked, return_exceptions=True)
-        assert [type(answer) for answer in answers] == [np.ndarray] * 3 + [Busy] * 5
+        assert [type(answer) for answer in answers] == [np.ndarray] * 2 + [Busy] * 6
         await runners.embed_image(picture(4), normalize=False)  # there is room again
 
     try:
         asyncio.run(scene())
     finally:
         runners.close()
-    assert sample(towers, "rejected_total", limit="queue") == 6
+    assert sample(towers, "rejected_total", limit="queue") == 7
     assert sample(towers, "queue_length", tower="image") == 0
     assert towers.budget.held == 0
+
+
+def test_who_is_alone_is_answered_however_slow_the_tower(towers: Towers) -> None:
+    runners = make(towers, max_queue_ms=0)
+    for tower in (runners.text, runners.image):
+        tower.queue.pace.observe(1, 100.0)
+    try:
+        for _ in range(3):
+            asyncio.run(runners.embed_image(picture(4), normalize=True))
+            asyncio.run(runners.embed_texts(["a", "b"], normalize=True))
+    finally:
+        runners.close()
+    assert sample(towers, "rejected_total", limit="late") == 0
+
+
+def test_an_item_whose_turn_comes_too_late_is_refused_but_none_of_many(
+    towers: Towers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    for module in (runner, batching):
+        monkeypatch.setattr(module, "monotonic", lambda: now[0])
+    runners = make(towers, max_queue_ms=2000)
+
+    async def scene() -> list[Any]:
+        towers.image.free.clear()
+        asked = [asyncio.create_task(runners.embed_image(picture(4), normalize=False))]
+        await until(lambda: towers.image.batches)
+        asked += [
+            asyncio.create_task(runners.embed_image(picture(4), normalize=False)),
+            asyncio.create_task(runners.embed_images([picture(4)], normalize=False)),
+            asyncio.create_task(runners.embed_images([picture(4)] * 2, normalize=False)),
+        ]
+        await until(lambda: len(runners.image.queue) == 4)
+        now[0] += 2.1
+        towers.image.free.set()
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    try:
+        alone, late, late_too, many = asyncio.run(scene())
+    finally:
+        runners.close()
+    assert isinstance(alone, np.ndarray)
+    assert isinstance(late, Busy) and isinstance(late_too, Busy)
+    assert [type(row) for row in many] == [np.ndarray] * 2
+    assert sum(towers.image.batches) == 3
+    assert sample(towers, "rejected_total", limit="late") == 2
+    assert towers.budget.held == 0
+
+
+def test_image_batches_have_few_sizes_on_a_cpu(towers: Towers, runners: Runners) -> None:
+    async def scene() -> None:
+        for tower in (towers.text, towers.image):
+            tower.free.clear()
+        asked = [asyncio.create_task(runners.embed_image(picture(4), normalize=False))]
+        asked += [asyncio.create_task(runners.embed_text("a", normalize=False))]
+        await until(lambda: towers.image.batches and towers.text.batches)
+        asked += [
+            asyncio.create_task(runners.embed_image(picture(4), normalize=False)) for _ in range(7)
+        ]
+        asked += [asyncio.create_task(runners.embed_text("a", normalize=False)) for _ in range(7)]
+        await until(lambda: len(runners.image.queue) == len(runners.text.queue) == 7)
+        for tower in (towers.text, towers.image):
+            tower.free.set()
+        await asyncio.gather(*asked)
+
+    asyncio.run(scene())
+    assert towers.image.batches == [1, 4, 2, 1]
+    assert towers.text.batches == [1, 7]
 
 
 def test_slow_decoding_counts_in_the_predicted_wait(towers: Towers) -> None:

@@ -1,0 +1,47 @@
+"""What batches cost, learned from those that ran."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+DECAY: Final = 0.9  # of a batch's weight with each later one: about the last ten count
+
+
+class Pace:
+    """Learns what batches cost, as seconds = `per_unit` * size + `per_batch`.
+
+    Least squares over the latest batches; both are at least 0. `best` is the least that a unit
+    ever took.
+    """
+
+    def __init__(self) -> None:
+        self.per_unit = 0.0
+        self.per_batch = 0.0
+        self.best = math.inf
+        self._n = self._x = self._y = self._xx = self._xy = 0.0
+
+    @property
+    def usual_size(self) -> float:
+        """Return the size that batches have had of late."""
+        return self._x / self._n if self._n else 0.0
+
+    def observe(self, size: float, seconds: float) -> None:
+        self.best = min(self.best, seconds / size)
+        self._n = DECAY * self._n + 1
+        self._x = DECAY * self._x + size
+        self._y = DECAY * self._y + seconds
+        self._xx = DECAY * self._xx + size * size
+        self._xy = DECAY * self._xy + size * seconds
+        mean = self._y / self._x
+        spread = self._n * self._xx - self._x * self._x
+        if spread > 1e-3 * self._x * self._x:
+            slope = (self._n * self._xy - self._x * self._y) / spread
+            self.per_unit = min(max(slope, 0.0), mean)
+        else:  # batches of one size say nothing about what another would cost
+            self.per_unit = mean
+        self.per_batch = max(0.0, (self._y - self.per_unit * self._x) / self._n)
+
+    def seconds(self, size: float, batches: int = 1) -> float:
+        """Return the predicted seconds of `batches` that are of this size together."""
+        return self.per_unit * size + self.per_batch * batches
