@@ -89,7 +89,7 @@ def test_too_much_at_once_is_429_with_retry_after_and_the_rest_is_answered(tight
         if answer.status_code == 429:
             assert answer.json()["code"] == "busy"
             assert int(answer.headers["Retry-After"]) >= 1
-    limits = ("queue", "requests", "bytes")
+    limits = ("queue", "late", "requests", "bytes")
     refused = [sample(tight, f'vision_encoder_rejected_total{{limit="{it}"}}') for it in limits]
     assert sum(refused) == statuses.count(429)
     # and when that is over, one more is answered
