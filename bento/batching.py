@@ -51,12 +51,12 @@ class Observer(Protocol):
 class Limits:
     """What bounds a batch: how many items, and its seconds on a tower that nothing slows down.
 
-    With `doubling` it has 1, 2, 4, 8 … items, or `count`.
+    Of more than `step` items it has a multiple of these, or `count`.
     """
 
     count: int
     seconds: float = math.inf
-    doubling: bool = False
+    step: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,9 +268,9 @@ class BatchQueue(Generic[Item, Result]):
 
     def _step(self, count: int) -> int:
         """Return how many of `count` items may go together."""
-        if self.limits.doubling and 0 < count < self.limits.count:
-            return 1 << count.bit_length() - 1
-        return count
+        if count < self.limits.step or count == self.limits.count:
+            return count
+        return count - count % self.limits.step
 
     def _batch_seconds(self, count: int) -> float:
         """Return what the next batch predictably takes, of `count` items that it could have."""

@@ -170,9 +170,9 @@ def test_a_tower_that_others_slow_down_gets_no_smaller_batches(make: Make) -> No
     assert queue.count_limit() == 50
 
 
-def test_where_sizes_double_a_batch_has_one_of_few(tower: Tower, make: Make) -> None:
-    queue = make(Limits(12, doubling=True))
-    for waiting, batches in ((7, [4, 2, 1]), (21, [12, 8, 1])):
+def test_a_batch_of_more_than_a_step_has_a_multiple_of_it(tower: Tower, make: Make) -> None:
+    queue = make(Limits(22, step=4))
+    for waiting, batches in ((3, [3]), (7, [4, 3]), (21, [20, 1]), (31, [22, 8, 1])):
         tower.started.clear()
         hold(tower, queue)
         futures = [queue.submit(i) for i in range(waiting)]

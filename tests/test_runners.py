@@ -84,7 +84,7 @@ def runners(towers: Towers, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runners
 def make(towers: Towers, **settings: Any) -> Runners:
     return Runners(
         towers,  # type: ignore[arg-type]
-        Settings(max_batch_size=8, **settings),
+        Settings(**{"max_batch_size": 8, **settings}),
         budget=towers.budget,
         metrics=towers.metrics,
         on_death=towers.deaths.append,
@@ -249,7 +249,9 @@ def test_an_item_whose_turn_comes_too_late_is_refused_but_none_of_many(
     assert towers.budget.held == 0
 
 
-def test_image_batches_have_few_sizes_on_a_cpu(towers: Towers, runners: Runners) -> None:
+def test_image_batches_have_few_sizes_on_a_cpu(towers: Towers) -> None:
+    runners = make(towers, max_batch_size=16)
+
     async def scene() -> None:
         for tower in (towers.text, towers.image):
             tower.free.clear()
@@ -257,17 +259,20 @@ def test_image_batches_have_few_sizes_on_a_cpu(towers: Towers, runners: Runners)
         asked += [asyncio.create_task(runners.embed_text("a", normalize=False))]
         await until(lambda: towers.image.batches and towers.text.batches)
         asked += [
-            asyncio.create_task(runners.embed_image(picture(4), normalize=False)) for _ in range(7)
+            asyncio.create_task(runners.embed_image(picture(4), normalize=False)) for _ in range(11)
         ]
-        asked += [asyncio.create_task(runners.embed_text("a", normalize=False)) for _ in range(7)]
-        await until(lambda: len(runners.image.queue) == len(runners.text.queue) == 7)
+        asked += [asyncio.create_task(runners.embed_text("a", normalize=False)) for _ in range(11)]
+        await until(lambda: len(runners.image.queue) == len(runners.text.queue) == 11)
         for tower in (towers.text, towers.image):
             tower.free.set()
         await asyncio.gather(*asked)
 
-    asyncio.run(scene())
-    assert towers.image.batches == [1, 4, 2, 1]
-    assert towers.text.batches == [1, 7]
+    try:
+        asyncio.run(scene())
+    finally:
+        runners.close()
+    assert towers.image.batches == [1, 8, 3]
+    assert towers.text.batches == [1, 11]
 
 
 def test_slow_decoding_counts_in_the_predicted_wait(towers: Towers) -> None:
