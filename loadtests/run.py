@@ -47,6 +47,8 @@ class Run:
             user.paced = user.kind not in self.shape.unpaced
             if user.weight:
                 self.users[user.kind] = user
+        if not self.users:
+            raise SystemExit("the weights leave no user")
         RouterUser.base = options.router
         figures: dict[str, float] = {}
         self.given: Expected | None = None

@@ -1,7 +1,7 @@
 """A stand-in for the service, for the load tests to find fault with.
 
 It answers every route that they ask. With a fault it is slow to embed a text, fails one request in
-fifty, is too busy for one text in ten, exchanges the embeddings of texts that are asked for at the
+fifty, is too busy for one text in five, exchanges the embeddings of texts that are asked for at the
 same time, is slow for good after a second of many requests, or answers one request after the other.
 """
 
@@ -28,9 +28,8 @@ from .fakes import vector_of
 FAULTS = ("none", "slow", "failing", "busy", "swapping", "tiring", "narrow")
 TAKES = 0.02  # seconds, so that some requests are there at the same time
 RETRY_AFTER = 2
-_BEFORE = (
-    120  # requests for the table, which come before the load: 54 texts, 24 images, 42 searches
-)
+_TABLE_TEXTS = 54  # asked for before the load
+_TABLE = _TABLE_TEXTS + 24 + 42  # with images and searches
 _MANY = 60  # requests a second
 
 
@@ -107,18 +106,19 @@ class Stub:
         return JSONResponse(await answer(request))
 
     def _refuse(self, request: Request) -> Response | None:
-        number = self.seen.total() - self.seen["/images"] - _BEFORE
-        if number <= 0:
-            return None
-        if self._fault == "failing" and number % 50 == 0:
-            return JSONResponse({"error": "out of order", "code": "internal_error"}, 500)
-        now, port = time.monotonic(), request.client.port if request.client else 0
-        self.early += now < self._away.get(port, 0)
-        if self._fault == "busy" and request.url.path == "/embed/text" and number % 10 == 0:
-            self.refused += 1
-            self._away[port] = now + RETRY_AFTER
-            headers = {"Retry-After": str(RETRY_AFTER)}
-            return JSONResponse({"error": "busy", "code": "busy"}, 429, headers)
+        if self._fault == "failing":
+            number = self.seen.total() - self.seen["/images"] - _TABLE
+            if number > 0 and number % 50 == 0:
+                return JSONResponse({"error": "out of order", "code": "internal_error"}, 500)
+        if self._fault == "busy" and request.url.path == "/embed/text":
+            now, port = time.monotonic(), request.client.port if request.client else 0
+            self.early += now < self._away.get(port, 0)
+            number = self.seen["/embed/text"] - _TABLE_TEXTS
+            if number > 0 and number % 5 == 0:
+                self.refused += 1
+                self._away[port] = now + RETRY_AFTER
+                headers = {"Retry-After": str(RETRY_AFTER)}
+                return JSONResponse({"error": "busy", "code": "busy"}, 429, headers)
         return None
 
     def _pause(self, path: str) -> float:

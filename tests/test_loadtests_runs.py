@@ -68,6 +68,38 @@ RUNS = {
 AT_ONCE = 3
 
 
+def distributed(reports: Path) -> Done:
+    """Run a master and a worker by the commands of the compose file."""
+    services = yaml.safe_load((ROOT / "loadtests" / "docker-compose.yml").read_text())["services"]
+    port = str(free_port())
+    script = services["master"]["command"][-1].replace("$$", "$").strip()
+    script = script.replace("exec python", f"exec {sys.executable}")
+    with Stub("swapping").serving() as stub:
+        worker = subprocess.Popen(
+            [
+                sys.executable,
+                *services["worker"]["command"][1:-1],
+                *("127.0.0.1", "--master-port", port, "--loglevel", "ERROR"),
+            ],
+            cwd=ROOT,
+        )
+        done = subprocess.run(
+            ["sh", "-c", f"{script} --master-bind-port {port} --reports {reports} --rate 40"],
+            cwd=ROOT,
+            env={
+                **os.environ,
+                **{"HOST": stub.url, "ROUTER": "", "PROFILE": "cpu", "SHAPE": "steady"},
+                **{"DURATION": "10", "GENERATORS": "1"},
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=180,
+        )
+        worker.wait(60)
+    return Done(done.returncode, done.stdout, reports, stub)
+
+
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Done]]:
     def against(fault: str) -> Done:
@@ -77,6 +109,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], D
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         begun: dict[str, Future[Done]] = {fault: pool.submit(against, fault) for fault in RUNS}
+        begun["distributed"] = pool.submit(distributed, tmp_path_factory.mktemp("distributed"))
         yield lambda fault: begun[fault].result()
 
 
@@ -159,45 +192,22 @@ def test_the_relative_profile_is_not_for_a_deployment(tmp_path: Path) -> None:
     assert "Traceback" not in done.output
 
 
+def test_weights_that_leave_nobody_are_refused(tmp_path: Path) -> None:
+    with Stub().serving() as served:
+        none = "text=0,image=0,batch=0,search=0,router=0,openai=0"
+        done = run(served, tmp_path, "--weights", none)
+    assert done.status == 1 and "the weights leave no user" in done.output
+    assert "Traceback" not in done.output
+
+
 def test_a_weight_of_an_unknown_user_is_refused(tmp_path: Path) -> None:
     with Stub().serving() as served:
         done = run(served, tmp_path, "--weights", "texts=1")
     assert done.status == 2 and "text, image, batch, search, router, openai" in done.output
 
 
-# Distributed, by the commands of the compose file.
-
-
-def test_a_master_judges_what_its_workers_saw(tmp_path: Path) -> None:
-    services = yaml.safe_load((ROOT / "loadtests" / "docker-compose.yml").read_text())["services"]
-    port = str(free_port())
-    with Stub("swapping").serving() as served:
-        worker = subprocess.Popen(
-            [
-                sys.executable,
-                *services["worker"]["command"][1:-1],
-                *("127.0.0.1", "--master-port", port, "--loglevel", "ERROR"),
-            ],
-            cwd=ROOT,
-        )
-        script = services["master"]["command"][-1].replace("$$", "$")
-        script = script.replace("exec python", f"exec {sys.executable}").strip()
-        done = subprocess.run(
-            ["sh", "-c", f"{script} --master-bind-port {port} --reports {tmp_path} --rate 40"],
-            cwd=ROOT,
-            env={
-                **os.environ,
-                **{"HOST": served.url, "ROUTER": "", "PROFILE": "cpu", "SHAPE": "steady"},
-                **{"DURATION": "10", "GENERATORS": "1"},
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=180,
-        )
-        assert worker.wait(60) in (0, 1)
-    found = Done(done.returncode, done.stdout, tmp_path, served)
-    assert found.status == 1 and "text wrong" in found.violated, found.output
-    assert served.seen["/route"] == 0
-    summary = found.summary
-    assert re.search(r"generator \| \S+_[0-9a-f]+ \d+ % of a core", summary), summary
+def test_a_master_judges_what_its_workers_saw(done: Callable[[str], Done]) -> None:
+    ended = done("distributed")
+    assert ended.status == 1 and "text wrong" in ended.violated, ended.output
+    assert ended.stub.seen["/route"] == 0
+    assert re.search(r"generator \| \S+_[0-9a-f]+ \d+ % of a core", ended.summary), ended.summary
