@@ -22,9 +22,8 @@ from loadtests.deployment import Deployment, Unusable
 from loadtests.objectives import Span, profiles
 from loadtests.run import Run
 from loadtests.samples import Usage
-from loadtests.shapes import SHAPES, Phase
+from loadtests.shapes import PACE, SHAPES, Phase
 from loadtests.users import (
-    PACE,
     BatchUser,
     CheckingUser,
     ImageUser,
@@ -87,7 +86,7 @@ class Phases(LoadTestShape):
         if not _run.shape.climbs:
             return False
         seen = [span for span in _run.spans if span.end + _SEEN_SECONDS <= now]
-        return bool(_run.held.climb(_run.samples, seen)[1])
+        return bool(_run.held.climb(_run.samples, seen[-1:])[1])  # earlier ones were kept
 
 
 def _weights(text: str) -> dict[str, int]:

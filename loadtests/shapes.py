@@ -6,7 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal
 
-Held = Literal["all", "answers", "nothing"]
+HeldTo = Literal["all", "answers", "nothing"]
+
+PACE: Final = 0.5
+"""Requests a second of one user; so many users times this is the rate that is offered."""
 
 BULK_CLIENTS: Final = 16
 """Of the shape `mixed`: so many clients send texts at their pace, so many pictures without one."""
@@ -29,7 +32,7 @@ class Phase:
     seconds: float
     rate: float
     users: tuple[str, ...] = ()
-    held_to: Held = "all"
+    held_to: HeldTo = "all"
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ def soak(rate: float, seconds: float) -> Shape:
 
 def mixed(_: float, seconds: float) -> Shape:
     """Texts alone, then beside clients that send pictures without a pause, whatever the rate."""
-    texts = BULK_CLIENTS * 0.5
+    texts = BULK_CLIENTS * PACE
     phases = (
         Phase("texts alone", seconds / 2, texts, ("text",)),
         Phase("beside bulk", seconds / 2, 2 * texts, ("text", "image"), held_to="answers"),

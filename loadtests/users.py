@@ -15,9 +15,7 @@ from loadtests.bodies import Prepared
 from loadtests.deployment import keys
 from loadtests.expected import Wrong
 from loadtests.samples import Outcome, Samples
-
-PACE: Final = 0.5
-"""Requests a second of one user; so many users times this is the rate that is offered."""
+from loadtests.shapes import PACE
 
 _LATE_SECONDS: Final = 1.0  # what is late by more is not made up for
 _SAID: Final = 160  # letters of an error's text
@@ -42,6 +40,7 @@ class CheckingUser(FastHttpUser):
             raise StopUser  # the deployment could not be asked; the run is about to end
         self._order = random.sample(self.requests, len(self.requests))
         self._turn = 0
+        self._keys = keys()
         self._due = time.perf_counter() + random.random() / PACE
         if self.paced:
             gevent.sleep(self._due - time.perf_counter())
@@ -68,7 +67,7 @@ class CheckingUser(FastHttpUser):
             self.base + request.route,
             name=self.kind,
             data=request.body,  # type: ignore[arg-type]  # bytes are sent as they are
-            headers={"Content-Type": request.content_type, **keys()},
+            headers={"Content-Type": request.content_type, **self._keys},
             catch_response=True,
         ) as response:
             outcome, problem, pause = self._judge(request, response)
