@@ -30,8 +30,8 @@ def measure(port: int, kind: Kind, seconds: float) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    options = parse(parser(__doc__), argv)
-    seconds = 0.7 if options.quick else 10.0
+    options = parse(parser(__doc__, seconds=(10.0, 0.7)), argv)
+    seconds = options.seconds
     rows: list[dict[str, Any]] = []
     for service, (target, kinds) in _SERVICES.items():
         say(f"serving {target}")

@@ -28,10 +28,12 @@ from benchmarks.harness import (
 if TYPE_CHECKING:
     import torch
 
+_DTYPES: Final = ("float32", "bfloat16", "float16")
 _SIZES: Final = (1, 2, 4, 8, 16, 32)
 _GPU_SIZES: Final = (*_SIZES, 64, 128)
 _QUICK_SIZES: Final = (1, 8)
 _LIMIT_SIZES: Final = (1, 8, 16, 32)
+_QUICK_LIMIT_SIZES: Final = (1, 32)
 # Dense 16-bit tensor operations a second, from NVIDIA's data sheets.
 _PEAK_FLOPS: Final = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12}
 
@@ -138,21 +140,21 @@ def resolved(device: str) -> str:
     return device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def limit(model: str, dtypes: dict[str, str], device: str, *, quick: bool) -> dict[str, Any]:
+def limit(options: Namespace, dtypes: dict[str, str]) -> dict[str, Any]:
     """Return what the towers alone reach, measured in a process of its own.
 
     `dtypes` and the answer are by `image` and `text`: items a second by batch size (`rates`)
     and the best of them (`rate`), and the p50 of a batch of one in ms (`lone_ms`).
     """
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        return pool.submit(_limit, model, dtypes, device, quick).result()
+        return pool.submit(_limit, options, dtypes).result()
 
 
-def _limit(model: str, dtypes: dict[str, str], device: str, quick: bool) -> dict[str, Any]:
-    seconds, sizes = (0.3, (1, 32)) if quick else (5.0, _LIMIT_SIZES)
+def _limit(options: Namespace, dtypes: dict[str, str]) -> dict[str, Any]:
+    seconds, sizes = options.seconds / 2, _QUICK_LIMIT_SIZES if options.quick else _LIMIT_SIZES
     found: dict[str, Any] = {}
     for kind, dtype in dtypes.items():
-        forward = Forward(model, dtype, device)
+        forward = Forward(options.model, dtype, options.device)
         tower = "image" if kind == "image" else forward.best_text
         figures = {
             size: forward.measure(forward.towers[tower], forward.batches(tower, size), seconds)
@@ -179,7 +181,6 @@ def measured(options: Namespace, dtype: str, device: str) -> Iterator[dict[str, 
     import torch
 
     forward = Forward(options.model, dtype, device)
-    seconds = 0.3 if options.quick else 3.0
     cuda = device == "cuda"
     peak = peak_flops(gpu_name()) if cuda and dtype != "float32" else None
     for name, tower in forward.towers.items():
@@ -188,7 +189,7 @@ def measured(options: Namespace, dtype: str, device: str) -> Iterator[dict[str, 
             if cuda:
                 torch.cuda.reset_peak_memory_stats()
             batches = forward.batches(name, size)
-            rate, batch_ms = forward.measure(tower, batches, seconds)
+            rate, batch_ms = forward.measure(tower, batches, options.seconds)
             row = {
                 "tower": name,
                 "dtype": dtype,
@@ -205,19 +206,22 @@ def measured(options: Namespace, dtype: str, device: str) -> Iterator[dict[str, 
                 with torch.inference_mode():
                     compiled(batches[0])
                 row["compile_seconds"] = time.perf_counter() - began
-                row["compiled_rate"] = forward.measure(compiled, batches, seconds)[0]
+                row["compiled_rate"] = forward.measure(compiled, batches, options.seconds)[0]
             say(f"{name}, {dtype}, batches of {size}: {rate:.1f} a second")
             yield row
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    made = parser(__doc__)
+    made = parser(__doc__, seconds=(3.0, 0.3))
+    made.add_argument(
+        "--dtypes", nargs="+", choices=_DTYPES, help="(default: all that the device is good at)"
+    )
     made.add_argument(
         "--compile", action="store_true", help="measure images through torch.compile as well"
     )
     options = parse(made, argv)
     device = resolved(options.device)
-    dtypes = ["float32", "bfloat16", *(["float16"] if device == "cuda" else [])]
+    dtypes = options.dtypes or (_DTYPES if device == "cuda" else _DTYPES[:2])
     rows = [row for dtype in dtypes for row in measured(options, dtype, device)]
     columns = {
         "tower": "tower",

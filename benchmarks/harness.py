@@ -276,12 +276,25 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def parser(description: str | None, *, model: bool = True) -> argparse.ArgumentParser:
-    """Return a parser with the arguments that benchmarks share."""
+def parser(
+    description: str | None, *, model: bool = True, seconds: tuple[float, float] | None = None
+) -> argparse.ArgumentParser:
+    """Return a parser with the arguments that benchmarks share.
+
+    `seconds` are how long a step takes where it is not told, and with --quick.
+    """
     made = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     made.add_argument("--quick", action="store_true", help="under a minute: a try, not a figure")
+    if seconds:
+        usual, quick = seconds
+        made.add_argument(
+            "--seconds",
+            type=float,
+            help=f"how long each step takes (default: {usual:g}; with --quick: {quick:g})",
+        )
+        made.set_defaults(usual_seconds=seconds)
     if model:
         made.add_argument(
             "--model",
@@ -304,6 +317,8 @@ def parse(made: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse
     options.argv = given
     if getattr(options, "model", "") is None:
         options.model = "shapes" if options.quick else "ViT-B-32"
+    if getattr(options, "seconds", 0.0) is None:
+        options.seconds = options.usual_seconds[options.quick]
     return options
 
 

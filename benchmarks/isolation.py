@@ -18,8 +18,8 @@ _MOST: Final = 4.0  # times the p50 of a text alone
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    options = parse(parser(__doc__), argv)
-    seconds = 3.0 if options.quick else 20.0
+    options = parse(parser(__doc__, seconds=(20.0, 3.0)), argv)
+    seconds = options.seconds
     with serving("service:VisionEncoder", **environment(options)) as server:
         say("one text client")
         text = load(server.port, "text", seconds=seconds)

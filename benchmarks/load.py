@@ -21,8 +21,9 @@ from typing import Any, Final, Literal
 
 from benchmarks.harness import ROOT, TEXTS, UKRAINIAN, percentile, photos
 
-Kind = Literal["text", "ukrainian", "image", "texts", "images"]
+Kind = Literal["text", "ukrainian", "image", "texts", "images", "bulk"]
 KINDS: Final[tuple[Kind, ...]] = ("image", "text")
+BULK: Final = 16  # images of a bulk request
 
 _CONNECTIONS: Final = 1000  # at most, in the open loop
 _IDLE_SECONDS: Final = 2.0  # older connections are opened anew: servers close them at 5 s
@@ -86,7 +87,8 @@ def load(port: int, kind: Kind, **options: Any) -> Loaded:
 
 
 def prepared(kind: Kind) -> list[bytes]:
-    """Return the HTTP requests to send in turn; `texts` and `images` are lists of one."""
+    """Return the HTTP requests to send in turn; `texts` and `images` are lists of one, `bulk` is
+    one of `BULK` images."""
     if kind == "texts":
         return [posted("/embed/texts", {"texts": [text]}) for text in TEXTS]
     if kind in ("text", "ukrainian"):
@@ -96,12 +98,15 @@ def prepared(kind: Kind) -> list[bytes]:
         ("/embed/image/upload", "file") if kind == "image" else ("/embed/images", "files")
     )
     before = (
-        f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="{field}"; filename="photo.jpg"'
+        f'\r\n--{_BOUNDARY}\r\nContent-Disposition: form-data; name="{field}"; filename="photo.jpg"'
         "\r\nContent-Type: image/jpeg\r\n\r\n"
     ).encode()
     after = f"\r\n--{_BOUNDARY}--\r\n".encode()
     content_type = f"multipart/form-data; boundary={_BOUNDARY}"
-    return [_posted(route, content_type, before + photo + after) for photo in photos(16)]
+    parts = [before + photo for photo in photos(BULK)]
+    if kind == "bulk":
+        parts = [b"".join(parts)]
+    return [_posted(route, content_type, part + after) for part in parts]
 
 
 def posted(route: str, body: dict[str, Any]) -> bytes:

@@ -26,7 +26,7 @@ from benchmarks.harness import (
     serving,
     table_of,
 )
-from benchmarks.load import KINDS, load
+from benchmarks.load import BULK, KINDS, load
 from bento import Settings
 
 PARTS: Final = ("ours", "handwritten", "sustained", "overload")
@@ -40,7 +40,7 @@ _COLUMNS: Final = {
     "service": "service",
     "kind": "kind",
     "clients": "clients",
-    "rate": "requests/s",
+    "rate": "items/s",
     "of_limit": "of the model alone",
     "p50": "p50 ms",
     "p95": "p95 ms",
@@ -53,16 +53,18 @@ _TARGET_COLUMNS: Final = {"target": "target", "value": "reached", "bound": "boun
 
 
 def step(name: str, server: Server, kind: Any, clients: int, seconds: float) -> dict[str, Any]:
-    """Load one route and return the figures, with the service's CPU time per request."""
+    """Load one route and return the figures, with the service's CPU time per item."""
     say(f"{name}: {kind}, {clients} clients")
+    items = BULK if kind == "bulk" else 1  # of a request
     before = server.cpu_seconds()
     loaded = load(server.port, kind, clients=clients, seconds=seconds)
-    cpu_ms = 1000 * (server.cpu_seconds() - before) / loaded.requests
+    cpu_ms = 1000 * (server.cpu_seconds() - before) / loaded.requests / items
     return {
-        "service": name,
-        "kind": kind,
+        "service": name if items == 1 else f"{name}, {items} a request",
+        "kind": kind if items == 1 else "image",
         "clients": clients,
         **asdict(loaded),
+        "rate": loaded.rate * items,
         "service_cpu_ms": cpu_ms,
     }
 
@@ -147,19 +149,19 @@ def targets(results: dict[str, Any]) -> list[dict[str, Any]]:
 
 def served(options: Namespace, results: dict[str, Any]) -> None:
     """Run the parts that were asked for, and what the model alone reaches around them."""
-    quick, parts = options.quick, options.only
-    seconds = 0.5 if quick else 10.0
+    quick, parts, seconds = options.quick, options.only, options.seconds
     loads, variables = results["loads"], environment(options)
     with serving(_SERVICE, **variables) as server:
         dtypes = _dtypes(server)
         say(f"the model alone, in {dtypes}")
-        before = limit(options.model, dtypes, options.device, quick=quick)
+        before = limit(options, dtypes)
         if "sustained" in parts:  # first: memory is compared with a service that did nothing
             results["sustained"] = sustained(server, 3.0 if quick else 60.0, seconds)
         if "ours" in parts:
             clients = _FEW_CLIENTS if quick else _CLIENTS
             loads += [step("ours", server, k, n, seconds) for k in KINDS for n in clients]
             loads.append(step("ours", server, "ukrainian", 32, seconds))
+            loads.append(step("ours", server, "bulk", 8, seconds))
     if "handwritten" in parts:
         command = [sys.executable, "-m", "benchmarks.handwritten"]
         with running(command, free_port(), "/readyz", **variables) as server:
@@ -171,7 +173,7 @@ def served(options: Namespace, results: dict[str, Any]) -> None:
             capacity = before["image"]["rate"]
             results["overload"] = overload(server, capacity, 3.0 if quick else 60.0)
     say("the model alone, again")
-    after = limit(options.model, dtypes, options.device, quick=quick)
+    after = limit(options, dtypes)
     mean = {
         kind: {key: (before[kind][key] + after[kind][key]) / 2 for key in ("rate", "lone_ms")}
         for kind in dtypes
@@ -209,7 +211,7 @@ def shown(results: dict[str, Any]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    made = parser(__doc__)
+    made = parser(__doc__, seconds=(10.0, 0.5))
     made.add_argument(
         "--only", nargs="+", choices=PARTS, default=PARTS, help="some of the parts (default: all)"
     )

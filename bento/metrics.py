@@ -98,7 +98,8 @@ class Metrics:
         from prometheus_client import generate_latest
 
         if torch := sys.modules.get("torch"):  # not imported for this alone
-            self.device_memory.set(torch.cuda.memory_allocated())
+            gpus = range(torch.cuda.device_count())  # one is used, not always the first
+            self.device_memory.set(sum(map(torch.cuda.memory_allocated, gpus)))
         return generate_latest(self._registry)
 
 

@@ -52,19 +52,20 @@ class Encoder:
             "max_pixels": settings.max_image_pixels,
         }
         torch.set_num_threads(max(1, available_cpus() // settings.workers))
+        torch.backends.cudnn.allow_tf32 = False  # float32 means that on a GPU too
         model.to(device).eval().requires_grad_(False)
         replace_attention(model)
         self.logit_scale = float(model.logit_scale.exp())
         visual, model.visual = model.visual, torch.nn.Identity()
         model.text_decoder = None  # CoCa's writes captions
-        self.image = ImageTower(visual, preprocess, device)
-        self.text = TextTower(model, tokenizer, device)
+        self.image = ImageTower(visual, preprocess, device, settings.max_batch_size)
+        self.text = TextTower(model, tokenizer, device, settings.max_batch_size)
         self.context_length = self.text.context_length
         for tower in (self.image, self.text):
             settle_dtype(tower, settings.dtype, device)
         self.embedding_dim = self._common_dimension()
-        if settings.compile:  # last: CUDA graphs belong to the thread that runs them first
-            self.image.compile(settings.max_batch_size)
+        if settings.compile:
+            self.image.compile()
 
     @classmethod
     def load(cls, settings: Settings) -> Encoder:

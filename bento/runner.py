@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     Preparation = Callable[[], torch.Tensor | Work]  # or what a thread of its own is to do
 
 Prepared = TypeVar("Prepared")
+
+logger = logging.getLogger("vision_encoder")
 
 HEALTH_SECONDS: Final = 5.0  # how long an answer of the device counts as a sign of life
 HEALTH_TIMEOUT: Final = 10.0
@@ -56,6 +59,7 @@ class Runner:
         self.name = name
         self.answered = monotonic()
         self._tower = tower
+        self._out_of_memory = out_of_memory
         self._shared = shared
         self.metrics = TowerMetrics(shared.metrics, name)
         self._accepted = 0  # items that are not yet answered
@@ -177,10 +181,19 @@ class Runner:
 
     def _warm_up(self) -> Iterator[tuple[int, int, float]]:
         """Run the batches that the tower asks for, in the thread that will run all others."""
-        probe = self._tower.probe()
-        for count in self._tower.warm_sizes:
-            items = [probe[i % len(probe)] for i in range(count)]
-            self._tower.embed(items)  # compiles, allocates, starts threads
+        for items in self._tower.warm_batches():
+            try:
+                self._tower.embed(items)  # compiles, records, allocates, starts threads
+            except Exception as error:
+                if not self._out_of_memory(error):
+                    raise
+                logger.warning(
+                    "the device's memory is too small for %d items of the %s runner at once: "
+                    "see MAX_BATCH_SIZE",
+                    len(items),
+                    self.name,
+                )
+                continue
             started = monotonic()
             self._tower.embed(items)
-            yield count, sum(map(self._tower.size, items)), monotonic() - started
+            yield len(items), sum(map(self._tower.size, items)), monotonic() - started

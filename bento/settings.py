@@ -51,7 +51,7 @@ class Settings(BaseSettings):
         pattern=r"^(auto|cpu|cuda|cuda:\d+)$",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="auto measures, for each tower, what is fastest and faithful."
+        "auto", description="auto measures, for each tower, what is faster and faithful."
     )
     compile: bool = Field(False, description="torch.compile the image tower before /readyz.")
     normalize_embeddings: bool = Field(True, description="When a request does not say.")

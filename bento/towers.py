@@ -6,7 +6,7 @@ import copy
 import logging
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from time import perf_counter
 from typing import Any, Final, Protocol
@@ -18,9 +18,11 @@ from open_clip.tokenizer import SimpleTokenizer
 from open_clip.transformer import TextTransformer, text_global_pool
 from PIL import Image
 from torch.nn.functional import cosine_similarity, pad
+from torch.nn.utils.rnn import pad_sequence
 from torchvision.transforms import Compose, Normalize  # type: ignore[import-untyped]
 
 from bento.errors import InvalidInput, ModelLoadError
+from bento.graphs import Graphs, sizes
 from bento.model import Embeddings
 
 logger = logging.getLogger("vision_encoder")
@@ -32,6 +34,7 @@ _CACHED_WORDS: Final = 100_000
 # What one more forward costs, in tokens: on 2 cores of an x86-64 CPU a ViT-B-32 text forward
 # in float32 takes about 18 ms + 0.45 ms a token; on a GPU 32 queries cost hardly more than one.
 _FORWARD_TOKENS: Final = {"cpu": 40, "cuda": 100_000}
+_LENGTH_STEP: Final = 16  # texts are padded to a multiple of it where forwards are recorded
 
 
 class Tower(Protocol):
@@ -39,7 +42,12 @@ class Tower(Protocol):
 
     module: Any
     dtype: str
-    warm_sizes: list[int]  # of the batches to run before the first that counts
+
+    def use(self, module: Any, dtype: str) -> None:
+        """Compute with a module whose weights have this dtype from now on."""
+
+    def warm_batches(self) -> Iterator[list[torch.Tensor]]:
+        """Yield the batches to run before the first that counts."""
 
     def probe(self) -> list[torch.Tensor]:
         """Return prepared items that are like what will come."""
@@ -59,10 +67,7 @@ class TextTower:
     similar length. All other text towers get their full context.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, device: str) -> None:
-        self.module = model
-        self.dtype = "float32"
-        self.warm_sizes = [8]
+    def __init__(self, model: Any, tokenizer: Any, device: str, max_batch_size: int) -> None:
         self.context_length = int(getattr(tokenizer, "context_length", None) or 77)
         self.cuts = _is_cuttable(_text_parts(model))
         self._tokenizer = _with_bounded_cache(tokenizer)
@@ -72,6 +77,13 @@ class TextTower:
         self._device = device
         self._stream = _stream(device, priority=-1)  # before images
         self._forward_tokens = _FORWARD_TOKENS[device.partition(":")[0]]
+        self._sizes = sizes(max_batch_size)
+        self.use(model, "float32")
+
+    def use(self, module: Any, dtype: str) -> None:
+        self.module = module
+        self.dtype = dtype
+        self._graphs = _graphs(self._forward, self._device, self._sizes)
 
     def prepare(self, text: str) -> torch.Tensor:
         """Tokenize a text; what lies beyond the context is cut off."""
@@ -89,6 +101,15 @@ class TextTower:
     def probe(self) -> list[torch.Tensor]:
         return [self.prepare("a photo of a cat" * n) for n in (1, 1, 1, 1, 2, 2, 3, 4)]
 
+    def warm_batches(self) -> Iterator[list[torch.Tensor]]:
+        if self._graphs is None:
+            yield self.probe()
+            return
+        lengths = {self._padded(n) for n in range(1, self.context_length + 1)}
+        for length in sorted(lengths, reverse=True):
+            for size in reversed(self._sizes):  # smaller ones get the memory of the first
+                yield [torch.ones(length, dtype=torch.int64)] * size
+
     def size(self, item: torch.Tensor) -> int:
         return len(item)  # tokens
 
@@ -101,16 +122,27 @@ class TextTower:
         return embeddings
 
     def _embed_group(self, items: Sequence[torch.Tensor]) -> Embeddings:
-        length = max(len(item) for item in items)
-        tokens = torch.stack([pad(item, (0, length - len(item))) for item in items])
+        tokens = pad_sequence(list(items), batch_first=True)  # (n, length)
         with torch.inference_mode(), self._stream():
-            tokens = tokens.to(self._device)
-            embeddings = self._cut_forward(tokens) if self.cuts else self._forward(tokens)
-            embeddings = embeddings.float().cpu()
-            return np.asarray(embeddings.numpy())
+            if self._graphs is None:
+                embeddings = self._forward(tokens.to(self._device))
+            else:
+                length = tokens.shape[1]
+                embeddings = self._graphs(pad(tokens, (0, self._padded(length) - length)))
+            return np.asarray(embeddings.cpu().numpy())
 
-    def _forward(self, tokens: torch.Tensor) -> Any:
-        return self.module.encode_text(tokens, normalize=False)
+    def _padded(self, length: int) -> int:
+        """Return what texts of a length are padded to, so that few lengths are recorded."""
+        if not self.cuts:
+            return self.context_length
+        return min(-(-length // _LENGTH_STEP) * _LENGTH_STEP, self.context_length)
+
+    def _forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        if self.cuts:
+            embeddings: torch.Tensor = self._cut_forward(tokens)
+        else:
+            embeddings = self.module.encode_text(tokens, normalize=False)
+        return embeddings.float()
 
     def _cut_forward(self, tokens: torch.Tensor) -> Any:
         """Do what `encode_text` does, with mask and positions cut to (n, length) tokens."""
@@ -141,15 +173,12 @@ class ImageTower:
     scaling to 0..1 and normalising once a batch, on the device and in float32.
     """
 
-    def __init__(self, visual: Any, preprocess: Any, device: str) -> None:
+    def __init__(self, visual: Any, preprocess: Any, device: str, max_batch_size: int) -> None:
         *spatial, to_tensor, normalize = preprocess.transforms
         if not isinstance(normalize, Normalize) or "ToTensor" not in type(to_tensor).__name__:
             raise ModelLoadError(
                 f"the preprocessing of this model does not end in ToTensor, Normalize: {preprocess}"
             )
-        self.module = visual
-        self.dtype = "float32"
-        self.warm_sizes = [1]
         self._spatial = Compose(spatial)
         # of values from 0 to 255
         self._mean = torch.tensor(normalize.mean, device=device).view(3, 1, 1) * 255
@@ -157,7 +186,14 @@ class ImageTower:
         self._device = device
         self._stream = _stream(device, priority=0)
         self._copies = _stream(device, priority=0)
+        self._sizes = sizes(max_batch_size)
+        self.use(visual, "float32")
+
+    def use(self, module: Any, dtype: str) -> None:
+        self.module = module
+        self.dtype = dtype
         self._compiled: Callable[[torch.Tensor], Any] | None = None
+        self._graphs = _graphs(self._forward, self._device, self._sizes)
 
     def prepare(self, image: Image.Image) -> torch.Tensor:
         """Resize and crop an RGB image as the model does, and move it to the device.
@@ -184,56 +220,59 @@ class ImageTower:
         image = self.prepare(Image.fromarray(noise))
         return [image] * (1 if self._device == "cpu" else 16)
 
+    def warm_batches(self) -> Iterator[list[torch.Tensor]]:
+        several = self._graphs is not None or self._compiled is not None
+        for size in reversed(self._sizes) if several else [1]:
+            yield self.probe()[:1] * size
+
     def size(self, item: torch.Tensor) -> int:
         return 1
 
     def embed(self, items: Sequence[torch.Tensor]) -> Embeddings:
         with torch.inference_mode(), self._stream():
-            x = torch.stack(list(items)).permute(0, 3, 1, 2)  # (n, 3, height, width)
-            x = x.contiguous().sub(self._mean).div_(self._std).to(getattr(torch, self.dtype))
-            embeddings = _first(self.module(x)) if self._compiled is None else self._run_compiled(x)
-            return embeddings.float().cpu().numpy()
+            batch = torch.stack(list(items))  # uint8 (n, height, width, 3)
+            embeddings = self._forward(batch) if self._graphs is None else self._graphs(batch)
+            return np.asarray(embeddings.cpu().numpy())
 
-    def compile(self, max_batch_size: int) -> None:
-        """Compile for batches of 1, 2, 4 … `max_batch_size` images, each when it first runs.
+    def compile(self) -> None:
+        """Compile for the few sizes that batches are padded to, each when it first runs.
 
-        Other batches are padded to the next of them. Raises `ModelLoadError` without a compiler.
+        Raises `ModelLoadError` without a compiler.
         """
         if not (os.environ.get("CXX") or shutil.which("g++")):
             raise ModelLoadError(
                 "COMPILE=true needs a C++ compiler, and there is no g++ here: install it (an image "
                 "has it by `make image COMPILER=1`), or leave COMPILE away"
             )
-        sizes = [2**i for i in range(max_batch_size.bit_length()) if 2**i < max_batch_size]
-        self.warm_sizes = [*sizes, max_batch_size]
         # dynamo gives up on a module after 8 shapes
-        torch._dynamo.config.recompile_limit = len(self.warm_sizes)
-        # CUDA graphs replay a batch without launching its kernels one by one
-        mode = "default" if self._device == "cpu" else "reduce-overhead"
-        self._compiled = torch.compile(self.module, dynamic=False, mode=mode)
+        torch._dynamo.config.recompile_limit = len(self._sizes)
+        self._compiled = torch.compile(self.module, dynamic=False)
+
+    def _forward(self, batch: torch.Tensor) -> torch.Tensor:
+        x = batch.permute(0, 3, 1, 2).contiguous()  # (n, 3, height, width)
+        x = x.sub(self._mean).div_(self._std).to(getattr(torch, self.dtype))
+        return (_first(self.module(x)) if self._compiled is None else self._run_compiled(x)).float()
 
     def _run_compiled(self, x: torch.Tensor) -> torch.Tensor:
         assert self._compiled is not None
-        bucket = next(size for size in self.warm_sizes if size >= len(x))
-        padded = torch.cat([x, x.new_zeros(bucket - len(x), *x.shape[1:])])
+        size = next(size for size in self._sizes if size >= len(x))
+        padded = torch.cat([x, x.new_zeros(size - len(x), *x.shape[1:])])
         return _first(self._compiled(padded))[: len(x)]
 
 
 def settle_dtype(tower: Tower, wanted: str, device: str) -> None:
-    """Bring a float32 tower to the dtype wanted; `auto` is the fastest that is faithful enough.
+    """Bring a float32 tower to the dtype wanted; `auto` is a faster one that is faithful enough.
 
-    A dtype is faithful when its embeddings of the probe pass `FIDELITY`.
+    A dtype is faithful when its embeddings of the probe pass `FIDELITY`. Of two that are, the more
+    exact one is taken, not the faster: noise would let workers of one service differ.
     """
     if wanted != "auto":
-        tower.module = tower.module.to(getattr(torch, wanted))
-        tower.dtype = wanted
+        tower.use(tower.module.to(getattr(torch, wanted)), wanted)
         return
-    exact_module = tower.module
-    items = tower.probe()
-    exact, fastest = _timed(tower, items)
-    best = exact_module, "float32"
+    exact_module, items = tower.module, tower.probe()
+    exact, exact_seconds = _timed(tower, items)
     for dtype in _candidates(device):
-        tower.module, tower.dtype = copy.deepcopy(exact_module).to(getattr(torch, dtype)), dtype
+        tower.use(copy.deepcopy(exact_module).to(getattr(torch, dtype)), dtype)
         embeddings, seconds = _timed(tower, items)
         cosine = cosine_similarity(torch.from_numpy(exact), torch.from_numpy(embeddings)).min()
         faithful = bool(cosine >= FIDELITY[dtype])  # False for NaN
@@ -242,14 +281,14 @@ def settle_dtype(tower: Tower, wanted: str, device: str) -> None:
             extra={
                 "tower": type(tower).__name__,
                 "dtype": dtype,
-                "speedup": round(fastest / seconds, 2),
+                "speedup": round(exact_seconds / seconds, 2),
                 "cosine": round(float(cosine), 6),
                 "faithful": faithful,
             },
         )
-        if faithful and seconds * _GAIN < fastest:
-            best, fastest = (tower.module, dtype), seconds
-    tower.module, tower.dtype = best
+        if faithful and seconds * _GAIN < exact_seconds:
+            return
+    tower.use(exact_module, "float32")
 
 
 def out_of_memory(error: Exception) -> bool:
@@ -266,6 +305,7 @@ def device_lost(error: Exception) -> bool:
 
 
 def _candidates(device: str) -> list[str]:
+    """Return the dtypes that the device may be faster in, the most exact one first."""
     if device != "cpu":
         return ["float16", "bfloat16"]
     has = torch.cpu.get_capabilities()
@@ -283,6 +323,16 @@ def _timed(tower: Tower, items: list[torch.Tensor]) -> tuple[Embeddings, float]:
         embeddings = tower.embed(items)
         times.append(perf_counter() - started)
     return embeddings, min(times)
+
+
+def _graphs(
+    forward: Callable[[torch.Tensor], torch.Tensor], device: str, sizes: Sequence[int]
+) -> Graphs | None:
+    """Return what records a forward on a GPU, once its weights are there."""
+    if device == "cpu":
+        return None
+    torch.cuda.synchronize(device)  # copies and casts ran on another stream
+    return Graphs(forward, device, sizes)
 
 
 def _stream(device: str, *, priority: int) -> Callable[[], AbstractContextManager[Any]]:

@@ -26,7 +26,6 @@ class Tower:
     """A stand-in for a tower: it can be made to fail, to hang or to die."""
 
     def __init__(self) -> None:
-        self.warm_sizes: list[int] = []
         self.batches: list[int] = []
         self.prepared = 0
         self.fails: BaseException | None = None
@@ -35,6 +34,9 @@ class Tower:
 
     def probe(self) -> list[torch.Tensor]:
         return [torch.zeros(10, dtype=torch.uint8)]
+
+    def warm_batches(self) -> list[list[torch.Tensor]]:
+        return []
 
     def size(self, item: torch.Tensor) -> int:
         return 1
@@ -108,6 +110,34 @@ def sample(towers: Towers, name: str, **labels: str) -> float:
         if line.startswith(f"vision_encoder_{name}{wanted if labels else ''} "):
             return float(line.rpartition(" ")[2])
     raise AssertionError(f"no {name}{wanted}")
+
+
+def test_a_size_that_the_memory_does_not_hold_is_left_out_of_the_warm_up(
+    towers: Towers, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    items = [torch.tensor([1])] * 8
+    embed = towers.image.embed
+
+    def only_four(batch: list[torch.Tensor]) -> Any:
+        if len(batch) > 4:
+            raise MemoryError
+        return embed(batch)
+
+    monkeypatch.setattr(towers.image, "warm_batches", lambda: [items, items[:4], items[:1]])
+    monkeypatch.setattr(towers.image, "embed", only_four)
+    runners = make(towers)
+    runners.close()
+    assert towers.image.batches == [4, 4, 1, 1]
+    assert "too small for 8 items of the image runner at once: see MAX_BATCH_SIZE" in caplog.text
+
+
+def test_what_else_fails_in_the_warm_up_lets_nothing_start(
+    towers: Towers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(towers.text, "warm_batches", lambda: [[torch.tensor([1])]])
+    towers.text.fails = RuntimeError("no kernel")
+    with pytest.raises(RuntimeError, match="no kernel"):
+        make(towers)
 
 
 def test_an_embedding_is_normalised_when_asked(runners: Runners) -> None:

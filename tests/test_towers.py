@@ -28,6 +28,7 @@ from torchvision.transforms import (
 
 from bento import Encoder, Settings
 from bento.errors import ModelLoadError
+from bento.graphs import Graphs, sizes
 from bento.images import decode_image
 from bento.model import Embeddings
 from bento.towers import ImageTower, _groups, settle_dtype
@@ -425,7 +426,7 @@ def test_every_preprocessing_of_open_clip_is_followed(
 )
 def test_a_preprocessing_that_cannot_be_split_is_refused(clip: Pair, steps: list[Any]) -> None:
     with pytest.raises(ModelLoadError, match="does not end in ToTensor, Normalize"):
-        ImageTower(clip.model.model.visual, Compose(steps), "cpu")
+        ImageTower(clip.model.model.visual, Compose(steps), "cpu", 8)
 
 
 @pytest.mark.skipif(
@@ -435,11 +436,12 @@ def test_a_compiled_tower_gives_the_same_embeddings_for_every_batch_size(
     pictures: dict[str, Image.Image], tmp_path: Path
 ) -> None:
     model = Model(_architecture(CLIP, VIT | {"layers": 1}, {}, cuts=True), tmp_path)
-    encoder = model.encoder()
+    encoder = model.encoder(max_batch_size=4)
     names = ["photo", "gradient", "stripes", "white_noise", "2x3"]
     given = [pictures[name] for name in names]
-    encoder.image.compile(4)
-    assert encoder.image.warm_sizes == [1, 2, 4]
+    assert [len(batch) for batch in encoder.image.warm_batches()] == [1]
+    encoder.image.compile()
+    assert [len(batch) for batch in encoder.image.warm_batches()] == [4, 2, 1]
     for count in (1, 2, 3, 4):
         got = encoder.encode_images(given[:count], normalize=False)
         wanted = model.images(given[:count], normalize=False)
@@ -467,10 +469,14 @@ class FakeTower:
 
     def __init__(self, **behaviour: tuple[float, float]) -> None:
         torch.manual_seed(5)
-        self.module = torch.nn.Linear(8, 8)
-        self.dtype = "float32"
-        self.warm_sizes = [1]
+        self.use(torch.nn.Linear(8, 8), "float32")
         self._behaviour = {"float32": (4.0, 1.0), **behaviour}
+
+    def use(self, module: torch.nn.Module, dtype: str) -> None:
+        self.module, self.dtype = module, dtype
+
+    def warm_batches(self) -> Iterator[list[torch.Tensor]]:
+        yield self.probe()
 
     def probe(self) -> list[torch.Tensor]:
         return list(torch.randn(6, 8, generator=torch.Generator().manual_seed(6)))
@@ -508,9 +514,10 @@ def test_auto_takes_a_dtype_that_is_faithful_and_faster() -> None:
     assert settled(float16=(1, FAITHFUL_16), bfloat16=SLOW).dtype == "float16"
 
 
-def test_auto_takes_the_fastest_of_the_faithful() -> None:
-    assert settled(float16=(2, FAITHFUL_16), bfloat16=(1, FAITHFUL_B16)).dtype == "bfloat16"
-    assert settled(float16=(1, FAITHFUL_16), bfloat16=(2, FAITHFUL_B16)).dtype == "float16"
+def test_auto_takes_the_most_exact_of_those_that_are_faithful_and_faster() -> None:
+    assert settled(float16=(2, FAITHFUL_16), bfloat16=(1, FAITHFUL_B16)).dtype == "float16"
+    assert settled(float16=(3.9, FAITHFUL_16), bfloat16=(1, FAITHFUL_B16)).dtype == "bfloat16"
+    assert settled(float16=(1, 0.9), bfloat16=(2, FAITHFUL_B16)).dtype == "bfloat16"
     assert settled(float16=(2, FAITHFUL_16), bfloat16=(0.5, 0.9)).dtype == "float16"
 
 
@@ -558,3 +565,75 @@ def test_auto_on_a_real_tower_leaves_float32_weights_as_they_were_or_takes_a_fai
     for tower in (encoder.text, encoder.image):
         assert tower.dtype in ("float32", "bfloat16", "float16")
         assert {w.dtype for w in tower.module.parameters()} == {getattr(torch, tower.dtype)}
+
+
+# ---- forwards that are recorded, as on a GPU, by a stand-in that computes them anew
+
+
+class Recording(Graphs):
+    """Records as `Graphs` does, without CUDA: a replay fills the same result again."""
+
+    def __init__(self, forward: Callable[[torch.Tensor], torch.Tensor], most: int) -> None:
+        self._forward, self._device, self._sizes = forward, "cpu", sizes(most)
+        self._recorded: dict[Any, Any] = {}
+        self.shapes: list[tuple[int, ...]] = []
+
+    def _record(self, given: torch.Tensor) -> Callable[[], torch.Tensor]:
+        self.shapes.append(tuple(given.shape))
+        result = self._forward(given).clone()
+
+        def replay() -> torch.Tensor:
+            return result.copy_(self._forward(given))
+
+        return replay
+
+
+def test_recorded_texts_have_few_shapes_and_their_own_embeddings(clip: Pair) -> None:
+    encoder = clip.model.encoder(max_batch_size=10)
+    tower, texts = encoder.text, list(dict.fromkeys(TEXTS))
+    tower._graphs = Recording(tower._forward, 10)
+    wanted = clip.model.texts(texts, normalize=False)
+    rng = np.random.default_rng(0)
+    for count in (*range(1, 11), *range(10, 0, -1)):
+        of = rng.choice(len(texts), count, replace=False)
+        got = encoder.encode_texts([texts[i] for i in of], normalize=False)
+        assert_same(got, wanted[of], [texts[i] for i in of])
+    seen = set(tower._graphs.shapes)
+    assert len(seen) == len(tower._graphs.shapes)
+    warmed = {(len(batch), len(batch[0])) for batch in tower.warm_batches()}
+    assert seen <= warmed
+    assert {count for count, _ in warmed} == {1, 2, 4, 8, 10}
+
+
+def test_recorded_images_have_few_shapes_and_their_own_embeddings(
+    clip: Pair, pictures: dict[str, Image.Image]
+) -> None:
+    encoder = clip.model.encoder(max_batch_size=10)
+    names = list(pictures)[:10]
+    encoder.image._graphs = Recording(encoder.image._forward, 10)
+    wanted = clip.model.images([pictures[name] for name in names], normalize=False)
+    for count in (*range(1, 11), *range(10, 0, -1)):
+        got = encoder.encode_images([pictures[name] for name in names[-count:]], normalize=False)
+        assert_same(got, wanted[-count:], names[-count:])
+    assert sorted(shape[0] for shape in encoder.image._graphs.shapes) == [1, 2, 4, 8, 10]
+    assert [len(batch) for batch in encoder.image.warm_batches()] == [10, 8, 4, 2, 1]
+
+
+def test_a_recording_that_the_memory_cannot_hold_frees_the_others() -> None:
+    def forward(batch: torch.Tensor) -> torch.Tensor:
+        if len(batch) > 4:
+            raise torch.OutOfMemoryError
+        return batch + 1
+
+    graphs = Recording(forward, 8)
+    assert graphs(torch.zeros(3, 2)).sum() == 6
+    with pytest.raises(torch.OutOfMemoryError):
+        graphs(torch.zeros(5, 2))
+    assert graphs(torch.zeros(3, 2)).sum() == 6
+    assert graphs.shapes == [(4, 2), (8, 2), (4, 2)]
+
+
+def test_batches_are_padded_to_few_sizes() -> None:
+    assert sizes(1) == [1]
+    assert sizes(32) == [1, 2, 4, 8, 16, 24, 32]
+    assert sizes(100) == [1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 100]
