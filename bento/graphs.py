@@ -32,7 +32,7 @@ class Graphs:
         self._device = device
         self._sizes = sizes
         self._recorded: dict[torch.Size, tuple[torch.Tensor, Callable[[], torch.Tensor]]] = {}
-        self._pool: Any = torch.cuda.graph_pool_handle()
+        self._pool: Any = None  # of memory, that all recordings use in turn
 
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
         """Return the forward of a batch; it is overwritten by the next of this shape."""
@@ -44,6 +44,7 @@ class Graphs:
                 self._recorded[shape] = given, self._record(given)
             except torch.OutOfMemoryError:
                 self._recorded.clear()  # a smaller batch gets their memory
+                self._pool = None
                 raise
         given, replay = self._recorded[shape]
         given[: len(batch)].copy_(batch)
@@ -52,6 +53,7 @@ class Graphs:
     def _record(self, given: torch.Tensor) -> Callable[[], torch.Tensor]:
         """Return what computes the forward of `given` anew."""
         self._forward(given)  # compiles, chooses kernels, allocates
+        self._pool = self._pool or torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
         stream = torch.cuda.current_stream(self._device)
         try:

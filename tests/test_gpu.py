@@ -128,25 +128,50 @@ def test_both_towers_are_recorded(caplog: pytest.LogCaptureFixture) -> None:
     assert not caplog.records
 
 
-def test_a_forward_that_cannot_be_recorded_runs_all_the_same(
-    caplog: pytest.LogCaptureFixture, image_rows: Embeddings
-) -> None:
-    encoder = load()
-    visual = encoder.image.module
-
-    class Waits(torch.nn.Module):
-        def forward(self, x: torch.Tensor) -> Any:
-            torch.cuda.current_stream().synchronize()  # which no recording may do
-            return visual(x)
-
-    encoder.image.use(Waits(), "float32")
-    items = prepared(encoder.image, [scene_image(seed) for seed in SEEDS])
-    with caplog.at_level(logging.WARNING, "vision_encoder"):
-        for size in (1, 3, MOST, 3):
-            assert_close(encoder.image.embed(items[:size]), image_rows[:size], "float32")
-    assert "runs without CUDA graphs" in caplog.text
+def run(program: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env={**os.environ, "MODEL_NAME": BUNDLED},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
 
 
+FAIL_TO_RECORD: Final = """
+import numpy as np
+import torch
+from bento import Encoder, Settings
+from tests.conftest import scene_image
+
+encoder = Encoder.load(Settings(device="cuda", dtype="float32"))
+items = [encoder.image.prepare(scene_image(seed)) for seed in range(4)]
+rows = encoder.image.embed(items)
+visual = encoder.image.module
+
+
+class Waits(torch.nn.Module):
+    def forward(self, x):
+        torch.cuda.current_stream().synchronize()  # which no recording may do
+        return visual(x)
+
+
+encoder.image.use(Waits(), "float32")
+for size in (1, 3, 4, 3):
+    print(np.abs(encoder.image.embed(items[:size]) - rows[:size]).max())
+"""
+
+
+def test_a_forward_that_cannot_be_recorded_runs_all_the_same() -> None:
+    # in a process of its own: torch's allocator does not get over a recording that failed
+    done = run(FAIL_TO_RECORD)
+    assert [float(line) < 1e-4 for line in done.stdout.split()] == [True] * 4, done.stderr
+    assert "runs without CUDA graphs" in done.stderr
+
+
+# inductor recommends TF32, which is not float32
+@pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores")
 def test_a_compiled_tower_gives_the_same(image_rows: Embeddings) -> None:
     encoder = load(compile=True, max_batch_size=4)
     items = prepared(encoder.image, [scene_image(seed) for seed in SEEDS])
@@ -212,14 +237,7 @@ for tokens in ([10**6], [1]):  # an id beyond the vocabulary, then a good one
 
 
 def test_a_lost_device_is_known_and_answers_nothing_more() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", LOSE],
-        cwd=ROOT,
-        env={**os.environ, "MODEL_NAME": BUNDLED},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    done = run(LOSE)
     assert done.stdout.split() == ["True", "True"], done.stderr
 
 

@@ -575,7 +575,7 @@ class Recording(Graphs):
 
     def __init__(self, forward: Callable[[torch.Tensor], torch.Tensor], most: int) -> None:
         self._forward, self._device, self._sizes = forward, "cpu", sizes(most)
-        self._recorded: dict[Any, Any] = {}
+        self._recorded, self._pool = {}, None
         self.shapes: list[tuple[int, ...]] = []
 
     def _record(self, given: torch.Tensor) -> Callable[[], torch.Tensor]:
