@@ -11,6 +11,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import asdict
+from statistics import median
 from typing import Any, Final
 
 from benchmarks.forward import limit
@@ -102,11 +103,14 @@ def overload(server: Server, capacity: float, seconds: float) -> dict[str, Any]:
             server.port, "image", rate=_OVERLOAD * capacity, seconds=seconds, busy_allowed=True
         )
     after = load(server.port, "image", seconds=seconds / 10)
+    quarter = len(memory) // 4
+    grown = median(memory[-quarter:]) - median(memory[-2 * quarter : -quarter])
     return {
         "capacity": capacity,
         **asdict(loaded),
         "after_over_before": after.p50 / before.p50,
         "peak_over_before_mb": (max(memory) - held) / 1e6,
+        "grown_mb": grown / 1e6,
     }
 
 
@@ -144,6 +148,7 @@ def targets(results: dict[str, Any]) -> list[dict[str, Any]]:
         target("p99 of accepted, overloaded, ms", p99, most=_MAX_QUEUE_MS + batch_ms)
         target("lone image p50 after it, over before", over["after_over_before"], most=1.1)
         target("peak memory over before it, MB", over["peak_over_before_mb"], most=200)
+        target("memory, last quarter of it over the one before, MB", over["grown_mb"], most=20)
     return found
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from open_clip.transformer import ResidualAttentionBlock
 from torch import nn
-from torch.nn.functional import linear, scaled_dot_product_attention
+from torch.nn.functional import scaled_dot_product_attention
 
 
 class SelfAttention(nn.Module):
@@ -20,8 +20,9 @@ class SelfAttention(nn.Module):
 
     def __init__(self, attention: nn.MultiheadAttention) -> None:
         super().__init__()
-        self.in_proj_weight = attention.in_proj_weight
-        self.in_proj_bias = attention.in_proj_bias
+        self.in_proj = nn.Linear(1, 1, device="meta")
+        self.in_proj.weight = attention.in_proj_weight
+        self.in_proj.bias = attention.in_proj_bias
         self.out_proj = attention.out_proj
         self.num_heads = attention.num_heads
 
@@ -34,8 +35,7 @@ class SelfAttention(nn.Module):
         attn_mask: torch.Tensor | None = None,  # (length, length) or (n * heads, length, length)
     ) -> tuple[torch.Tensor, None]:
         n, length, width = query.shape
-        projected = linear(query, self.in_proj_weight, self.in_proj_bias)
-        q, k, v = projected.view(n, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        q, k, v = self.in_proj(query).view(n, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         if attn_mask is not None and attn_mask.dim() == 3:
             attn_mask = attn_mask.view(n, self.num_heads, length, length)
         attended = scaled_dot_product_attention(q, k, v, attn_mask=attn_mask)

@@ -39,6 +39,7 @@ class Encoder:
         import torch
 
         from bento.attention import replace_attention
+        from bento.packing import pack_linear_layers
         from bento.towers import ImageTower, TextTower, settle_dtype
 
         self.device = device
@@ -66,6 +67,10 @@ class Encoder:
         self.embedding_dim = self._common_dimension()
         if settings.compile:
             self.image.compile()
+        if device == "cpu":
+            pack_linear_layers(self.text.module)
+            if not settings.compile:  # which does that itself
+                pack_linear_layers(self.image.module)
 
     @classmethod
     def load(cls, settings: Settings) -> Encoder:

@@ -16,6 +16,7 @@ import open_clip
 import pytest
 import torch
 from open_clip.tokenizer import SimpleTokenizer
+from open_clip.transformer import ResidualAttentionBlock
 from PIL import Image
 from torchvision.transforms import (
     CenterCrop,
@@ -31,6 +32,7 @@ from bento.errors import ModelLoadError
 from bento.graphs import Graphs, sizes
 from bento.images import decode_image
 from bento.model import Embeddings
+from bento.packing import PackedLinear
 from bento.towers import ImageTower, _groups, settle_dtype
 
 from .conftest import Reference
@@ -429,6 +431,54 @@ def test_a_preprocessing_that_cannot_be_split_is_refused(clip: Pair, steps: list
         ImageTower(clip.model.model.visual, Compose(steps), "cpu", 8)
 
 
+def test_parts_of_a_batch_come_back_in_order_and_share_the_cores(
+    clip: Pair, pictures: dict[str, Image.Image]
+) -> None:
+    torch.set_num_threads(2)
+    tower = ImageTower(clip.model.model.visual, clip.model.preprocess, "cpu", 32)
+    items = [tower.prepare(picture) for picture in pictures.values()][:33]
+    alone = np.concatenate([tower.embed([item]) for item in items])
+    seen = []
+
+    def embed(part: Sequence[torch.Tensor]) -> Embeddings:
+        seen.append((len(part), torch.get_num_threads()))
+        return ImageTower._embed(tower, part)
+
+    tower._embed = embed  # type: ignore[method-assign]
+    for count in (1, 15, 16, 17, 33):
+        assert_same(tower.embed(items[:count]), alone[:count], list(pictures))
+    whole, parts = [(1, 2), (15, 2)], [(8, 1), (8, 1), (8, 1), (9, 1), (16, 1), (17, 1)]
+    assert sorted(seen) == sorted([*whole, *parts])
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.skipif(
+    not torch.backends.mkldnn.is_available(),  # type: ignore[no-untyped-call]
+    reason="this torch has no oneDNN",
+)
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_packed_layer_computes_what_it_was_made_of(bias: bool) -> None:
+    torch.manual_seed(1)
+    layer = torch.nn.Linear(48, 96, bias=bias).bfloat16()
+    for shape in ((1, 48), (1, 7, 48), (3, 50, 48)):
+        x = torch.randn(shape).bfloat16()
+        with torch.inference_mode():
+            got, wanted = PackedLinear(layer)(x), layer(x)
+        assert got.dtype == torch.bfloat16
+        torch.testing.assert_close(got, wanted, rtol=2**-7, atol=2**-7)
+
+
+def test_the_layers_of_16_bit_towers_are_packed_and_no_others(pair: Pair) -> None:
+    def packed(dtype: str) -> int:
+        encoder = pair.model.encoder(dtype=dtype)
+        layers = [*encoder.text.module.modules(), *encoder.image.module.modules()]
+        return sum(isinstance(layer, PackedLinear) for layer in layers)
+
+    blocks = [b for b in pair.model.model.modules() if isinstance(b, ResidualAttentionBlock)]
+    assert packed("float32") == packed("float16") == 0
+    assert packed("bfloat16") >= 2 * len(blocks)
+
+
 @pytest.mark.skipif(
     not shutil.which("g++"), reason="torch.compile needs a C++ compiler: there is no g++ here"
 )
@@ -561,7 +611,8 @@ def test_auto_on_a_real_tower_leaves_float32_weights_as_they_were_or_takes_a_fai
     visual = clip.model.model.visual.state_dict()
     settled = encoder.image.module.state_dict()
     if encoder.image.dtype == "float32":
-        assert all(torch.equal(settled[name], visual[name]) for name in visual)
+        for name in visual:
+            assert torch.equal(settled[name.replace("in_proj_", "in_proj.")], visual[name])
     for tower in (encoder.text, encoder.image):
         assert tower.dtype in ("float32", "bfloat16", "float16")
         assert {w.dtype for w in tower.module.parameters()} == {getattr(torch, tower.dtype)}
