@@ -57,7 +57,7 @@ class Runners:
         image_batch_seconds: float = IMAGE_BATCH_SECONDS,
     ) -> None:
         self._encoder = encoder
-        cpus = available_cpus()
+        cpus = max(1, available_cpus() // settings.workers)
         self._threads = ThreadPoolExecutor(cpus, "prepare")
         self._large = ThreadPoolExecutor(1, "prepare-large")
         shared = Shared(settings, budget, metrics, self._threads, cpus, self._large, on_death)

@@ -881,6 +881,28 @@ def test_a_mistake_in_the_settings_of_several_workers_is_a_sentence() -> None:
     assert "QDRANT_HOST" in done.stderr and "Traceback" not in done.stderr
 
 
+def test_what_is_loaded_is_out_of_the_garbage_collectors_way() -> None:
+    program = """
+import gc, time
+from service import VisionEncoder
+
+service = VisionEncoder.inner()
+while not service.__is_ready__():
+    time.sleep(0.05)
+print(gc.get_freeze_count(), len(gc.get_objects()))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env={**os.environ, "MODEL_NAME": BUNDLED, "QDRANT_ENABLED": "false"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    kept, watched = map(int, done.stdout.split()[-2:])
+    assert kept > 10 * watched, done.stderr
+
+
 @pytest.mark.parametrize(
     ("device", "gpu"), [("cpu", None), ("auto", None), ("cuda", 1), ("cuda:1", 1)]
 )
