@@ -53,7 +53,7 @@ serve: install check-port ## serve on PORT (8001)
 	@exec $(BIN)/bentoml serve service:VisionEncoder
 
 test: install ## run the tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 loadtest: install ## a minute of load that ends in pass or fail (PROFILE, SHAPE, SECONDS, RATE, WEIGHTS; HOST)
 	@$(BIN)/python -m loadtests --slo-profile $(or $(PROFILE),ci) $(if $(HOST),--host $(HOST)) \

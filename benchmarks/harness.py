@@ -155,7 +155,10 @@ class Server:
         return self._sum(lambda process: sum(process.cpu_times()[:2]))
 
     def memory_bytes(self) -> int:
-        """Return the memory that the process tree alone holds (USS; RSS where refused)."""
+        """Return the memory that the process tree holds itself, without the files that it maps.
+
+        What it maps others may map too, and then it is nobody's own, as torch is in tests.
+        """
         return int(self._sum(_memory))
 
     @contextmanager
@@ -185,10 +188,8 @@ class Server:
 
 
 def _memory(process: psutil.Process) -> float:
-    try:
-        return float(process.memory_full_info().uss)
-    except psutil.AccessDenied:
-        return float(process.memory_info().rss)
+    info = process.memory_info()
+    return float(info.rss - getattr(info, "shared", 0))
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from rag import commands
 from rag.cli import main
 from rag.edge import EdgeStore
 
@@ -26,7 +27,7 @@ Run = Callable[..., tuple[int, str, str]]
 def run(server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Run the command against the served service; return its status, output and errors."""
     monkeypatch.setenv("VISION_ENCODER_URL", server.url)
-    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setattr(commands._out, "width", 300)
 
     def run(*arguments: str | Path) -> tuple[int, str, str]:
         status = main([str(argument) for argument in arguments])
