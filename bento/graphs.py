@@ -22,7 +22,7 @@ class Graphs:
 
     A forward launches hundreds of kernels from Python, and each launch competes for the
     interpreter with the requests that are being answered. A batch, (n, …), is padded to the next
-    of `sizes`. A forward that cannot be recorded runs as it is.
+    of `sizes`, if there is one. A forward that cannot be recorded runs as it is.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Graphs:
 
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
         """Return the forward of a batch; it is overwritten by the next of this shape."""
-        size = next(size for size in self._sizes if size >= len(batch))
+        size = next((size for size in self._sizes if size >= len(batch)), len(batch))
         shape = torch.Size((size, *batch.shape[1:]))
         if shape not in self._recorded:
             given = torch.zeros(shape, dtype=batch.dtype, device=self._device)

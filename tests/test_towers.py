@@ -684,6 +684,12 @@ def test_a_recording_that_the_memory_cannot_hold_frees_the_others() -> None:
     assert graphs.shapes == [(4, 2), (8, 2), (4, 2)]
 
 
+def test_a_batch_beyond_all_sizes_is_recorded_as_it_is() -> None:
+    graphs = Recording(lambda batch: batch + 1, 4)
+    assert graphs(torch.zeros(6, 2)).sum() == 12
+    assert graphs.shapes == [(6, 2)]
+
+
 def test_batches_are_padded_to_few_sizes() -> None:
     assert sizes(1) == [1]
     assert sizes(32) == [1, 2, 4, 8, 16, 24, 32]
