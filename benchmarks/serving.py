@@ -55,7 +55,7 @@ _TARGET_COLUMNS: Final = {"target": "target", "value": "reached", "bound": "boun
 
 
 def step(name: str, server: Server, kind: Any, clients: int, seconds: float) -> dict[str, Any]:
-    """Load one route and return the figures, with the service's CPU time per item."""
+    """Load one route and return the figures, with CPU times per item."""
     say(f"{name}: {kind}, {clients} clients")
     items = BULK if kind == "bulk" else 1  # of a request
     before = server.cpu_seconds()
@@ -67,6 +67,7 @@ def step(name: str, server: Server, kind: Any, clients: int, seconds: float) -> 
         "clients": clients,
         **asdict(loaded),
         "rate": loaded.rate * items,
+        "cpu_ms": loaded.cpu_ms / items,
         "service_cpu_ms": cpu_ms,
     }
 
