@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,11 +67,12 @@ def answers(server: Server) -> bool:
 
 
 def workers(server: Server) -> list[psutil.Process]:
-    return [
-        child
-        for child in psutil.Process(server.pid).children()
-        if child.status() != psutil.STATUS_ZOMBIE
-    ]
+    found = []
+    for child in psutil.Process(server.pid).children():
+        with suppress(psutil.NoSuchProcess):
+            if child.status() != psutil.STATUS_ZOMBIE:
+                found.append(child)
+    return found
 
 
 def test_a_tower_that_raises_runs_out_of_memory_or_hangs_is_recovered_from(tmp_path: Path) -> None:
