@@ -1,0 +1,70 @@
+"""Resizing and cropping by torch's vector instructions, for towers that compute in 16 bits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import torch
+from open_clip.transform import MaybeConvertMode
+from PIL import Image
+from torch.nn.functional import interpolate
+from torchvision.transforms import (  # type: ignore[import-untyped]
+    CenterCrop,
+    InterpolationMode,
+    Resize,
+)
+
+# More pixels are not faster: torch needs them in another layout, and copying takes longer then.
+_MAX_PIXELS: Final = 4_000_000
+_MODES: Final = (InterpolationMode.BILINEAR, InterpolationMode.BICUBIC)
+
+
+class QuickResize:
+    """Does what torchvision's `Resize`, and `CenterCrop` after it, do to an RGB image.
+
+    It is three to four times as fast as Pillow, and of 1,000 values up to 50 differ from Pillow's
+    by 1 of 255: its weights have 16 bits. That is less than what a tower in 16 bits rounds away,
+    but more than the 1e-5 to which float32's embeddings are held.
+    """
+
+    def __init__(self, resize: Resize, crop: CenterCrop | None) -> None:
+        self._size = resize.size
+        self._mode = resize.interpolation.value
+        self._crop = crop
+
+    def suits(self, image: Image.Image) -> bool:
+        """Say whether an image is of those for which this is quicker, and the same."""
+        height, width = self._resized(image.height, image.width)
+        # Pillow does not always begin with the rows, as torch does: between the two it cuts off
+        # what is below 0 and above 255
+        rows_first = image.height - height <= max(0, 2 * (image.width - width))
+        return rows_first and image.mode == "RGB" and image.width * image.height <= _MAX_PIXELS
+
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        """Return uint8 (height, width, 3)."""
+        height, width = image.height, image.width
+        pixels = torch.from_numpy(np.array(image)).view(1, height, width, 3)
+        pixels = pixels.permute(0, 3, 1, 2)  # channels last, and so they stay
+        size = self._resized(height, width)
+        resized = interpolate(pixels, size, mode=self._mode, antialias=True)
+        if self._crop is not None:
+            resized = self._crop(resized)
+        return resized[0].permute(1, 2, 0).contiguous()
+
+    def _resized(self, height: int, width: int) -> tuple[int, int]:
+        if not isinstance(self._size, int):
+            return tuple(self._size)
+        shorter = min(height, width)
+        return int(self._size * height / shorter), int(self._size * width / shorter)
+
+
+def quick_resize(transforms: Sequence[Any]) -> QuickResize | None:
+    """Return what stands for the transforms of a model, if they are such that it can."""
+    match transforms:
+        case [Resize(max_size=None) as resize, *crop, MaybeConvertMode()] if (
+            resize.interpolation in _MODES and [type(each) for each in crop] in ([], [CenterCrop])
+        ):
+            return QuickResize(resize, crop[0] if crop else None)
+    return None
