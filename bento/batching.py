@@ -51,12 +51,15 @@ class Observer(Protocol):
 class Limits:
     """What bounds a batch: how many items, and its seconds on a tower that nothing slows down.
 
-    Of more than `step` items it has a multiple of these, or `count`.
+    Of more than two `step`s of items it has a multiple of `step`, or `count`. An `even` one has,
+    from two steps on, half of what waits and what the one before it had: of clients that wait for
+    their answer and then ask again, one half is prepared while the other is on the tower.
     """
 
     count: int
     seconds: float = math.inf
     step: int = 1
+    even: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +123,7 @@ class BatchQueue(Generic[Item, Result]):
         self._mean_size: float | None = None  # of an item, as of late
         self._shrunk = limits.count  # the count limit until `_shrunk_until`
         self._shrunk_until = 0.0
+        self._taken = 0  # how many items the latest batch had
         self._closing = False
         self._death: str | None = None
         self._changed = threading.Condition()
@@ -240,7 +244,7 @@ class BatchQueue(Generic[Item, Result]):
         """Take what makes a batch within the limits from the head of the queue."""
         self._refuse_late()
         batch: list[_Entry[Item, Result]] = []
-        count = self._step(min(self.count_limit(), len(self._waiting)))
+        count = self._step(min(self.count_limit(), self._share()))
         while self._waiting and len(batch) < count:
             entry = self._waiting.popleft()
             if not entry.future.set_running_or_notify_cancel():
@@ -248,7 +252,16 @@ class BatchQueue(Generic[Item, Result]):
                 continue
             self._observer.waited(monotonic() - entry.queued)
             batch.append(entry)
+        self._taken = len(batch) or self._taken
         return batch
+
+    def _share(self) -> int:
+        """Return how many of those that wait the next batch may have, within its limits."""
+        waiting, step = len(self._waiting), self.limits.step
+        if not self.limits.even:
+            return waiting
+        half = math.ceil((waiting + self._taken) / (2 * step)) * step
+        return min(waiting, max(half, 2 * step))
 
     def _refuse_late(self) -> None:
         """Refuse what would be answered too late even by the next batch."""
@@ -268,7 +281,7 @@ class BatchQueue(Generic[Item, Result]):
 
     def _step(self, count: int) -> int:
         """Return how many of `count` items may go together."""
-        if count < self.limits.step or count == self.limits.count:
+        if count < 2 * self.limits.step or count == self.limits.count:
             return count
         return count - count % self.limits.step
 

@@ -39,7 +39,6 @@ class Encoder:
         import torch
 
         from bento.attention import replace_attention
-        from bento.packing import pack_linear_layers
         from bento.towers import ImageTower, TextTower, settle_dtype
 
         self.device = device
@@ -62,15 +61,13 @@ class Encoder:
         self.image = ImageTower(visual, preprocess, device, settings.max_batch_size)
         self.text = TextTower(model, tokenizer, device, settings.max_batch_size)
         self.context_length = self.text.context_length
-        for tower in (self.image, self.text):
-            settle_dtype(tower, settings.dtype, device)
+        on_cpu = device == "cpu"
+        # torch.compile packs weights itself
+        settle_dtype(self.image, settings.dtype, device, pack=on_cpu and not settings.compile)
+        settle_dtype(self.text, settings.dtype, device, pack=on_cpu)
         self.embedding_dim = self._common_dimension()
         if settings.compile:
             self.image.compile()
-        if device == "cpu":
-            pack_linear_layers(self.text.module)
-            if not settings.compile:  # which does that itself
-                pack_linear_layers(self.image.module)
 
     @classmethod
     def load(cls, settings: Settings) -> Encoder:

@@ -1,36 +1,77 @@
-"""Linear layers whose weights lie as a CPU's 16-bit products want them."""
+"""A tower's products with weights that lie as a CPU's 16-bit instructions want them."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from open_clip.transformer import ResidualAttentionBlock
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import nn
 
 
 class PackedLinear(nn.Module):
     """Computes what `nn.Linear` does, whose weights torch copies into that layout in every call.
 
-    This is what torch's own compiler makes of a layer whose weights will not change.
+    This is what torch's own compiler makes of a layer whose weights will not change, and of the
+    GELU behind it, if there is one: then the product is not written and read once more.
     """
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(
+        self, weight: torch.Tensor, bias: torch.Tensor | None, gelu: nn.GELU | None = None
+    ) -> None:
         super().__init__()
-        self.bias = linear.bias
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach())
+        self.bias = bias
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach())
+        self._then = ("gelu", gelu.approximate) if gelu else ("none", "")
 
     def forward(self, x: torch.Tensor) -> Any:
-        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        name, algorithm = self._then
+        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, name, [], algorithm)
 
 
-def pack_linear_layers(module: nn.Module) -> None:
-    """Pack the linear layers of a tower's blocks, where the CPU has products in their dtype."""
+class PackedPatches(nn.Module):
+    """Computes what the `nn.Conv2d` does that embeds patches next to each other, as one product."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.side = conv.kernel_size[0]
+        self.linear = PackedLinear(conv.weight.flatten(1), conv.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        n, channels, height, width = x.shape
+        side, rows, columns = self.side, height // self.side, width // self.side
+        x = x[:, :, : rows * side, : columns * side].reshape(n, channels, rows, side, columns, side)
+        patches = x.permute(0, 2, 4, 1, 3, 5).reshape(n, rows * columns, channels * side * side)
+        embedded: torch.Tensor = self.linear(patches)  # (n, rows * columns, width)
+        return embedded.transpose(1, 2).reshape(n, -1, rows, columns)
+
+
+def pack_weights(module: nn.Module) -> None:
+    """Pack the weights of a tower's patches and blocks, if the CPU has products in their dtype."""
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return
-    for block in module.modules():
-        if isinstance(block, ResidualAttentionBlock):
-            for part in (block.attn, block.mlp):
-                for name, layer in part.named_children():
-                    if isinstance(layer, nn.Linear) and layer.weight.dtype == torch.bfloat16:
-                        setattr(part, name, PackedLinear(layer))
+    for part in module.modules():
+        if isinstance(part, VisionTransformer) and _embeds_patches(part.conv1):
+            part.conv1 = PackedPatches(part.conv1)
+        elif isinstance(part, ResidualAttentionBlock):
+            if type(part.mlp.gelu) is nn.GELU and _is_packable(part.mlp.c_fc):
+                layer = part.mlp.c_fc
+                part.mlp.c_fc = PackedLinear(layer.weight, layer.bias, part.mlp.gelu)
+                part.mlp.gelu = nn.Identity()
+            for layers in (part.attn, part.mlp):
+                for name, layer in layers.named_children():
+                    if isinstance(layer, nn.Linear) and _is_packable(layer):
+                        setattr(layers, name, PackedLinear(layer.weight, layer.bias))
+
+
+def _is_packable(layer: nn.Linear | nn.Conv2d) -> bool:
+    return layer.weight.dtype == torch.bfloat16
+
+
+def _embeds_patches(conv: nn.Module) -> bool:
+    return (
+        isinstance(conv, nn.Conv2d)
+        and _is_packable(conv)
+        and conv.kernel_size == conv.stride == (conv.kernel_size[0],) * 2
+        and (conv.padding, conv.dilation, conv.groups) == ((0, 0), (1, 1), 1)
+    )

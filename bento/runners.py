@@ -72,7 +72,7 @@ class Runners:
             encoder.image,
             shared,
             # on a CPU each size that a batch has had keeps memory, about 20 MB of a ViT-B-32's
-            Limits(count, image_batch_seconds, step=8 if on_cpu else 1),
+            Limits(count, image_batch_seconds, step=4 if on_cpu else 1, even=on_cpu),
             nice=IMAGE_NICE if on_cpu else 0,
         )
         self.image.queue.wait_until_warm()

@@ -170,16 +170,34 @@ def test_a_tower_that_others_slow_down_gets_no_smaller_batches(make: Make) -> No
     assert queue.count_limit() == 50
 
 
-def test_a_batch_of_more_than_a_step_has_a_multiple_of_it(tower: Tower, make: Make) -> None:
-    queue = make(Limits(22, step=4))
-    for waiting, batches in ((3, [3]), (7, [4, 3]), (21, [20, 1]), (31, [22, 8, 1])):
-        tower.started.clear()
-        hold(tower, queue)
-        futures = [queue.submit(i) for i in range(waiting)]
-        tower.free.set()
-        assert [f.result(10) for f in futures] == [2 * i for i in range(waiting)]
-        assert [len(batch) for batch in tower.batches] == [1, *batches]
-        tower.batches.clear()
+@pytest.mark.parametrize(
+    ("limits", "waiting", "batches"),
+    [
+        (Limits(22, step=4), 3, [3]),
+        (Limits(22, step=4), 7, [7]),
+        (Limits(22, step=4), 8, [8]),
+        (Limits(22, step=4), 11, [8, 3]),
+        (Limits(22, step=4), 21, [20, 1]),
+        (Limits(22, step=4), 31, [22, 8, 1]),
+        # after the one item that is on the tower
+        (Limits(32, step=4, even=True), 7, [7]),
+        (Limits(32, step=4, even=True), 9, [8, 1]),
+        (Limits(32, step=4, even=True), 24, [16, 8]),
+        (Limits(32, step=4, even=True), 27, [16, 8, 3]),
+        (Limits(32, step=4, even=True), 40, [24, 16]),
+        (Limits(32, step=4, even=True), 100, [32, 32, 32, 4]),
+    ],
+    ids=str,
+)
+def test_a_large_batch_has_a_multiple_of_a_step_and_an_even_one_half(
+    tower: Tower, make: Make, limits: Limits, waiting: int, batches: list[int]
+) -> None:
+    queue = make(limits)
+    hold(tower, queue)
+    futures = [queue.submit(i) for i in range(waiting)]
+    tower.free.set()
+    assert [f.result(10) for f in futures] == [2 * i for i in range(waiting)]
+    assert [len(batch) for batch in tower.batches] == [1, *batches]
 
 
 def test_an_item_that_alone_takes_too_long_goes_alone(

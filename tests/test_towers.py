@@ -16,7 +16,7 @@ import open_clip
 import pytest
 import torch
 from open_clip.tokenizer import SimpleTokenizer
-from open_clip.transformer import ResidualAttentionBlock
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from PIL import Image
 from torchvision.transforms import (
     CenterCrop,
@@ -32,7 +32,7 @@ from bento.errors import ModelLoadError
 from bento.graphs import Graphs, sizes
 from bento.images import decode_image
 from bento.model import Embeddings
-from bento.packing import PackedLinear
+from bento.packing import PackedLinear, PackedPatches, pack_weights
 from bento.towers import ImageTower, _groups, settle_dtype
 
 from .conftest import Reference
@@ -43,6 +43,11 @@ DIM: Final = 64
 CONTEXT: Final = 20
 LONG: Final = "a red dog sits on the mat " * 10
 WIDE: Final = (32, 48)
+
+needs_onednn = pytest.mark.skipif(
+    not torch.backends.mkldnn.is_available(),  # type: ignore[no-untyped-call]
+    reason="this torch has no oneDNN",
+)
 
 VIT: Final = {"image_size": 32, "patch_size": 8, "width": 64, "head_width": 32, "layers": 2}
 RESNET: Final = {"image_size": 64, "layers": (1, 1, 1, 1), "width": 16, "head_width": 32}
@@ -445,38 +450,66 @@ def test_parts_of_a_batch_come_back_in_order_and_share_the_cores(
         return ImageTower._embed(tower, part)
 
     tower._embed = embed  # type: ignore[method-assign]
-    for count in (1, 15, 16, 17, 33):
+    for count in (1, 11, 12, 13, 33):
         assert_same(tower.embed(items[:count]), alone[:count], list(pictures))
-    whole, parts = [(1, 2), (15, 2)], [(8, 1), (8, 1), (8, 1), (9, 1), (16, 1), (17, 1)]
+    whole, parts = [(1, 2), (11, 2)], [(6, 1), (6, 1), (6, 1), (7, 1), (16, 1), (17, 1)]
     assert sorted(seen) == sorted([*whole, *parts])
     assert torch.get_num_threads() == 2
 
 
-@pytest.mark.skipif(
-    not torch.backends.mkldnn.is_available(),  # type: ignore[no-untyped-call]
-    reason="this torch has no oneDNN",
-)
+@needs_onednn
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_packed_layer_computes_what_it_was_made_of(bias: bool) -> None:
+@pytest.mark.parametrize("gelu", [None, "none", "tanh"])
+def test_a_packed_layer_computes_what_it_was_made_of(bias: bool, gelu: str | None) -> None:
     torch.manual_seed(1)
     layer = torch.nn.Linear(48, 96, bias=bias).bfloat16()
+    behind = torch.nn.GELU(gelu) if gelu else None
     for shape in ((1, 48), (1, 7, 48), (3, 50, 48)):
         x = torch.randn(shape).bfloat16()
         with torch.inference_mode():
-            got, wanted = PackedLinear(layer)(x), layer(x)
+            got, wanted = PackedLinear(layer.weight, layer.bias, behind)(x), layer(x)
+            wanted = behind(wanted) if behind else wanted
         assert got.dtype == torch.bfloat16
         torch.testing.assert_close(got, wanted, rtol=2**-7, atol=2**-7)
 
 
+@needs_onednn
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(8, 8), (16, 24), (19, 30)])  # the last leaves a margin out
+def test_packed_patches_are_embedded_as_by_the_convolution(
+    bias: bool, shape: tuple[int, int]
+) -> None:
+    torch.manual_seed(1)
+    conv = torch.nn.Conv2d(3, 48, kernel_size=8, stride=8, bias=bias).bfloat16()
+    x = torch.randn(2, 3, *shape).bfloat16()
+    with torch.inference_mode():
+        got, wanted = PackedPatches(conv)(x), conv(x)
+    torch.testing.assert_close(got, wanted, rtol=2**-7, atol=2**-7)
+
+
+@pytest.mark.parametrize(
+    "options", [{"padding": 1}, {"stride": 4}, {"dilation": 2}, {"kernel_size": (8, 4)}], ids=str
+)
+def test_other_convolutions_stay_as_they_are(clip: Pair, options: dict[str, Any]) -> None:
+    visual = copy.deepcopy(clip.model.model.visual).bfloat16()
+    usual = {"kernel_size": 8, "stride": 8, "bias": False}
+    visual.conv1 = torch.nn.Conv2d(3, 64, **usual | options).bfloat16()
+    pack_weights(visual)
+    assert isinstance(visual.conv1, torch.nn.Conv2d)
+
+
 def test_the_layers_of_16_bit_towers_are_packed_and_no_others(pair: Pair) -> None:
-    def packed(dtype: str) -> int:
+    def packed(dtype: str) -> tuple[int, int]:
         encoder = pair.model.encoder(dtype=dtype)
         layers = [*encoder.text.module.modules(), *encoder.image.module.modules()]
-        return sum(isinstance(layer, PackedLinear) for layer in layers)
+        kinds = [type(layer) for layer in layers]
+        return kinds.count(PackedLinear), kinds.count(PackedPatches)
 
     blocks = [b for b in pair.model.model.modules() if isinstance(b, ResidualAttentionBlock)]
-    assert packed("float32") == packed("float16") == 0
-    assert packed("bfloat16") >= 2 * len(blocks)
+    assert packed("float32") == packed("float16") == (0, 0)
+    linear, patches = packed("bfloat16")
+    assert linear >= 2 * len(blocks)
+    assert patches == isinstance(pair.model.model.visual, VisionTransformer)
 
 
 @pytest.mark.skipif(
