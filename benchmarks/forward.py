@@ -10,6 +10,8 @@ import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import cache
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any, Final
 
@@ -140,34 +142,41 @@ def resolved(device: str) -> str:
     return device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def limit(options: Namespace, dtypes: dict[str, str]) -> dict[str, Any]:
-    """Return what the towers alone reach, measured in a process of its own.
+@contextmanager
+def alone(options: Namespace) -> Iterator[Callable[[str, str, float], dict[str, Any]]]:
+    """Give what measures a tower alone, by `image` or `text`, dtype and seconds.
 
-    `dtypes` and the answer are by `image` and `text`: items a second by batch size (`rates`)
-    and the best of them (`rate`), and the p50 of a batch of one in ms (`lone_ms`).
+    It runs in a process of its own, which loads the model once and idles in between. The answer
+    has items a second by batch size (`rates`) and the best of them (`rate`), and the p50 of a
+    batch of one in ms (`lone_ms`).
     """
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        return pool.submit(_limit, options, dtypes).result()
+        yield lambda *what: pool.submit(_alone, options, *what).result()
 
 
-def _limit(options: Namespace, dtypes: dict[str, str]) -> dict[str, Any]:
-    seconds, sizes = options.seconds / 2, _QUICK_LIMIT_SIZES if options.quick else _LIMIT_SIZES
-    found: dict[str, Any] = {}
-    for kind, dtype in dtypes.items():
-        forward = Forward(options.model, dtype, options.device)
-        tower = "image" if kind == "image" else forward.best_text
-        figures = {
-            size: forward.measure(forward.towers[tower], forward.batches(tower, size), seconds)
-            for size in sizes
+def limit(options: Namespace, dtypes: dict[str, str]) -> dict[str, Any]:
+    """Return what the towers alone reach, by `image` and `text` as `dtypes`."""
+    with alone(options) as measure:
+        return {
+            kind: {"dtype": dtype, **measure(kind, dtype, 2 * options.seconds)}
+            for kind, dtype in dtypes.items()
         }
-        rates = {str(size): rate for size, (rate, _) in figures.items()}
-        found[kind] = {
-            "dtype": dtype,
-            "rate": max(rates.values()),
-            "lone_ms": figures[1][1],
-            "rates": rates,
-        }
-    return found
+
+
+_loaded = cache(Forward)
+
+
+def _alone(options: Namespace, kind: str, dtype: str, seconds: float) -> dict[str, Any]:
+    sizes = _QUICK_LIMIT_SIZES if options.quick else _LIMIT_SIZES
+    forward = _loaded(options.model, dtype, options.device)
+    name = "image" if kind == "image" else forward.best_text
+    tower = forward.towers[name]
+    figures = {
+        size: forward.measure(tower, forward.batches(name, size), seconds / len(sizes))
+        for size in sizes
+    }
+    rates = {str(size): rate for size, (rate, _) in figures.items()}
+    return {"rate": max(rates.values()), "lone_ms": figures[1][1], "rates": rates}
 
 
 def peak_flops(gpu: str | None) -> float | None:
