@@ -163,6 +163,15 @@ def limit(options: Namespace, dtypes: dict[str, str]) -> dict[str, Any]:
         }
 
 
+def best_rates(limits: Sequence[dict[str, Any]]) -> list[float]:
+    """Return the rates of repeated answers at one batch size: the best one on the whole.
+
+    The best of each answer would be the one that luck favoured.
+    """
+    best = max(limits[0]["rates"], key=lambda size: sum(each["rates"][size] for each in limits))
+    return [each["rates"][best] for each in limits]
+
+
 _loaded = cache(Forward)
 
 

@@ -16,7 +16,7 @@ from itertools import pairwise
 from statistics import mean, median
 from typing import Any, Final
 
-from benchmarks.forward import alone, limit
+from benchmarks.forward import alone, best_rates, limit
 from benchmarks.harness import (
     Server,
     environment,
@@ -83,11 +83,7 @@ def step(name: str, server: Server, kind: Any, clients: int, seconds: float) -> 
 
 
 def in_turn(options: Namespace, server: Server, dtype: str) -> dict[str, Any]:
-    """Return shares of the model alone, which is measured before and after each turn of images.
-
-    Of batch sizes it is the one that the model alone is best at on the whole, not the one that
-    luck favoured in a turn.
-    """
+    """Return shares of the model alone, which is measured before and after each turn of images."""
     turns, seconds = (2 if options.quick else _TURNS), options.seconds / 2
     loads: list[tuple[Loaded, Loaded]] = []
     with alone(options) as measure:
@@ -97,11 +93,10 @@ def in_turn(options: Namespace, server: Server, dtype: str) -> dict[str, Any]:
             crowd = load(server.port, "image", clients=32, seconds=seconds)
             loads.append((crowd, load(server.port, "image", seconds=seconds / 2)))
             limits.append(measure("image", dtype, seconds))
-    best = max(limits[0]["rates"], key=lambda size: sum(each["rates"][size] for each in limits))
+    rates = map(mean, pairwise(best_rates(limits)))
+    lones = map(mean, pairwise(each["lone_ms"] for each in limits))
     found = []
-    for (crowd, lone), around in zip(loads, pairwise(limits), strict=True):
-        rate = mean(each["rates"][best] for each in around)
-        lone_ms = mean(each["lone_ms"] for each in around)
+    for (crowd, lone), rate, lone_ms in zip(loads, rates, lones, strict=True):
         found.append(
             {
                 "alone": rate,
@@ -114,7 +109,7 @@ def in_turn(options: Namespace, server: Server, dtype: str) -> dict[str, Any]:
         )
     middle = {key: median(turn[key] for turn in found) for key in found[0]}
     failures = sum(each.failures for pair in loads for each in pair)
-    return {**middle, "turns": found, "batch": best, "failures": failures}
+    return {**middle, "turns": found, "failures": failures}
 
 
 def sustained(server: Server, seconds: float, lone_seconds: float) -> dict[str, Any]:

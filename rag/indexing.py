@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import file_digest
 from io import BufferedReader
 from itertools import chain
+from queue import SimpleQueue
 from stat import S_ISREG
 from threading import Event
 from typing import Final, TypeVar
@@ -177,18 +178,21 @@ def each(
     When the caller goes no further before the end, `stop` is set, for what waits on those threads.
     """
     under_way: dict[Future[R], T] = {}
+    finished: SimpleQueue[Future[R]] = SimpleQueue()  # `wait` would look at all of them each time
     waiting = iter(items)
     with ThreadPoolExecutor(workers) as threads:
         try:
             while True:
                 for item in waiting:
-                    under_way[threads.submit(call, item)] = item
+                    future = threads.submit(call, item)
+                    under_way[future] = item
+                    future.add_done_callback(finished.put)
                     if len(under_way) >= 2 * workers:
                         break
                 if not under_way:
                     return
-                for done in wait(under_way, return_when=FIRST_COMPLETED).done:
-                    yield under_way.pop(done), done
+                done = finished.get()
+                yield under_way.pop(done), done
         except BaseException:
             stop.set()
             for future in under_way:
