@@ -44,10 +44,8 @@ CONTEXT: Final = 20
 LONG: Final = "a red dog sits on the mat " * 10
 WIDE: Final = (32, 48)
 
-needs_onednn = pytest.mark.skipif(
-    not torch.backends.mkldnn.is_available(),  # type: ignore[no-untyped-call]
-    reason="this torch has no oneDNN",
-)
+HAS_ONEDNN: Final = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+needs_onednn = pytest.mark.skipif(not HAS_ONEDNN, reason="this torch has no oneDNN")
 
 VIT: Final = {"image_size": 32, "patch_size": 8, "width": 64, "head_width": 32, "layers": 2}
 RESNET: Final = {"image_size": 64, "layers": (1, 1, 1, 1), "width": 16, "head_width": 32}
@@ -602,6 +600,44 @@ def test_auto_takes_the_most_exact_of_those_that_are_faithful_and_faster() -> No
     assert settled(float16=(3.9, FAITHFUL_16), bfloat16=(1, FAITHFUL_B16)).dtype == "bfloat16"
     assert settled(float16=(1, 0.9), bfloat16=(2, FAITHFUL_B16)).dtype == "bfloat16"
     assert settled(float16=(2, FAITHFUL_16), bfloat16=(0.5, 0.9)).dtype == "float16"
+
+
+class Disturbed(FakeTower):
+    """Is slow the first time that it computes in bfloat16, as if something else ran just then."""
+
+    tries = 0
+
+    def use(self, module: torch.nn.Module, dtype: str) -> None:
+        super().use(module, dtype)
+        self.tries += dtype == "bfloat16"
+
+    def embed(self, items: Sequence[torch.Tensor]) -> Embeddings:
+        if self.dtype == "bfloat16" and self.tries == 1:
+            time.sleep(0.01)
+        return super().embed(items)
+
+
+def test_auto_measures_once_more_what_does_not_seem_faster() -> None:
+    tower = Disturbed(bfloat16=(1, FAITHFUL_B16), float16=SLOW)
+    settle_dtype(tower, "auto", "cuda")
+    assert (tower.dtype, tower.tries) == ("bfloat16", 2)
+    assert {weight.dtype for weight in tower.module.parameters()} == {torch.bfloat16}
+
+
+def test_auto_measures_16_bits_as_they_will_run(
+    clip: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = []
+
+    def timed(tower: Any, items: Any) -> tuple[Embeddings, float]:
+        packed = any(isinstance(part, PackedLinear) for part in tower.module.modules())
+        measured.append((tower.dtype, packed))
+        return np.ones((1, 8), np.float32), 1.0 if tower.dtype == "float32" else 0.5
+
+    monkeypatch.setattr("bento.towers._timed", timed)
+    monkeypatch.setattr("bento.towers._candidates", lambda device: ["bfloat16"])
+    clip.model.encoder(dtype="auto")
+    assert measured == 2 * [("float32", False), ("bfloat16", HAS_ONEDNN)]
 
 
 def test_auto_stays_in_float32_for_a_gain_that_may_be_noise() -> None:
