@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -67,6 +68,7 @@ def test_a_folder_is_indexed_once_and_what_cannot_be_is_told(
     why = "the PNG image is broken or truncated"
     assert f"failed {folder / 'broken.png'}: {why}" in err
     assert "all of them: " in err and "failed.jsonl" in err
+    assert re.search(r"^indexing .*\d+ pictures/s", err, re.MULTILINE)
     assert ".hidden.png" not in err and "notes.txt" not in err
     (line,) = (tmp_path / "failed.jsonl").read_text().splitlines()
     assert as_json(line)["path"] == str(folder / "broken.png")
