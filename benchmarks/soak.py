@@ -33,12 +33,13 @@ from benchmarks.harness import (
     serving,
     table_of,
 )
-from benchmarks.load import Connection, posted, prepared
+from benchmarks.load import KINDS, Connection, load, posted, prepared
 
 PLOT: Final = ROOT / ".data" / "soak.svg"
 GROWTH: Final = {"memory_mb": 25.0, "files": 4.0, "threads": 2.0}  # at most, in the whole window
 _NAMES: Final = {"memory_mb": "memory, MB", "files": "open files", "threads": "threads"}
 _CLIENTS: Final = 6
+_CROWDS: Final = (4, 8, 16, 32, 64)  # clients at once, before
 _PICTURES: Final = 100  # ids that are indexed again and again, each time with another picture
 _COLUMNS: Final = {
     "figure": "",
