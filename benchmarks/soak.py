@@ -33,7 +33,7 @@ from benchmarks.harness import (
     serving,
     table_of,
 )
-from benchmarks.load import KINDS, Connection, load, posted, prepared
+from benchmarks.load import Connection, posted, prepared
 
 PLOT: Final = ROOT / ".data" / "soak.svg"
 GROWTH: Final = {"memory_mb": 25.0, "files": 4.0, "threads": 2.0}  # at most, in the whole window
