@@ -33,7 +33,7 @@ from benchmarks.harness import (
     serving,
     table_of,
 )
-from benchmarks.load import Connection, posted, prepared
+from benchmarks.load import KINDS, Connection, load, posted, prepared
 
 PLOT: Final = ROOT / ".data" / "soak.svg"
 GROWTH: Final = {"memory_mb": 25.0, "files": 4.0, "threads": 2.0}  # at most, in the whole window
@@ -204,6 +204,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             **environment(options),
         }
         with serving("service:VisionEncoder", **variables) as server:
+            say("crowds first, for all batch sizes: each keeps some memory from then on")
+            for kind in KINDS:
+                for clients in _CROWDS:
+                    load(server.port, kind, clients=clients, seconds=2.0, busy_allowed=True)
             say(f"mixed traffic, {options.rate:g} requests a second for {seconds:g} s")
             samples, traffic = asyncio.run(soak(server, seconds, options.rate))
     rows = judge(samples)
