@@ -205,9 +205,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         }
         with serving("service:VisionEncoder", **variables) as server:
             say("crowds first, for all batch sizes: each keeps some memory from then on")
+            brief = 0.5 if options.quick else 2.0
             for kind in KINDS:
                 for clients in _CROWDS:
-                    load(server.port, kind, clients=clients, seconds=2.0, busy_allowed=True)
+                    load(server.port, kind, clients=clients, seconds=brief, busy_allowed=True)
             say(f"mixed traffic, {options.rate:g} requests a second for {seconds:g} s")
             samples, traffic = asyncio.run(soak(server, seconds, options.rate))
     rows = judge(samples)
