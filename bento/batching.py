@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Final, Generic, Protocol, TypeVar
 
-from bento.cpus import give_way
 from bento.errors import Busy, NotReady
 from bento.pace import DECAY, Pace
 
@@ -51,15 +50,16 @@ class Observer(Protocol):
 class Limits:
     """What bounds a batch: how many items, and its seconds on a tower that nothing slows down.
 
-    Of more than two `step`s of items it has a multiple of `step`, or `count`. An `even` one has,
-    from two steps on, half of what waits and what the one before it had: of clients that wait for
-    their answer and then ask again, one half is prepared while the other is on the tower.
+    Of more than two `step`s of items it has a multiple of `step`, or `count`.
+
+    With several `lanes` so many batches are on the tower at a time, each on its share of it; but
+    fewer items than lanes, when nothing is on the tower, are one batch that has all of it.
     """
 
     count: int
     seconds: float = math.inf
     step: int = 1
-    even: bool = False
+    lanes: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,25 +71,33 @@ class _Entry(Generic[Item, Result]):
     due: float
 
 
-@dataclass(slots=True)
-class _OnTower:
-    """How long the batch on the tower may take, and how long it has taken, in seconds."""
+class _Lane(Generic[Item, Result]):
+    """A thread of a queue, and the batch that it has on one of `shares` parts of the tower.
 
-    allowed: float
-    spent: float = 0.0
+    `spent` are the seconds that the tower has had for it, and `allowed` those that it may have.
+    """
+
+    def __init__(self, shares: int, lock: threading.RLock) -> None:
+        self.shares = shares
+        self.turn = threading.Condition(lock)
+        self.batch: list[_Entry[Item, Result]] = []
+        self.spent = 0.0
+        self.allowed = math.inf
 
 
 class BatchQueue(Generic[Item, Result]):
     """Gathers items into batches for a function that is faster on many than on one.
 
-    A lone item is never held back: the thread takes what is queued, within its limits, runs it,
-    and looks again. Batches grow because load does.
+    A lone item is never held back: a thread takes what is queued, within its limits, runs it,
+    and looks again. Batches grow because load does. With several lanes each has a thread, and the
+    batches on all of the tower have one more.
 
-    `size` is an item's cost in units of the caller's choice. `warm_up` runs in the queue's thread
-    before anything else and yields the count, size and seconds of each batch that it ran.
-    `exhausted` says of an exception that the device's memory was too small, `fatal` that the
-    device is lost. When the thread ends other than by `close`, what waits fails with `NotReady`
-    and `on_death` is called.
+    `size` is an item's cost in units of the caller's choice. `enter` is called in each thread
+    first, with the number of parts that the tower is shared out in to those like it. `warm_up`
+    runs in the thread that has all of the tower, before anything else, and yields the count, size
+    and seconds of each batch that it ran. `exhausted` says of an exception that the device's
+    memory was too small, `fatal` that the device is lost. When a thread ends other than by
+    `close`, what waits fails with `NotReady` and `on_death` is called.
     """
 
     def __init__(
@@ -104,7 +112,7 @@ class BatchQueue(Generic[Item, Result]):
         exhausted: Callable[[Exception], bool] = lambda error: False,
         fatal: Callable[[Exception], bool] = lambda error: False,
         on_death: Callable[[str], None] = lambda why: None,
-        nice: int = 0,
+        enter: Callable[[int], None] = lambda shares: None,
     ) -> None:
         self.name = name
         self.pace = Pace()
@@ -116,21 +124,22 @@ class BatchQueue(Generic[Item, Result]):
         self._exhausted = exhausted
         self._fatal = fatal
         self._on_death = on_death
-        self._nice = nice
+        self._enter = enter
         self._waiting: deque[_Entry[Item, Result]] = deque()
-        self._batch: list[_Entry[Item, Result]] = []  # the one that is on the tower
-        self._on_tower: _OnTower | None = None
         self._mean_size: float | None = None  # of an item, as of late
         self._shrunk = limits.count  # the count limit until `_shrunk_until`
         self._shrunk_until = 0.0
-        self._taken = 0  # how many items the latest batch had
         self._closing = False
         self._death: str | None = None
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._whole: _Lane[Item, Result] = _Lane(1, self._lock)  # has all of the tower
+        parts = limits.lanes if limits.lanes > 1 else 0
+        self._parts = [_Lane[Item, Result](parts, self._lock) for _ in range(parts)]
+        self._lanes = [self._whole, *self._parts]
+        self._unfinished = len(self._lanes)
         self._ready: Future[None] = Future()
         self._over = threading.Event()  # nothing more will be answered
-        self._thread = threading.Thread(target=self._live, name=f"runner-{name}", daemon=True)
-        self._thread.start()
+        self._start(self._whole)
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -149,18 +158,18 @@ class BatchQueue(Generic[Item, Result]):
         It fails with `Busy` instead of running when its answer would predictably come after `due`.
         """
         entry: _Entry[Item, Result] = _Entry(item, self._size(item), Future(), monotonic(), due)
-        with self._changed:
+        with self._lock:
             if self._death is not None:
                 raise NotReady(self._death)
             if self._closing:
                 raise RuntimeError(f"the {self.name} runner is closed")
             self._waiting.append(entry)
-            self._changed.notify()
+            self._wake()
         return entry.future
 
     def predicted_seconds(self, count: int) -> float:
         """Return how long an item predictably takes after `count` others, its batch included."""
-        batches = math.ceil(count / self.count_limit())
+        batches = math.ceil(count / (self.count_limit() * self.limits.lanes))
         return self.pace.seconds(count * self._item_size, batches) + self._batch_seconds(count + 1)
 
     def count_limit(self) -> int:
@@ -171,7 +180,7 @@ class BatchQueue(Generic[Item, Result]):
         in a smaller batch, and small ones would only make it slower still.
         """
         limit = self._shrunk if monotonic() < self._shrunk_until else self.limits.count
-        seconds = self.pace.best * self._item_size
+        seconds = self.pace.best * self._item_size * self.limits.lanes
         if self.limits.seconds < limit * seconds < math.inf:
             limit = max(1, int(self.limits.seconds / seconds))
         return self._step(limit)
@@ -182,69 +191,104 @@ class BatchQueue(Generic[Item, Result]):
         Calls are counted instead of reading the clock, so that a process that was stopped for a
         while does not find everything late.
         """
-        batch = self._on_tower
-        if batch is None or not self.alive:
-            return
-        batch.spent += seconds
-        if batch.spent > batch.allowed:
-            why = f"the {self.name} tower has not answered for {batch.spent:.0f} s"
-            self._die(why)
-            self._on_death(why)
+        for lane in self._lanes:
+            lane.spent += seconds
+            if lane.spent > lane.allowed and self.alive:
+                why = f"the {self.name} tower has not answered for {lane.spent:.0f} s"
+                self._die(why)
+                self._on_death(why)
 
     def close(self) -> None:
         """Finish what was accepted, then stop. A tower that hangs is waited for until `tick`."""
-        with self._changed:
+        with self._lock:
             self._closing = True
-            self._changed.notify()
+            self._wake_all()
         self._over.wait()
 
-    def _live(self) -> None:
-        give_way(self._nice)
+    def _start(self, lane: _Lane[Item, Result]) -> None:
+        name = f"runner-{self.name}"
+        threading.Thread(target=self._live, args=(lane,), name=name, daemon=True).start()
+
+    def _live(self, lane: _Lane[Item, Result]) -> None:
         try:
-            for count, size, seconds in self._warm_up():
-                self._learn(count, size, seconds)
+            self._enter(lane.shares)
+            if lane is self._whole:
+                for count, size, seconds in self._warm_up():
+                    self._learn(count, size, seconds, lane)
+                self._ready.set_result(None)
+                for part in self._parts:
+                    self._start(part)
+            while self._take_turn(lane):
+                self._answer(lane, lane.batch)
         except BaseException as error:
-            self._die(f"the {self.name} runner did not start: {error}")
-            self._ready.set_exception(error)
-            return
-        self._ready.set_result(None)
-        try:
-            while batch := self._next_batch():
-                self._answer(batch)
-        except BaseException as error:
-            if self.alive:
+            if not self._ready.done():
+                self._die(f"the {self.name} runner did not start: {error}")
+                self._ready.set_exception(error)
+            elif self.alive:
                 logger.exception("the %s runner died", self.name)
                 self._die(f"the {self.name} runner died: {type(error).__name__}: {error}")
                 self._on_death(self._death or "")
-        self._over.set()
+        with self._lock:
+            self._unfinished -= 1
+            self._wake_all()  # to end too, when there is nothing left
+            if not self._unfinished:
+                self._over.set()
 
     def _die(self, why: str) -> None:
         """Take no more, and fail what waits, so that nobody hangs."""
-        with self._changed:
+        with self._lock:
             self._death = why
             waiting = [*self._waiting]
             self._waiting.clear()
-            left = [entry for entry in self._batch if not entry.future.done()]
+            batches = [entry for lane in self._lanes for entry in lane.batch]
+            left = [entry for entry in batches if not entry.future.done()]
             # who gives up an item at this very moment must not cost the others their answer
             left += [entry for entry in waiting if entry.future.set_running_or_notify_cancel()]
             for entry in left:
                 entry.future.set_exception(NotReady(why))
+            self._wake_all()
         self._over.set()
 
-    def _next_batch(self) -> list[_Entry[Item, Result]]:
-        """Wait for an item and take what is queued with it; empty when closed."""
-        with self._changed:
-            while True:
-                self._batch = self._take()
-                if self._batch or self._closing or not self.alive:
-                    return self._batch
-                self._changed.wait()
+    def _take_turn(self, lane: _Lane[Item, Result]) -> bool:
+        """Wait for the next batch of a lane that has answered its last; False when none comes."""
+        with self._lock:
+            answered, lane.batch = len(lane.batch), []
+            while self.alive:
+                if self._is_turn(lane):
+                    lane.batch = self._take(lane, answered)
+                self._wake()  # the next one, if there is something left
+                if lane.batch:
+                    return True
+                if self._closing and not self._waiting:
+                    break
+                lane.turn.wait()
+                answered = 0
+            return False
 
-    def _take(self) -> list[_Entry[Item, Result]]:
+    def _wake(self) -> None:
+        """Wake the lane that may take what waits."""
+        for lane in self._lanes:
+            if self._is_turn(lane):
+                lane.turn.notify()
+                return
+
+    def _wake_all(self) -> None:
+        for lane in self._lanes:
+            lane.turn.notify()
+
+    def _is_turn(self, lane: _Lane[Item, Result]) -> bool:
+        """Say whether a lane may take what waits."""
+        if lane.batch or self._whole.batch or not self._waiting:
+            return False
+        free = not any(part.batch for part in self._parts)
+        whole = not self._parts or (free and len(self._waiting) < len(self._parts))
+        return whole == (lane is self._whole)
+
+    def _take(self, lane: _Lane[Item, Result], answered: int) -> list[_Entry[Item, Result]]:
         """Take what makes a batch within the limits from the head of the queue."""
         self._refuse_late()
         batch: list[_Entry[Item, Result]] = []
-        count = self._step(min(self.count_limit(), self._share()))
+        count = self._step(min(self.count_limit(), self._share(lane, answered)))
         while self._waiting and len(batch) < count:
             entry = self._waiting.popleft()
             if not entry.future.set_running_or_notify_cancel():
@@ -252,16 +296,20 @@ class BatchQueue(Generic[Item, Result]):
                 continue
             self._observer.waited(monotonic() - entry.queued)
             batch.append(entry)
-        self._taken = len(batch) or self._taken
         return batch
 
-    def _share(self) -> int:
-        """Return how many of those that wait the next batch may have, within its limits."""
+    def _share(self, lane: _Lane[Item, Result], answered: int) -> int:
+        """Return how many of those that wait a lane may have, after it has answered some.
+
+        Of clients that wait for their answer and then ask again, as many are prepared as are on
+        each of the lanes.
+        """
         waiting, step = len(self._waiting), self.limits.step
-        if not self.limits.even:
+        if lane is self._whole:
             return waiting
-        half = math.ceil((waiting + self._taken) / (2 * step)) * step
-        return min(waiting, max(half, 2 * step))
+        everyone = waiting + answered + sum(len(part.batch) for part in self._parts)
+        even = math.ceil(everyone / (len(self._parts) + 1))
+        return min(waiting, even if even < 2 * step else math.ceil(even / step) * step)
 
     def _refuse_late(self) -> None:
         """Refuse what would be answered too late even by the next batch."""
@@ -293,15 +341,16 @@ class BatchQueue(Generic[Item, Result]):
     def _item_size(self) -> float:
         return self._mean_size or 1.0
 
-    def _answer(self, batch: list[_Entry[Item, Result]]) -> None:
+    def _answer(self, lane: _Lane[Item, Result], batch: Sequence[_Entry[Item, Result]]) -> None:
         """Run a batch; one that fails is halved until the guilty item is alone."""
         started, size = monotonic(), sum(entry.size for entry in batch)
-        self._on_tower = _OnTower(max(STUCK_SECONDS, _STUCK_TIMES * self.pace.seconds(size)))
+        predicted = self.pace.seconds(size * lane.shares)
+        lane.spent, lane.allowed = 0.0, max(STUCK_SECONDS, _STUCK_TIMES * predicted)
         try:
             results = self._run([entry.item for entry in batch])
             answers = list(zip(batch, results, strict=True))
         except Exception as error:
-            self._on_tower = None
+            lane.allowed = math.inf
             if not self.alive:
                 return
             if self._fatal(error):
@@ -314,20 +363,21 @@ class BatchQueue(Generic[Item, Result]):
                 batch[0].future.set_exception(error)
                 return
             middle = len(batch) // 2
-            self._answer(batch[:middle])
-            self._answer(batch[middle:])
+            self._answer(lane, batch[:middle])
+            self._answer(lane, batch[middle:])
             return
-        self._on_tower = None
+        lane.allowed = math.inf
         seconds = monotonic() - started
-        self._learn(len(batch), size, seconds)
         self._observer.ran(len(batch), seconds)
-        with self._changed:
+        with self._lock:
+            self._learn(len(batch), size, seconds, lane)
             if self.alive:  # and the batch was not given up meanwhile
                 for entry, result in answers:
                     entry.future.set_result(result)
 
-    def _learn(self, count: int, size: int, seconds: float) -> None:
-        self.pace.observe(size, seconds)
+    def _learn(self, count: int, size: int, seconds: float, lane: _Lane[Item, Result]) -> None:
+        """Learn from a batch; on all of the tower as many as it has parts take as long."""
+        self.pace.observe(size * lane.shares, seconds)
         mean = size / count
         before = mean if self._mean_size is None else self._mean_size
         self._mean_size = DECAY * before + (1 - DECAY) * mean

@@ -1,4 +1,4 @@
-"""How many CPUs this process may use, and which of its threads give way to others."""
+"""How many CPUs this process and its threads may use, and which threads give way to others."""
 
 from __future__ import annotations
 
@@ -34,3 +34,12 @@ def give_way(nice: int) -> None:
         thread = threading.get_native_id()
         lowered = os.getpriority(os.PRIO_PROCESS, thread) + nice
         os.setpriority(os.PRIO_PROCESS, thread, min(lowered, 19))
+
+
+def compute_on(cores: int) -> None:
+    """Let torch compute on so many cores in the calling thread."""
+    import torch
+
+    # when a thread first needs the number it takes the one that any thread has set last
+    torch.get_num_threads()
+    torch.set_num_threads(cores)

@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from bento.admission import ByteBudget
 from bento.batching import BatchQueue, Limits
+from bento.cpus import compute_on, give_way
 from bento.errors import Busy, NotReady
 from bento.metrics import Metrics, TowerMetrics
 from bento.model import Embeddings
@@ -76,7 +78,7 @@ class Runner:
             exhausted=out_of_memory,
             fatal=device_lost,
             on_death=shared.on_death,
-            nice=nice,
+            enter=partial(self._enter, nice),
         )
 
     async def embed(self, preparation: Preparation) -> Embeddings:
@@ -173,6 +175,11 @@ class Runner:
         self._prepare_seconds += 0.1 * (seconds - self._prepare_seconds)
         self.metrics.decoded(seconds)
         return item
+
+    def _enter(self, nice: int, shares: int) -> None:
+        """Give one of the queue's threads its priority and its cores: one, or all of them."""
+        give_way(nice)
+        compute_on(self._shared.cpus if shares == 1 else 1)
 
     def _run(self, items: list[torch.Tensor]) -> list[Embeddings]:
         embeddings = self._tower.embed(items)

@@ -15,7 +15,7 @@ import numpy as np
 
 from bento.admission import ByteBudget
 from bento.batching import Limits
-from bento.cpus import available_cpus
+from bento.cpus import available_cpus, compute_on
 from bento.errors import Busy, EncoderError, NotReady
 from bento.images import load_image, open_image
 from bento.metrics import Metrics
@@ -58,11 +58,12 @@ class Runners:
     ) -> None:
         self._encoder = encoder
         cpus = max(1, available_cpus() // settings.workers)
-        self._threads = ThreadPoolExecutor(cpus, "prepare")
-        self._large = ThreadPoolExecutor(1, "prepare-large")
+        # each computes alone: there are as many as cores
+        self._threads = ThreadPoolExecutor(cpus, "prepare", compute_on, (1,))
+        self._large = ThreadPoolExecutor(1, "prepare-large", compute_on, (1,))
         shared = Shared(settings, budget, metrics, self._threads, cpus, self._large, on_death)
         count = settings.max_batch_size
-        on_cpu = encoder.device == "cpu"
+        on_cpu, lanes = encoder.device == "cpu", encoder.image.lanes
         self.text = Runner(
             "text", encoder.text, shared, Limits(count), nice=TEXT_NICE if on_cpu else 0
         )
@@ -72,7 +73,7 @@ class Runners:
             encoder.image,
             shared,
             # on a CPU each size that a batch has had keeps memory, about 20 MB of a ViT-B-32's
-            Limits(count, image_batch_seconds, step=4 if on_cpu else 1, even=on_cpu),
+            Limits(count, image_batch_seconds, step=4 if on_cpu else 1, lanes=lanes),
             nice=IMAGE_NICE if on_cpu else 0,
         )
         self.image.queue.wait_until_warm()

@@ -8,9 +8,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from itertools import pairwise, repeat
 from time import perf_counter
 from typing import Any, Final, Protocol
 
@@ -40,9 +38,6 @@ _CACHED_WORDS: Final = 100_000
 # What one more forward costs, in tokens: on 2 cores of an x86-64 CPU a ViT-B-32 text forward
 # in float32 takes about 18 ms + 0.45 ms a token; on a GPU 32 queries cost hardly more than one.
 _FORWARD_TOKENS: Final = {"cpu": 40, "cuda": 100_000}
-# On a CPU each core takes a part of a batch of so many images at least: cores that share one wait
-# for each other after every layer, and for whatever else has one of them.
-_PART: Final = 6
 _LENGTH_STEP: Final = 16  # texts are padded to a multiple of it where forwards are recorded
 
 
@@ -198,9 +193,17 @@ class ImageTower:
         self._stream = _stream(device, priority=0)
         self._copies = _stream(device, priority=0)
         self._threads = torch.get_num_threads()
-        self._cores = ThreadPoolExecutor(self._threads, "image-core")
         self._sizes = sizes(max_batch_size)
         self.use(visual, "float32")
+
+    @property
+    def lanes(self) -> int:
+        """How many batches are best computed at a time: one by each core of a CPU.
+
+        Cores that share a batch wait for each other after every layer, and for whatever else has
+        one of them. What is compiled runs one at a time.
+        """
+        return self._threads if self._device == "cpu" and self._compiled is None else 1
 
     def use(self, module: Any, dtype: str) -> None:
         self.module = module
@@ -246,19 +249,6 @@ class ImageTower:
         return 1
 
     def embed(self, items: Sequence[torch.Tensor]) -> Embeddings:
-        parts = min(self._threads, len(items) // _PART)
-        if self._device != "cpu" or self._compiled is not None or parts < 2:
-            return self._embed(items)
-        bounds = [len(items) * i // parts for i in range(parts + 1)]
-        split = [items[start:end] for start, end in pairwise(bounds)]
-        return np.concatenate([*self._cores.map(self._embed_apart, split, repeat(parts))])
-
-    def _embed_apart(self, items: Sequence[torch.Tensor], parts: int) -> Embeddings:
-        """Embed one of several parts of a batch, each with its share of the cores."""
-        torch.set_num_threads(self._threads // parts)  # of this thread
-        return self._embed(items)
-
-    def _embed(self, items: Sequence[torch.Tensor]) -> Embeddings:
         with torch.inference_mode(), self._stream():
             batch = torch.stack(list(items))  # uint8 (n, height, width, 3)
             embeddings = self._forward(batch) if self._graphs is None else self._graphs(batch)

@@ -36,6 +36,40 @@ class Tower:
         return [2 * item for item in items]
 
 
+class Lanes:
+    """A stand-in for a tower with lanes: each batch is held until it is let go."""
+
+    def __init__(self) -> None:
+        self.running: list[tuple[int, list[int]]] = []  # by the shares that its thread entered with
+        self._own = threading.local()
+        self._changed = threading.Condition()
+
+    def enter(self, shares: int) -> None:
+        self._own.shares = shares
+
+    def run(self, items: list[int]) -> list[int]:
+        batch = (self._own.shares, list(items))
+        with self._changed:
+            self.running.append(batch)
+            self._changed.notify_all()
+            assert self._changed.wait_for(lambda: batch not in self.running, 10)
+        if items[0] < 0:
+            raise Gone("over")
+        return [2 * item for item in items]
+
+    def expect(self, *batches: tuple[int, list[int]]) -> None:
+        """Wait until these batches are on the tower, and no others."""
+        with self._changed:
+            self._changed.wait_for(lambda: sorted(self.running) == sorted(batches), 2)
+            assert sorted(self.running) == sorted(batches)
+
+    def let_go(self, *items: int) -> None:
+        """End the batches that have one of these items."""
+        with self._changed:
+            self.running = [batch for batch in self.running if not {*items} & {*batch[1]}]
+            self._changed.notify_all()
+
+
 class Reports:
     """Keeps what a queue tells about itself."""
 
@@ -179,17 +213,10 @@ def test_a_tower_that_others_slow_down_gets_no_smaller_batches(make: Make) -> No
         (Limits(22, step=4), 11, [8, 3]),
         (Limits(22, step=4), 21, [20, 1]),
         (Limits(22, step=4), 31, [22, 8, 1]),
-        # after the one item that is on the tower
-        (Limits(32, step=4, even=True), 7, [7]),
-        (Limits(32, step=4, even=True), 9, [8, 1]),
-        (Limits(32, step=4, even=True), 24, [16, 8]),
-        (Limits(32, step=4, even=True), 27, [16, 8, 3]),
-        (Limits(32, step=4, even=True), 40, [24, 16]),
-        (Limits(32, step=4, even=True), 100, [32, 32, 32, 4]),
     ],
     ids=str,
 )
-def test_a_large_batch_has_a_multiple_of_a_step_and_an_even_one_half(
+def test_a_large_batch_has_a_multiple_of_a_step(
     tower: Tower, make: Make, limits: Limits, waiting: int, batches: list[int]
 ) -> None:
     queue = make(limits)
@@ -418,8 +445,10 @@ def test_a_tower_that_hangs_is_given_up_and_nobody_waits_for_it(
     with pytest.raises(NotReady, match="has not answered"):
         queue.submit(2)
     tower.free.set()  # and when it comes back after all, nothing more happens
-    queue._thread.join(10)
-    assert not queue._thread.is_alive()
+    for thread in threading.enumerate():
+        if thread.name == "runner-test":
+            thread.join(10)
+            assert not thread.is_alive()
     assert len(reasons) == 1
 
 
@@ -439,6 +468,218 @@ def test_a_batch_may_take_many_times_what_was_predicted(
     for _ in range(50):  # counted anew
         queue.tick(1.0)
     assert queue.alive
+
+
+@pytest.fixture
+def lanes() -> Lanes:
+    return Lanes()
+
+
+@pytest.fixture
+def two(make: Make, lanes: Lanes) -> BatchQueue[int, int]:
+    queue = make(Limits(100, lanes=2), run=lanes.run, enter=lanes.enter)
+    queue.wait_until_warm()
+    return queue
+
+
+def test_fewer_items_than_lanes_have_all_of_the_tower(
+    lanes: Lanes, two: BatchQueue[int, int]
+) -> None:
+    first = two.submit(1)
+    lanes.expect((1, [1]))
+    second = two.submit(2)
+    assert not second.running()  # it will not share with the first
+    lanes.let_go(1)
+    lanes.expect((1, [2]))
+    lanes.let_go(2)
+    assert (first.result(10), second.result(10)) == (2, 4)
+
+
+def test_as_many_items_as_lanes_are_shared_out(lanes: Lanes, two: BatchQueue[int, int]) -> None:
+    futures = [two.submit(1)]
+    lanes.expect((1, [1]))
+    futures += [two.submit(i) for i in (2, 3, 4, 5)]
+    lanes.let_go(1)
+    lanes.expect((2, [2, 3]), (2, [4, 5]))  # of four, two can be prepared while two are on a lane
+    futures.append(two.submit(6))
+    lanes.let_go(2)
+    lanes.expect((2, [4, 5]), (2, [6]))  # a lane that is free takes what there is
+    lanes.let_go(4, 6)
+    assert [future.result(10) for future in futures] == [2, 4, 6, 8, 10, 12]
+    futures = [two.submit(7)]
+    lanes.expect((1, [7]))  # and when all are, a lone item has all of the tower
+    lanes.let_go(7)
+    assert futures[0].result(10) == 14
+
+
+@pytest.mark.parametrize(
+    ("limits", "waiting", "batches"),
+    [
+        (Limits(32, step=4, lanes=2), 6, [2, 2, 2]),
+        (Limits(32, step=4, lanes=2), 21, [7, 7, 7]),
+        (Limits(32, step=4, lanes=2), 24, [8, 8, 8]),
+        (Limits(32, step=4, lanes=2), 32, [12, 12, 8]),
+        (Limits(16, step=4, lanes=2), 64, [16, 16, 16, 16]),
+        (Limits(32, step=4, lanes=4), 40, [8, 8, 8, 8, 8]),
+    ],
+    ids=str,
+)
+def test_lanes_share_out_evenly_what_asks_again_when_it_is_answered(
+    lanes: Lanes, make: Make, limits: Limits, waiting: int, batches: list[int]
+) -> None:
+    queue = make(limits, run=lanes.run, enter=lanes.enter)
+    first = queue.submit(1000)
+    lanes.expect((1, [1000]))
+    numbers = iter(range(waiting))
+    futures = [queue.submit(i) for i in range(waiting)]
+    shared = [[next(numbers) for _ in range(count)] for count in batches]
+    lanes.let_go(1000)
+    lanes.expect(*((limits.lanes, batch) for batch in shared[: limits.lanes]))
+    assert first.result(10) == 2000
+    lanes.let_go(0)  # before those that it answers ask again
+    lanes.expect(*((limits.lanes, batch) for batch in shared[1 : limits.lanes + 1]))
+    for future in futures:
+        while not future.done():
+            lanes.let_go(*(item for _, batch in lanes.running for item in batch))
+            wait([future], 0.01)
+
+
+def test_a_batch_on_a_lane_counts_as_one_on_each(make: Make, lanes: Lanes, clock: Clock) -> None:
+    def run(items: list[int]) -> list[int]:
+        results = lanes.run(items)
+        clock.now += 0.5 * len(items)
+        return results
+
+    limits = Limits(100, seconds=5.0, lanes=2)
+    queue = make(limits, run=run, enter=lanes.enter, warm_up=lambda: [(1, 1, 0.25)])
+    queue.wait_until_warm()
+    assert queue.count_limit() == 10  # of 0.25 s each on all of the tower, and 0.5 s on a lane
+    first = queue.submit(0)
+    lanes.expect((1, [0]))
+    queue.pace.observe = lambda size, seconds: seen.append((size, seconds))  # type: ignore[method-assign]
+    seen: list[tuple[float, float]] = []
+    futures = [queue.submit(i) for i in range(1, 4)]
+    lanes.let_go(0)
+    lanes.expect((2, [1]), (2, [2]))
+    lanes.let_go(1)
+    assert futures[0].result(10) == 2
+    lanes.expect((2, [2]), (2, [3]))
+    lanes.let_go(2, 3)
+    assert [f.result(10) for f in (first, *futures)] == [0, 2, 4, 6]
+    assert seen[:2] == [(1, 0.5), (2, 0.5)]
+    assert queue._mean_size == pytest.approx(1.0)
+
+
+def test_what_is_before_one_is_predicted_to_go_on_all_lanes(make: Make) -> None:
+    known = [(1, 1, 0.3), (4, 4, 0.6)]  # 0.2 s a batch and 0.1 s an item
+    queue = make(Limits(4, lanes=2), warm_up=lambda: known)
+    queue.wait_until_warm()
+    own = queue.pace.seconds(queue.pace.usual_size)
+    assert queue.predicted_seconds(16) == pytest.approx(16 * 0.1 + 2 * 0.2 + own)
+
+
+def test_closing_finishes_what_was_accepted_on_all_lanes(
+    lanes: Lanes, two: BatchQueue[int, int]
+) -> None:
+    futures = [two.submit(i) for i in range(1, 8)]
+    closing = threading.Thread(target=two.close)
+    closing.start()
+    while closing.is_alive():
+        lanes.let_go(*(item for _, batch in lanes.running for item in batch))
+        closing.join(0.01)
+    assert [future.result(0) for future in futures] == [2 * i for i in range(1, 8)]
+
+
+def test_a_lane_that_dies_takes_the_others_with_it(
+    lanes: Lanes, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    reasons: list[str] = []
+    queue = make(Limits(1, lanes=2), run=lanes.run, enter=lanes.enter, on_death=reasons.append)
+    first = queue.submit(1)
+    lanes.expect((1, [1]))
+    futures = [queue.submit(i) for i in (-2, 3, 4, 5)]
+    lanes.let_go(1)
+    lanes.expect((2, [-2]), (2, [3]))
+    assert first.result(10) == 2
+    lanes.let_go(-2)
+    for future in futures:
+        assert isinstance(future.exception(10), NotReady)
+    queue.close()
+    assert reasons == ["the test runner died: Gone: over"]
+    lanes.let_go(3)  # and what it says now, nobody waits for
+    with pytest.raises(NotReady, match="died"):
+        queue.submit(1)
+
+
+def test_a_lane_that_hangs_is_given_up_with_the_others(
+    lanes: Lanes, two: BatchQueue[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batching, "STUCK_SECONDS", 10.0)
+    first = two.submit(1)
+    lanes.expect((1, [1]))
+    futures = [two.submit(i) for i in (2, 3)]
+    lanes.let_go(1)
+    lanes.expect((2, [2]), (2, [3]))
+    two.tick(6.0)
+    lanes.let_go(2)
+    assert futures[0].result(10) == 4
+    again = two.submit(4)
+    lanes.expect((2, [3]), (2, [4]))
+    two.tick(6.0)
+    assert not two.alive
+    for future in (futures[1], again):
+        assert "has not answered for 12 s" in str(future.exception(10))
+    assert first.result(0) == 2
+    lanes.let_go(3, 4)
+
+
+def test_a_thread_that_cannot_enter_lets_nothing_start(make: Make) -> None:
+    def refuse(shares: int) -> None:
+        raise PermissionError("no priorities here")
+
+    queue = make(enter=refuse)
+    with pytest.raises(PermissionError, match="no priorities here"):
+        queue.wait_until_warm()
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_whatever_happens_every_item_is_answered(make: Make, reports: Reports, count: int) -> None:
+    def run(items: list[int]) -> list[int]:
+        if len(items) > 5:
+            raise MemoryError
+        if any(item % 50 == 0 for item in items):
+            raise ValueError("of fifty")
+        return [2 * item for item in items]
+
+    queue = make(
+        Limits(8, step=2, lanes=count),
+        run=run,
+        exhausted=lambda error: isinstance(error, MemoryError),
+    )
+    futures: dict[int, Future[int]] = {}
+
+    def submit(start: int) -> None:
+        for i in range(start, 2000, 4):
+            futures[i] = queue.submit(i)
+            if i % 7 == 0:
+                futures[i].cancel()
+
+    senders = [threading.Thread(target=submit, args=(start,)) for start in range(4)]
+    for sender in senders:
+        sender.start()
+    for sender in senders:
+        sender.join(30)
+    queue.close()
+    assert len(futures) == 2000
+    for i, future in futures.items():
+        assert future.done()
+        if future.cancelled():
+            assert i % 7 == 0
+        elif i % 50 == 0:
+            assert isinstance(future.exception(), ValueError)
+        else:
+            assert future.result() == 2 * i
+    assert reports.gone == sum(future.cancelled() for future in futures.values())
 
 
 def test_a_warm_up_that_fails_is_told_to_who_waits_for_it(make: Make) -> None:

@@ -25,9 +25,12 @@ from .conftest import file_bytes, scene_image
 class Tower:
     """A stand-in for a tower: it can be made to fail, to hang or to die."""
 
+    lanes = 1
+
     def __init__(self) -> None:
         self.batches: list[int] = []
         self.prepared = 0
+        self.cores: set[tuple[str, int]] = set()  # threads, and how many cores they compute on
         self.fails: BaseException | None = None
         self.free = threading.Event()
         self.free.set()
@@ -43,6 +46,7 @@ class Tower:
 
     def prepare(self, given: Any) -> torch.Tensor:
         self.prepared += 1
+        self.cores.add((threading.current_thread().name, torch.get_num_threads()))
         return torch.tensor([len(given) if isinstance(given, str) else given.width])
 
     def count_tokens(self, item: torch.Tensor) -> int:
@@ -50,6 +54,7 @@ class Tower:
 
     def embed(self, items: list[torch.Tensor]) -> Any:
         self.batches.append(len(items))
+        self.cores.add((threading.current_thread().name, torch.get_num_threads()))
         assert self.free.wait(10)
         if self.fails:
             raise self.fails
@@ -303,6 +308,39 @@ def test_image_batches_have_few_sizes_on_a_cpu(towers: Towers) -> None:
         runners.close()
     assert towers.image.batches == [1, 8, 3]
     assert towers.text.batches == [1, 11]
+
+
+def test_a_lone_image_has_all_cores_and_of_several_batches_each_has_one(
+    towers: Towers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = torch.get_num_threads()
+    monkeypatch.setattr(runners_module, "available_cpus", lambda: 3)
+    towers.image.lanes = 3
+    runners = make(towers)
+
+    async def scene() -> None:
+        towers.image.free.clear()
+        asked = [asyncio.create_task(runners.embed_image(picture(4), normalize=False))]
+        await until(lambda: towers.image.batches)
+        asked += [
+            asyncio.create_task(runners.embed_image(picture(4), normalize=False)) for _ in range(4)
+        ]
+        await until(lambda: len(runners.image.queue) == 4)
+        towers.image.free.set()
+        await asyncio.gather(*asked)
+        await runners.embed_text("a", normalize=False)
+
+    try:
+        asyncio.run(scene())
+    finally:
+        runners.close()
+        torch.set_num_threads(before)
+    assert sum(towers.image.batches) == 5
+    computed = {count for name, count in towers.image.cores if name == "runner-image"}
+    assert computed == {3, 1}
+    prepared = {count for name, count in towers.image.cores if name.startswith("prepare")}
+    assert prepared == {1}
+    assert ("runner-text", 3) in towers.text.cores
 
 
 def test_slow_decoding_counts_in_the_predicted_wait(towers: Towers) -> None:

@@ -434,25 +434,12 @@ def test_a_preprocessing_that_cannot_be_split_is_refused(clip: Pair, steps: list
         ImageTower(clip.model.model.visual, Compose(steps), "cpu", 8)
 
 
-def test_parts_of_a_batch_come_back_in_order_and_share_the_cores(
-    clip: Pair, pictures: dict[str, Image.Image]
-) -> None:
-    torch.set_num_threads(2)
+def test_each_core_of_a_cpu_computes_a_batch_unless_it_is_compiled(clip: Pair) -> None:
+    torch.set_num_threads(3)
     tower = ImageTower(clip.model.model.visual, clip.model.preprocess, "cpu", 32)
-    items = [tower.prepare(picture) for picture in pictures.values()][:33]
-    alone = np.concatenate([tower.embed([item]) for item in items])
-    seen = []
-
-    def embed(part: Sequence[torch.Tensor]) -> Embeddings:
-        seen.append((len(part), torch.get_num_threads()))
-        return ImageTower._embed(tower, part)
-
-    tower._embed = embed  # type: ignore[method-assign]
-    for count in (1, 11, 12, 13, 33):
-        assert_same(tower.embed(items[:count]), alone[:count], list(pictures))
-    whole, parts = [(1, 2), (11, 2)], [(6, 1), (6, 1), (6, 1), (7, 1), (16, 1), (17, 1)]
-    assert sorted(seen) == sorted([*whole, *parts])
-    assert torch.get_num_threads() == 2
+    assert tower.lanes == 3
+    tower._compiled = tower.module
+    assert tower.lanes == 1
 
 
 @needs_onednn
