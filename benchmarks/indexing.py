@@ -22,6 +22,7 @@ from typing import Any, Final
 from benchmarks.forward import alone, best_rates
 from benchmarks.harness import checkpoint, encoded, parse, parser, photo, report, say, table_of
 from bento import Encoder, Settings
+from bento.cpus import compute_on
 from rag.cli import open_backend
 from rag.cli import parse as parse_command
 
@@ -50,9 +51,12 @@ def decode_all(encoder: Encoder, files: Sequence[Path]) -> None:
 
 
 def forward_all(encoder: Encoder, count: int, picture: Any) -> None:
-    """Run the image tower over as many pictures, in batches."""
-    for start in range(0, count, _BATCH):
-        encoder.image.embed([picture] * min(_BATCH, count - start))
+    """Run the image tower over as many pictures, in as many batches at a time as is best."""
+    lanes = encoder.image.lanes
+    batches = [[picture] * min(_BATCH, count - start) for start in range(0, count, _BATCH)]
+    with ThreadPoolExecutor(lanes, "lane", compute_on, (max(1, _THREADS // lanes),)) as pool:
+        for _ in pool.map(encoder.image.embed, batches):
+            pass
 
 
 def main(argv: Sequence[str] | None = None) -> None:
