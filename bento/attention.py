@@ -1,11 +1,11 @@
-"""Self-attention on contiguous memory, in place of torch's, which copies weights on the way."""
+"""Attention that computes no more than an embedding needs, in place of torch's and OpenCLIP's."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from open_clip.transformer import ResidualAttentionBlock
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -42,6 +42,69 @@ class SelfAttention(nn.Module):
         return self.out_proj(attended.transpose(1, 2).reshape(n, length, width)), None
 
 
+class TokenAttention(nn.Module):
+    """Computes what `SelfAttention` does, with its weights, for one token of each input."""
+
+    def __init__(self, attention: SelfAttention) -> None:
+        super().__init__()
+        width = attention.out_proj.in_features
+        self.q_proj = _rows(attention.in_proj, slice(width))
+        self.kv_proj = _rows(attention.in_proj, slice(width, None))
+        self.out_proj = attention.out_proj
+        self.num_heads = attention.num_heads
+
+    def forward(
+        self,
+        token: torch.Tensor,  # (n, 1, width)
+        tokens: torch.Tensor,  # (n, length, width)
+        attn_mask: torch.Tensor | None,  # (n, 1, 1, length)
+    ) -> torch.Tensor:
+        n, length, width = tokens.shape
+        q = self.q_proj(token).view(n, 1, self.num_heads, -1).transpose(1, 2)
+        k, v = self.kv_proj(tokens).view(n, length, 2, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        attended = scaled_dot_product_attention(q, k, v, attn_mask=attn_mask)
+        projected: torch.Tensor = self.out_proj(attended.reshape(n, 1, width))
+        return projected
+
+
+class LastBlock(nn.Module):
+    """Does what a tower's last block does, for the token at which the embedding is read.
+
+    Of the other tokens only keys and values are computed.
+    """
+
+    def __init__(self, block: ResidualAttentionBlock) -> None:
+        super().__init__()
+        self.attn = TokenAttention(block.attn)
+        self.mlp = block.mlp
+        self.ln_1, self.ls_1 = block.ln_1, block.ls_1
+        self.ln_2, self.ls_2 = block.ln_2, block.ls_2
+
+    def forward(
+        self,
+        x: torch.Tensor,  # (n, length, width)
+        attn_mask: torch.Tensor | None = None,  # (length, length)
+        at: torch.Tensor | None = None,  # int64 (n,): which token of each, if not the first
+    ) -> torch.Tensor:
+        """Return (n, 1, width)."""
+        token = x[:, :1]
+        if at is not None:
+            token = x[torch.arange(len(x), device=x.device), at].unsqueeze(1)
+        if attn_mask is not None:
+            attn_mask = attn_mask[at, None, None].to(x.dtype)
+        token = token + self.ls_1(self.attn(self.ln_1(token), self.ln_1(x), attn_mask))
+        read: torch.Tensor = token + self.ls_2(self.mlp(self.ln_2(token)))
+        return read
+
+
+def _rows(layer: nn.Linear, rows: slice) -> nn.Linear:
+    """Return a layer with some of the outputs of another, on the same memory."""
+    part = nn.Linear(1, 1, device="meta")
+    part.weight = nn.Parameter(layer.weight[rows], requires_grad=False)
+    part.bias = nn.Parameter(layer.bias[rows], requires_grad=False)
+    return part
+
+
 def replace_attention(module: Any) -> None:
     """Let the self-attention blocks of a tower use `SelfAttention`; others stay as they are."""
     for block in module.modules():
@@ -49,3 +112,20 @@ def replace_attention(module: Any) -> None:
             attention = block.attn
             if isinstance(attention, nn.MultiheadAttention) and attention.batch_first:
                 block.attn = SelfAttention(attention)
+
+
+def read_one_token(transformer: Any) -> None:
+    """Let the last block of a transformer be a `LastBlock`, if it uses `SelfAttention`."""
+    blocks = transformer.resblocks
+    # OpenCLIP asks the first for its dtype
+    if len(blocks) > 1 and isinstance(getattr(blocks[-1], "attn", None), SelfAttention):
+        blocks[-1] = LastBlock(blocks[-1])
+
+
+def reads_first_token(visual: Any) -> bool:
+    """Say whether the embedding of an image tower is read at the first token of its last block."""
+    return (
+        isinstance(visual, VisionTransformer)
+        and visual.attn_pool is None
+        and visual.pool_type == "tok"
+    )

@@ -8,6 +8,8 @@ import torch
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import nn
 
+from bento.attention import LastBlock
+
 
 class PackedLinear(nn.Module):
     """Computes what `nn.Linear` does, whose weights torch copies into that layout in every call.
@@ -53,7 +55,7 @@ def pack_weights(module: nn.Module) -> None:
     for part in module.modules():
         if isinstance(part, VisionTransformer) and _embeds_patches(part.conv1):
             part.conv1 = PackedPatches(part.conv1)
-        elif isinstance(part, ResidualAttentionBlock):
+        elif isinstance(part, ResidualAttentionBlock | LastBlock):
             if type(part.mlp.gelu) is nn.GELU and _is_packable(part.mlp.c_fc):
                 layer = part.mlp.c_fc
                 part.mlp.c_fc = PackedLinear(layer.weight, layer.bias, part.mlp.gelu)

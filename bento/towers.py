@@ -22,6 +22,7 @@ from torch.nn.functional import cosine_similarity, pad
 from torch.nn.utils.rnn import pad_sequence
 from torchvision.transforms import Compose, Normalize  # type: ignore[import-untyped]
 
+from bento.attention import LastBlock, read_one_token, reads_first_token
 from bento.errors import InvalidInput, ModelLoadError
 from bento.graphs import Graphs, sizes
 from bento.model import Embeddings
@@ -82,6 +83,8 @@ class TextTower:
         self._stream = _stream(device, priority=-1)  # before images
         self._forward_tokens = _FORWARD_TOKENS[device.partition(":")[0]]
         self._sizes = sizes(max_batch_size)
+        if self.cuts:
+            read_one_token(_text_parts(model).transformer)
         self.use(model, "float32")
 
     def use(self, module: Any, dtype: str) -> None:
@@ -92,7 +95,7 @@ class TextTower:
     def prepare(self, text: str) -> torch.Tensor:
         """Tokenize a text; what lies beyond the context is cut off."""
         tokens: torch.Tensor = self._tokenizer([text])[0]
-        return tokens[: self._end(tokens) + 1] if self.cuts else tokens
+        return tokens[: self._ends(tokens) + 1] if self.cuts else tokens
 
     def count_tokens(self, tokens: torch.Tensor) -> int:
         """Return how many tokens of a prepared text the model sees, padding left out."""
@@ -154,8 +157,14 @@ class TextTower:
         length = tokens.shape[1]
         dtype = parts.transformer.get_cast_dtype()
         x = parts.token_embedding(tokens).to(dtype) + parts.positional_embedding[:length].to(dtype)
-        x = parts.ln_final(parts.transformer(x, attn_mask=parts.attn_mask[:length, :length]))
-        x = text_global_pool(x, tokens, *_pooling(parts))  # (n, width)
+        mask, transformer = parts.attn_mask[:length, :length], parts.transformer
+        if isinstance(transformer.resblocks[-1], LastBlock):
+            for block in transformer.resblocks[:-1]:
+                x = block(x, attn_mask=mask)
+            x = transformer.resblocks[-1](x, mask, at=self._ends(tokens))[:, 0]
+        else:
+            x = text_global_pool(transformer(x, attn_mask=mask), tokens, *_pooling(parts))
+        x = parts.ln_final(x)  # (n, width)
         projection = parts.text_projection
         if isinstance(projection, torch.nn.Linear):
             x = projection(x)
@@ -163,11 +172,11 @@ class TextTower:
             x = x @ projection
         return x  # (n, dim)
 
-    def _end(self, tokens: torch.Tensor) -> int:
-        """Return where the embedding of a text is read."""
+    def _ends(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return where the embeddings of texts (..., length) are read, int64 (...)."""
         pool_type, eos_id = _pooling(_text_parts(self.module))
         at_end = tokens if pool_type == "argmax" else torch.eq(tokens, eos_id or 0).int()
-        return int(at_end.argmax())
+        return at_end.argmax(-1)
 
 
 class ImageTower:
@@ -194,6 +203,8 @@ class ImageTower:
         self._copies = _stream(device, priority=0)
         self._threads = torch.get_num_threads()
         self._sizes = sizes(max_batch_size)
+        if reads_first_token(visual):
+            read_one_token(visual.transformer)
         self.use(visual, "float32")
 
     @property
@@ -269,8 +280,9 @@ class ImageTower:
         self._compiled = torch.compile(self.module, dynamic=False)
 
     def _forward(self, batch: torch.Tensor) -> torch.Tensor:
-        x = batch.permute(0, 3, 1, 2).contiguous()  # (n, 3, height, width)
-        x = x.sub(self._mean).div_(self._std).to(getattr(torch, self.dtype))
+        x = batch.permute(0, 3, 1, 2)  # (n, 3, height, width)
+        x = x.to(torch.float32, memory_format=torch.contiguous_format)  # CPUs are slow at mixing
+        x = x.sub_(self._mean).div_(self._std).to(getattr(torch, self.dtype))
         return (_first(self.module(x)) if self._compiled is None else self._run_compiled(x)).float()
 
     def _run_compiled(self, x: torch.Tensor) -> torch.Tensor:

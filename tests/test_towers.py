@@ -28,6 +28,7 @@ from torchvision.transforms import (
 )
 
 from bento import Encoder, Settings
+from bento.attention import LastBlock
 from bento.errors import ModelLoadError
 from bento.graphs import Graphs, sizes
 from bento.images import decode_image
@@ -91,8 +92,17 @@ ARCHITECTURES: Final = {
     "clip_resnet": _architecture(CLIP, RESNET, {}, cuts=True),
     "clip_wide": _architecture(CLIP, VIT | {"image_size": WIDE}, {}, cuts=True),
     "clip_eos": _architecture(CLIP, VIT, EOS, cuts=True),  # worldwide
-    "clipa": _architecture(CLIP, VIT, BOTH_WAYS | {"pool_type": "last"}, cuts=False),
+    "clipa": _architecture(
+        CLIP,
+        VIT | {"pool_type": "avg", "final_ln_after_pool": True},
+        BOTH_WAYS | {"pool_type": "last"},
+        cuts=False,
+    ),
     "custom_text": _architecture(CUSTOM_TEXT, VIT, {}, cuts=True),  # MobileCLIP-B
+    "layer_scale": _architecture(
+        CUSTOM_TEXT, VIT | {"ls_init_value": 0.5}, {"ls_init_value": 0.5}, cuts=True
+    ),
+    "one_layer": _architecture(CLIP, VIT | {"layers": 1}, {"layers": 1}, cuts=True),
     "custom_text_eos": _architecture(CUSTOM_TEXT, VIT, EOS | {"proj_bias": True}, cuts=True),
     "custom_blocks": _architecture(
         CUSTOM_TEXT, VIT | CUSTOM, CUSTOM | {"ls_init_value": 0.5}, cuts=True
@@ -488,6 +498,9 @@ def test_the_layers_of_16_bit_towers_are_packed_and_no_others(pair: Pair) -> Non
         encoder = pair.model.encoder(dtype=dtype)
         layers = [*encoder.text.module.modules(), *encoder.image.module.modules()]
         kinds = [type(layer) for layer in layers]
+        for block in layers:
+            if dtype == "bfloat16" and isinstance(block, LastBlock):
+                assert not any(isinstance(layer, torch.nn.Linear) for layer in block.modules())
         return kinds.count(PackedLinear), kinds.count(PackedPatches)
 
     blocks = [b for b in pair.model.model.modules() if isinstance(b, ResidualAttentionBlock)]
@@ -495,6 +508,39 @@ def test_the_layers_of_16_bit_towers_are_packed_and_no_others(pair: Pair) -> Non
     linear, patches = packed("bfloat16")
     assert linear >= 2 * len(blocks)
     assert patches == isinstance(pair.model.model.visual, VisionTransformer)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "image"),
+    [
+        ("clip_eos", True, True),
+        ("layer_scale", True, True),
+        ("clip_resnet", True, False),
+        ("both_ways", False, True),
+        ("clipa", False, False),
+        ("coca", False, False),
+        ("custom_blocks", False, False),
+    ],
+)
+def test_the_last_block_computes_only_the_token_that_is_read_where_one_is(
+    name: str, text: bool, image: bool, tmp_path: Path
+) -> None:
+    encoder = Model(ARCHITECTURES[name], tmp_path).encoder()
+    computed: list[torch.Tensor] = []
+    for tower, items, one in (
+        (encoder.text, encoder.text.probe()[:3], text),
+        (encoder.image, encoder.image.probe()[:1] * 3, image),
+    ):
+        blocks = [
+            m
+            for m in tower.module.modules()
+            if isinstance(getattr(m, "mlp", None), torch.nn.Module)
+        ]
+        if blocks:  # a ResNet has none
+            blocks[-1].mlp.register_forward_hook(lambda _, given, __: computed.append(given[0]))
+        computed.clear()
+        tower.embed(items)
+        assert [x.shape[1] == 1 for x in computed] == [one] * bool(blocks)
 
 
 @pytest.mark.skipif(
@@ -663,12 +709,12 @@ def test_an_explicit_dtype_is_obeyed_though_slow_and_unfaithful(dtype: str) -> N
 def test_auto_on_a_real_tower_leaves_float32_weights_as_they_were_or_takes_a_faithful_dtype(
     clip: Pair,
 ) -> None:
-    encoder = clip.model.encoder(dtype="auto")
-    visual = clip.model.model.visual.state_dict()
+    encoder, exact = clip.model.encoder(dtype="auto"), clip.model.encoder()
+    before = exact.image.module.state_dict()
     settled = encoder.image.module.state_dict()
     if encoder.image.dtype == "float32":
-        for name in visual:
-            assert torch.equal(settled[name.replace("in_proj_", "in_proj.")], visual[name])
+        assert before.keys() == settled.keys()
+        assert all(torch.equal(before[name], settled[name]) for name in before)
     for tower in (encoder.text, encoder.image):
         assert tower.dtype in ("float32", "bfloat16", "float16")
         assert {w.dtype for w in tower.module.parameters()} == {getattr(torch, tower.dtype)}
