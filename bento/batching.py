@@ -50,16 +50,22 @@ class Observer(Protocol):
 class Limits:
     """What bounds a batch: how many items, and its seconds on a tower that nothing slows down.
 
-    Of more than two `step`s of items it has a multiple of `step`, or `count`.
+    Of more than two `step`s of items it has a multiple of `step`, or as many as it may have.
 
-    With several `lanes` so many batches are on the tower at a time, each on its share of it; but
-    fewer items than lanes, when nothing is on the tower, are one batch that has all of it.
+    With several `lanes` so many batches are on the tower at a time, each on its share of it, with
+    its share of `count`, or two steps; but fewer items than lanes, when nothing is on the tower,
+    are one batch that has all of it.
     """
 
     count: int
     seconds: float = math.inf
     step: int = 1
     lanes: int = 1
+
+    @property
+    def most(self) -> int:
+        """Return how many items a batch may have."""
+        return min(self.count, max(math.ceil(self.count / self.lanes), 2 * self.step))
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +133,7 @@ class BatchQueue(Generic[Item, Result]):
         self._enter = enter
         self._waiting: deque[_Entry[Item, Result]] = deque()
         self._mean_size: float | None = None  # of an item, as of late
-        self._shrunk = limits.count  # the count limit until `_shrunk_until`
+        self._shrunk = limits.most  # the count limit until `_shrunk_until`
         self._shrunk_until = 0.0
         self._closing = False
         self._death: str | None = None
@@ -179,7 +185,7 @@ class BatchQueue(Generic[Item, Result]):
         goes by the tower's best pace: what slows it down when others take the cores is hardly less
         in a smaller batch, and small ones would only make it slower still.
         """
-        limit = self._shrunk if monotonic() < self._shrunk_until else self.limits.count
+        limit = self._shrunk if monotonic() < self._shrunk_until else self.limits.most
         seconds = self.pace.best * self._item_size * self.limits.lanes
         if self.limits.seconds < limit * seconds < math.inf:
             limit = max(1, int(self.limits.seconds / seconds))
@@ -329,7 +335,7 @@ class BatchQueue(Generic[Item, Result]):
 
     def _step(self, count: int) -> int:
         """Return how many of `count` items may go together."""
-        if count < 2 * self.limits.step or count == self.limits.count:
+        if count < 2 * self.limits.step or count == self.limits.most:
             return count
         return count - count % self.limits.step
 

@@ -519,7 +519,8 @@ def test_as_many_items_as_lanes_are_shared_out(lanes: Lanes, two: BatchQueue[int
         (Limits(32, step=4, lanes=2), 21, [7, 7, 7]),
         (Limits(32, step=4, lanes=2), 24, [8, 8, 8]),
         (Limits(32, step=4, lanes=2), 32, [12, 12, 8]),
-        (Limits(16, step=4, lanes=2), 64, [16, 16, 16, 16]),
+        (Limits(20, step=4, lanes=2), 60, [10, 10, 10, 10, 10, 10]),  # its share of 20
+        (Limits(16, step=4, lanes=4), 64, [8, 8, 8, 8, 8, 8, 8, 8]),  # two steps at least
         (Limits(32, step=4, lanes=4), 40, [8, 8, 8, 8, 8]),
     ],
     ids=str,
@@ -572,7 +573,7 @@ def test_a_batch_on_a_lane_counts_as_one_on_each(make: Make, lanes: Lanes, clock
 
 def test_what_is_before_one_is_predicted_to_go_on_all_lanes(make: Make) -> None:
     known = [(1, 1, 0.3), (4, 4, 0.6)]  # 0.2 s a batch and 0.1 s an item
-    queue = make(Limits(4, lanes=2), warm_up=lambda: known)
+    queue = make(Limits(8, lanes=2), warm_up=lambda: known)
     queue.wait_until_warm()
     own = queue.pace.seconds(queue.pace.usual_size)
     assert queue.predicted_seconds(16) == pytest.approx(16 * 0.1 + 2 * 0.2 + own)
