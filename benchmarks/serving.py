@@ -29,7 +29,7 @@ from benchmarks.harness import (
     serving,
     table_of,
 )
-from benchmarks.load import BULK, KINDS, Loaded, load
+from benchmarks.load import BULK, KINDS, Kind, Loaded, load
 from bento import Settings
 
 PARTS: Final = ("ours", "handwritten", "sustained", "overload")
@@ -112,34 +112,36 @@ def in_turn(options: Namespace, server: Server, dtype: str) -> dict[str, Any]:
     return {**middle, "turns": found, "failures": failures}
 
 
-def sustained(server: Server, seconds: float, lone_seconds: float) -> dict[str, Any]:
-    """Load each route for long: lone clients before and after it, failures, memory."""
+def sustained(server: Server, idle: Server, seconds: float) -> dict[str, Any]:
+    """Load each route for long: lone clients before and after it, failures, memory.
+
+    `idle` is as in `overload`.
+    """
     found: dict[str, Any] = {}
-    idle, peak = server.memory_bytes(), 0
+    held, peak = server.memory_bytes(), 0
     for kind in KINDS:
         say(f"sustained: {kind}, {_SUSTAINED_CLIENTS} clients for {seconds:g} s")
-        before = load(server.port, kind, seconds=lone_seconds)
+        before = lone_over_idle(server, idle, kind, seconds / 30)
         with server.memory_samples() as memory:
             crowd = load(server.port, kind, clients=_SUSTAINED_CLIENTS, seconds=seconds)
-        after = load(server.port, kind, seconds=lone_seconds)
+        after = lone_over_idle(server, idle, kind, seconds / 30)
         peak = max(peak, *memory)
         found[kind] = {
-            "before": asdict(before),
+            "before": before,
             "crowd": asdict(crowd),
-            "after": asdict(after),
-            "lone_ms": before.p50,
-            "after_over_before": after.p50 / before.p50,
-            "failures": before.failures + crowd.failures + after.failures,
+            "after": after,
+            "after_over_before": after / before,
+            "failures": crowd.failures,
         }
-    return {**found, "idle_mb": idle / 1e6, "peak_over_idle_mb": (peak - idle) / 1e6}
+    return {**found, "idle_mb": held / 1e6, "peak_over_idle_mb": (peak - held) / 1e6}
 
 
-def lone_over_idle(server: Server, idle: Server, seconds: float) -> float:
+def lone_over_idle(server: Server, idle: Server, kind: Kind, seconds: float) -> float:
     """Return a lone client's p50 over that of another service, which has no load, in turn."""
     ratios = []
     for turn in range(_TURNS):
         pair = (server, idle) if turn % 2 else (idle, server)
-        p50 = {each: load(each.port, "image", seconds=seconds).p50 for each in pair}
+        p50 = {each: load(each.port, kind, seconds=seconds).p50 for each in pair}
         ratios.append(p50[server] / p50[idle])
     return median(ratios)
 
@@ -152,13 +154,13 @@ def overload(server: Server, idle: Server, capacity: float, seconds: float) -> d
     """
     say(f"overload: {_OVERLOAD * capacity:.0f} images a second for {seconds:g} s")
     load(server.port, "image", clients=32, seconds=seconds / 10)
-    before = lone_over_idle(server, idle, seconds / 30)
+    before = lone_over_idle(server, idle, "image", seconds / 30)
     held = server.memory_bytes()
     with server.memory_samples() as memory:
         loaded = load(
             server.port, "image", rate=_OVERLOAD * capacity, seconds=seconds, busy_allowed=True
         )
-    after = lone_over_idle(server, idle, seconds / 30)
+    after = lone_over_idle(server, idle, "image", seconds / 30)
     quarter = len(memory) // 4
     grown = median(memory[-quarter:]) - median(memory[-2 * quarter : -quarter])
     return {
@@ -215,7 +217,8 @@ def served(options: Namespace, results: dict[str, Any]) -> None:
         say(f"the model alone, in {dtypes}")
         before = limit(options, dtypes)
         if "sustained" in parts:  # first: memory is compared with a service that did nothing
-            results["sustained"] = sustained(server, 3.0 if quick else 60.0, seconds)
+            with serving(_SERVICE, **variables) as idle:
+                results["sustained"] = sustained(server, idle, 3.0 if quick else 60.0)
         if "ours" in parts:
             clients = _FEW_CLIENTS if quick else _CLIENTS
             loads += [step("ours", server, k, n, seconds) for k in KINDS for n in clients]
