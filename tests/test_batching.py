@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from typing import Any
@@ -42,6 +43,7 @@ class Lanes:
     def __init__(self) -> None:
         self.running: list[tuple[int, list[int]]] = []  # by the shares that its thread entered with
         self._own = threading.local()
+        self._over = False
         self._changed = threading.Condition()
 
     def enter(self, shares: int) -> None:
@@ -52,7 +54,7 @@ class Lanes:
         with self._changed:
             self.running.append(batch)
             self._changed.notify_all()
-            assert self._changed.wait_for(lambda: batch not in self.running, 10)
+            self._changed.wait_for(lambda: batch not in self.running or self._over)
         if items[0] < 0:
             raise Gone("over")
         return [2 * item for item in items]
@@ -62,6 +64,12 @@ class Lanes:
         with self._changed:
             self._changed.wait_for(lambda: sorted(self.running) == sorted(batches), 2)
             assert sorted(self.running) == sorted(batches)
+
+    def stop(self) -> None:
+        """Hold nothing any more."""
+        with self._changed:
+            self._over = True
+            self._changed.notify_all()
 
     def let_go(self, *items: int) -> None:
         """End the batches that have one of these items."""
@@ -127,7 +135,12 @@ Make = Callable[..., BatchQueue[int, int]]
 
 
 @pytest.fixture
-def make(tower: Tower, reports: Reports) -> Iterator[Make]:
+def lanes() -> Lanes:
+    return Lanes()
+
+
+@pytest.fixture
+def make(tower: Tower, lanes: Lanes, reports: Reports) -> Iterator[Make]:
     queues: list[BatchQueue[int, int]] = []
 
     def make_queue(limits: Limits | None = None, **options: Any) -> BatchQueue[int, int]:
@@ -137,6 +150,7 @@ def make(tower: Tower, reports: Reports) -> Iterator[Make]:
 
     yield make_queue
     tower.free.set()
+    lanes.stop()
     for queue in queues:
         queue.close()
 
@@ -471,11 +485,6 @@ def test_a_batch_may_take_many_times_what_was_predicted(
 
 
 @pytest.fixture
-def lanes() -> Lanes:
-    return Lanes()
-
-
-@pytest.fixture
 def two(make: Make, lanes: Lanes) -> BatchQueue[int, int]:
     queue = make(Limits(100, lanes=2), run=lanes.run, enter=lanes.enter)
     queue.wait_until_warm()
@@ -499,6 +508,8 @@ def test_as_many_items_as_lanes_are_shared_out(lanes: Lanes, two: BatchQueue[int
     futures = [two.submit(1)]
     lanes.expect((1, [1]))
     futures += [two.submit(i) for i in (2, 3, 4, 5)]
+    time.sleep(0.05)
+    lanes.expect((1, [1]))  # with what has all of the tower, nothing else is there
     lanes.let_go(1)
     lanes.expect((2, [2, 3]), (2, [4, 5]))  # of four, two can be prepared while two are on a lane
     futures.append(two.submit(6))
@@ -508,8 +519,13 @@ def test_as_many_items_as_lanes_are_shared_out(lanes: Lanes, two: BatchQueue[int
     assert [future.result(10) for future in futures] == [2, 4, 6, 8, 10, 12]
     futures = [two.submit(7)]
     lanes.expect((1, [7]))  # and when all are, a lone item has all of the tower
+    futures += [two.submit(i) for i in (8, 9, 10)]
     lanes.let_go(7)
-    assert futures[0].result(10) == 14
+    lanes.expect((2, [8]), (2, [9]))  # what was answered long ago does not count
+    lanes.let_go(8, 9)
+    lanes.expect((2, [10]))
+    lanes.let_go(10)
+    assert [future.result(10) for future in futures] == [14, 16, 18, 20]
 
 
 @pytest.mark.parametrize(
@@ -582,9 +598,12 @@ def test_what_is_before_one_is_predicted_to_go_on_all_lanes(make: Make) -> None:
 def test_closing_finishes_what_was_accepted_on_all_lanes(
     lanes: Lanes, two: BatchQueue[int, int]
 ) -> None:
-    futures = [two.submit(i) for i in range(1, 8)]
+    futures = [two.submit(1)]
+    lanes.expect((1, [1]))
+    futures += [two.submit(i) for i in range(2, 8)]
     closing = threading.Thread(target=two.close)
     closing.start()
+    closing.join(0.05)  # now the lanes know
     while closing.is_alive():
         lanes.let_go(*(item for _, batch in lanes.running for item in batch))
         closing.join(0.01)
@@ -632,6 +651,23 @@ def test_a_lane_that_hangs_is_given_up_with_the_others(
         assert "has not answered for 12 s" in str(future.exception(10))
     assert first.result(0) == 2
     lanes.let_go(3, 4)
+
+
+def test_a_lane_may_take_as_much_longer_as_it_has_less_of_the_tower(
+    lanes: Lanes, make: Make
+) -> None:
+    known = [(1, 1, 10.0)]  # 10 s on all of the tower, and given up after twenty times that
+    queue = make(Limits(4, lanes=2), run=lanes.run, enter=lanes.enter, warm_up=lambda: known)
+    first = queue.submit(1)
+    lanes.expect((1, [1]))
+    queue.pace.observe = lambda size, seconds: None  # type: ignore[method-assign]
+    futures = [queue.submit(i) for i in (2, 3)]
+    lanes.let_go(1)
+    lanes.expect((2, [2]), (2, [3]))
+    queue.tick(390.0)
+    assert queue.alive
+    lanes.let_go(2, 3)
+    assert [future.result(10) for future in (first, *futures)] == [2, 4, 6]
 
 
 def test_a_thread_that_cannot_enter_lets_nothing_start(make: Make) -> None:
