@@ -2,7 +2,8 @@
 
 One run, one checkpoint. What the model alone reaches (`benchmarks.forward`) is measured first
 and last; shares are of the mean. Shared machines are noisy: what is aimed at with images is
-measured in turn with the model alone, time and again, and is the median of what each turn gives.
+measured in turn with the model alone, with texts in turn with the hand-written service, time and
+again, and is the median of what each turn gives.
 """
 
 from __future__ import annotations
@@ -61,6 +62,11 @@ _TURN_COLUMNS: Final = {
     "lone_ms": "a lone image, p50 ms",
     "lone_over_alone": "over a forward of one",
 }
+_TEXT_COLUMNS: Final = {
+    "hand_written": "texts/s, hand-written",
+    "rate": "ours",
+    "over": "over hand-written",
+}
 _TARGET_COLUMNS: Final = {"target": "target", "value": "reached", "bound": "bound", "met": "met"}
 
 
@@ -110,6 +116,21 @@ def in_turn(options: Namespace, server: Server, dtype: str) -> dict[str, Any]:
     middle = {key: median(turn[key] for turn in found) for key in found[0]}
     failures = sum(each.failures for pair in loads for each in pair)
     return {**middle, "turns": found, "failures": failures}
+
+
+def texts_in_turn(options: Namespace, server: Server, theirs: Server) -> dict[str, Any]:
+    """Return 32 clients' texts/s over the hand-written service's, measured in turn."""
+    turns, seconds = (2 if options.quick else _TURNS), options.seconds / 2
+    found, failures = [], 0
+    for turn in range(turns):
+        say(f"texts and the hand-written service in turn, {turn + 1} of {turns}")
+        pair = (server, theirs) if turn % 2 else (theirs, server)
+        loads = {each: load(each.port, "text", clients=32, seconds=seconds) for each in pair}
+        rate, hand_written = loads[server].rate, loads[theirs].rate
+        found.append({"hand_written": hand_written, "rate": rate, "over": rate / hand_written})
+        failures += loads[server].failures
+    over = median(turn["over"] for turn in found)
+    return {"over": over, "turns": found, "failures": failures}
 
 
 def sustained(server: Server, idle: Server, seconds: float) -> dict[str, Any]:
@@ -175,7 +196,6 @@ def overload(server: Server, idle: Server, capacity: float, seconds: float) -> d
 def targets(results: dict[str, Any]) -> list[dict[str, Any]]:
     """Return what is aimed at and what was reached, as far as it was measured."""
     batch_ms = 1000 * Settings().max_batch_size / results["limit"]["mean"]["image"]["rate"]
-    rows = {(r["service"], r["kind"], r["clients"]): r for r in results["loads"]}
     found: list[dict[str, Any]] = []
 
     def target(name: str, value: float | None, *, least: float = 0, most: float = math.inf) -> None:
@@ -183,16 +203,14 @@ def targets(results: dict[str, Any]) -> list[dict[str, Any]]:
         bound = f"at most {most:g}" if most < math.inf else f"at least {least:g}"
         found.append({"target": name, "value": value, "bound": bound, "met": met})
 
-    ours = rows.get(("ours", "text", 32))
-    theirs = rows.get(("handwritten", "text", 32))
-    if ours:
-        turns = results["in_turn"]
+    if turns := results["in_turn"]:
         target("images/s at 32 clients, of the model alone in turn", turns["of_alone"], least=0.92)
         target("lone image p50, over a forward of one in turn", turns["lone_over_alone"], most=1.2)
         failures = (row["failures"] for row in results["loads"] if row["service"] == "ours")
         target("failures", sum(failures) + turns["failures"], most=0)
-    if ours and theirs:
-        target("texts/s at 32 clients, over hand-written", ours["rate"] / theirs["rate"], least=10)
+    if texts := results["texts_in_turn"]:
+        target("texts/s at 32 clients, over hand-written in turn", texts["over"], least=10)
+        target("failures, texts in turn", texts["failures"], most=0)
     if long := results["sustained"]:
         for kind in KINDS:
             target(f"lone {kind} p50, after over before", long[kind]["after_over_before"], most=1.1)
@@ -225,12 +243,13 @@ def served(options: Namespace, results: dict[str, Any]) -> None:
             loads.append(step("ours", server, "ukrainian", 32, seconds))
             loads.append(step("ours", server, "bulk", 8, seconds))
             results["in_turn"] = in_turn(options, server, dtypes["image"])
-    if "handwritten" in parts:
-        command = [sys.executable, "-m", "benchmarks.handwritten"]
-        with running(command, free_port(), "/readyz", **variables) as server:
-            loads += [
-                step("handwritten", server, k, n, seconds) for k in KINDS for n in _FEW_CLIENTS
-            ]
+        if "handwritten" in parts:
+            command = [sys.executable, "-m", "benchmarks.handwritten"]
+            with running(command, free_port(), "/readyz", **variables) as theirs:
+                loads += [
+                    step("handwritten", theirs, k, n, seconds) for k in KINDS for n in _FEW_CLIENTS
+                ]
+                results["texts_in_turn"] = texts_in_turn(options, server, theirs)
     if "overload" in parts:
         variables["MAX_QUEUE_MS"] = str(_MAX_QUEUE_MS)
         with serving(_SERVICE, **variables) as server, serving(_SERVICE, **variables) as idle:
@@ -274,6 +293,8 @@ def shown(results: dict[str, Any]) -> str:
     tables = [table_of(_COLUMNS, [*limits, *loads])]
     if turns := results["in_turn"]:
         tables.append(table_of(_TURN_COLUMNS, turns["turns"]))
+    if texts := results["texts_in_turn"]:
+        tables.append(table_of(_TEXT_COLUMNS, texts["turns"]))
     return "\n".join([*tables, table_of(_TARGET_COLUMNS, reached)])
 
 
@@ -283,7 +304,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--only", nargs="+", choices=PARTS, default=PARTS, help="some of the parts (default: all)"
     )
     options = parse(made, argv)
-    results: dict[str, Any] = {"loads": [], "in_turn": None, "sustained": None, "overload": None}
+    parts = ("in_turn", "texts_in_turn", "sustained", "overload")
+    results: dict[str, Any] = {"loads": [], **dict.fromkeys(parts)}
     served(options, results)
     results["targets"] = targets(results)
     report("serving", options, shown(results), results)

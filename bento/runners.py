@@ -63,9 +63,13 @@ class Runners:
         self._large = ThreadPoolExecutor(1, "prepare-large", compute_on, (1,))
         shared = Shared(settings, budget, metrics, self._threads, cpus, self._large, on_death)
         count = settings.max_batch_size
-        on_cpu, lanes = encoder.device == "cpu", encoder.image.lanes
+        on_cpu = encoder.device == "cpu"
         self.text = Runner(
-            "text", encoder.text, shared, Limits(count), nice=TEXT_NICE if on_cpu else 0
+            "text",
+            encoder.text,
+            shared,
+            Limits(count, lanes=encoder.text.lanes),
+            nice=TEXT_NICE if on_cpu else 0,
         )
         self.text.queue.wait_until_warm()  # before the other: neither is to slow what is measured
         self.image = Runner(
@@ -73,7 +77,7 @@ class Runners:
             encoder.image,
             shared,
             # on a CPU each size that a batch has had keeps memory, about 20 MB of a ViT-B-32's
-            Limits(count, image_batch_seconds, step=4 if on_cpu else 1, lanes=lanes),
+            Limits(count, image_batch_seconds, step=4 if on_cpu else 1, lanes=encoder.image.lanes),
             nice=IMAGE_NICE if on_cpu else 0,
         )
         self.image.queue.wait_until_warm()

@@ -48,6 +48,14 @@ class Tower(Protocol):
     module: Any
     dtype: str
 
+    @property
+    def lanes(self) -> int:
+        """How many batches are best computed at a time: one by each core of a CPU.
+
+        Cores that share a batch wait for each other after every layer, and for whatever else has
+        one of them.
+        """
+
     def use(self, module: Any, dtype: str) -> None:
         """Compute with a module whose weights have this dtype from now on."""
 
@@ -83,6 +91,7 @@ class TextTower:
         self._stream = _stream(device, priority=-1)  # before images
         self._forward_tokens = _FORWARD_TOKENS[device.partition(":")[0]]
         self._sizes = sizes(max_batch_size)
+        self.lanes = torch.get_num_threads() if device == "cpu" else 1
         if self.cuts:
             read_one_token(_text_parts(model).transformer)
         self.use(model, "float32")
@@ -209,11 +218,7 @@ class ImageTower:
 
     @property
     def lanes(self) -> int:
-        """How many batches are best computed at a time: one by each core of a CPU.
-
-        Cores that share a batch wait for each other after every layer, and for whatever else has
-        one of them. What is compiled runs one at a time.
-        """
+        """As of any tower, but what is compiled runs one at a time."""
         return self._threads if self._device == "cpu" and self._compiled is None else 1
 
     def use(self, module: Any, dtype: str) -> None:

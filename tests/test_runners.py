@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from typing import Any
 
 import numpy as np
@@ -310,37 +310,40 @@ def test_image_batches_have_few_sizes_on_a_cpu(towers: Towers) -> None:
     assert towers.text.batches == [1, 11]
 
 
-def test_a_lone_image_has_all_cores_and_of_several_batches_each_has_one(
-    towers: Towers, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kind", ["image", "text"])
+def test_a_lone_item_has_all_cores_and_of_several_batches_each_has_one(
+    towers: Towers, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = torch.get_num_threads()
     monkeypatch.setattr(runners_module, "available_cpus", lambda: 3)
-    towers.image.lanes = 3
+    tower, other = getattr(towers, kind), towers.text if kind == "image" else towers.image
+    tower.lanes = 3
     runners = make(towers)
 
+    def embed(kind: str) -> Coroutine[Any, Any, Any]:
+        if kind == "image":
+            return runners.embed_image(picture(4), normalize=False)
+        return runners.embed_text("a", normalize=False)
+
     async def scene() -> None:
-        towers.image.free.clear()
-        asked = [asyncio.create_task(runners.embed_image(picture(4), normalize=False))]
-        await until(lambda: towers.image.batches)
-        asked += [
-            asyncio.create_task(runners.embed_image(picture(4), normalize=False)) for _ in range(4)
-        ]
-        await until(lambda: len(runners.image.queue) == 4)
-        towers.image.free.set()
+        tower.free.clear()
+        asked = [asyncio.create_task(embed(kind))]
+        await until(lambda: tower.batches)
+        asked += [asyncio.create_task(embed(kind)) for _ in range(4)]
+        await until(lambda: len(getattr(runners, kind).queue) == 4)
+        tower.free.set()
         await asyncio.gather(*asked)
-        await runners.embed_text("a", normalize=False)
+        await embed("text" if kind == "image" else "image")
 
     try:
         asyncio.run(scene())
     finally:
         runners.close()
         torch.set_num_threads(before)
-    assert sum(towers.image.batches) == 5
-    computed = {count for name, count in towers.image.cores if name == "runner-image"}
-    assert computed == {3, 1}
-    prepared = {count for name, count in towers.image.cores if name.startswith("prepare")}
-    assert prepared == {1}
-    assert ("runner-text", 3) in towers.text.cores
+    assert sum(tower.batches) == 5
+    assert {count for name, count in tower.cores if name == f"runner-{kind}"} == {3, 1}
+    assert {count for name, count in tower.cores if name.startswith("prepare")} == {1}
+    assert {count for name, count in other.cores if name.startswith("runner")} == {3}
 
 
 def test_slow_decoding_counts_in_the_predicted_wait(towers: Towers) -> None:

@@ -34,7 +34,7 @@ from bento.graphs import Graphs, sizes
 from bento.images import decode_image
 from bento.model import Embeddings
 from bento.packing import PackedLinear, PackedPatches, pack_weights
-from bento.towers import ImageTower, _groups, settle_dtype
+from bento.towers import ImageTower, TextTower, _groups, settle_dtype
 
 from .conftest import Reference
 from .corpus import TEXTS, images
@@ -446,8 +446,10 @@ def test_a_preprocessing_that_cannot_be_split_is_refused(clip: Pair, steps: list
 
 def test_each_core_of_a_cpu_computes_a_batch_unless_it_is_compiled(clip: Pair) -> None:
     torch.set_num_threads(3)
-    tower = ImageTower(clip.model.model.visual, clip.model.preprocess, "cpu", 32)
-    assert tower.lanes == 3
+    model = copy.deepcopy(clip.model.model)
+    text = TextTower(model, clip.model.tokenizer, "cpu", 32)
+    tower = ImageTower(model.visual, clip.model.preprocess, "cpu", 32)
+    assert tower.lanes == text.lanes == 3
     tower._compiled = tower.module
     assert tower.lanes == 1
 
