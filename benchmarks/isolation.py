@@ -14,7 +14,7 @@ from benchmarks.harness import environment, parse, parser, report, say, serving,
 from benchmarks.load import load
 
 _BULK_CLIENTS: Final = 16
-_MOST: Final = 4.0  # times the p50 of a text alone
+_MOST: Final = 4.0  # times the p95 of a text alone
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             beside = pool.submit(load, server.port, "image", clients=_BULK_CLIENTS, seconds=seconds)
             mixed_text = load(server.port, "text", seconds=seconds)
             mixed_bulk = beside.result()
-    ratio = mixed_text.p50 / text.p50
+    ratio = mixed_text.of("p95") / text.of("p95")
     shown = table(
         ("", "text p50 ms", "text p95 ms", "images/s", "failures"),
         [
@@ -44,9 +44,9 @@ def main(argv: Sequence[str] | None = None) -> None:
                 mixed_text.failures + mixed_bulk.failures,
             ),
             (
-                f"both / alone (text p50 at most {_MOST:g})",
+                f"both / alone (text p95 at most {_MOST:g})",
+                mixed_text.p50 / text.p50,
                 ratio,
-                mixed_text.of("p95") / text.of("p95"),
                 mixed_bulk.rate / bulk.rate,
                 None,
             ),
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "bulk": asdict(bulk),
         "mixed_text": asdict(mixed_text),
         "mixed_bulk": asdict(mixed_bulk),
-        "p50_ratio": ratio,
+        "p95_ratio": ratio,
         "met": ratio <= _MOST,
     }
     report("isolation", options, shown, results)
