@@ -30,6 +30,8 @@ from benchmarks.harness import (
 if TYPE_CHECKING:
     import torch
 
+Measure = Callable[[str, str, float], dict[str, Any]]  # what `alone` gives
+
 _DTYPES: Final = ("float32", "bfloat16", "float16")
 _SIZES: Final = (1, 2, 4, 8, 16, 32)
 _GPU_SIZES: Final = (*_SIZES, 64, 128)
@@ -143,7 +145,7 @@ def resolved(device: str) -> str:
 
 
 @contextmanager
-def alone(options: Namespace) -> Iterator[Callable[[str, str, float], dict[str, Any]]]:
+def alone(options: Namespace) -> Iterator[Measure]:
     """Give what measures a tower alone, by `image` or `text`, dtype and seconds.
 
     It runs in a process of its own, which loads the model once and idles in between. The answer
@@ -154,13 +156,12 @@ def alone(options: Namespace) -> Iterator[Callable[[str, str, float], dict[str, 
         yield lambda *what: pool.submit(_alone, options, *what).result()
 
 
-def limit(options: Namespace, dtypes: dict[str, str]) -> dict[str, Any]:
+def limit(measure: Measure, dtypes: dict[str, str], seconds: float) -> dict[str, Any]:
     """Return what the towers alone reach, by `image` and `text` as `dtypes`."""
-    with alone(options) as measure:
-        return {
-            kind: {"dtype": dtype, **measure(kind, dtype, 2 * options.seconds)}
-            for kind, dtype in dtypes.items()
-        }
+    return {
+        kind: {"dtype": dtype, **measure(kind, dtype, 2 * seconds)}
+        for kind, dtype in dtypes.items()
+    }
 
 
 def best_rates(limits: Sequence[dict[str, Any]]) -> list[float]:

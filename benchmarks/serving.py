@@ -17,7 +17,7 @@ from itertools import pairwise
 from statistics import mean, median
 from typing import Any, Final
 
-from benchmarks.forward import alone, best_rates, limit
+from benchmarks.forward import Measure, alone, best_rates, limit
 from benchmarks.harness import (
     Server,
     environment,
@@ -41,6 +41,7 @@ _SUSTAINED_CLIENTS: Final = 64
 _MAX_QUEUE_MS: Final = 2000
 _OVERLOAD: Final = 4  # times what the service can do
 _TURNS: Final = 8
+_FEW_TURNS: Final = 1  # with --quick
 _COLUMNS: Final = {
     "service": "service",
     "kind": "kind",
@@ -88,17 +89,16 @@ def step(name: str, server: Server, kind: Any, clients: int, seconds: float) -> 
     }
 
 
-def in_turn(options: Namespace, server: Server, dtype: str) -> dict[str, Any]:
+def in_turn(options: Namespace, measure: Measure, server: Server, dtype: str) -> dict[str, Any]:
     """Return shares of the model alone, which is measured before and after each turn of images."""
-    turns, seconds = (2 if options.quick else _TURNS), options.seconds / 2
+    turns, seconds = turns_of(options), options.seconds / 2
     loads: list[tuple[Loaded, Loaded]] = []
-    with alone(options) as measure:
-        limits = [measure("image", dtype, seconds)]
-        for turn in range(turns):
-            say(f"images and the model alone in turn, {turn + 1} of {turns}")
-            crowd = load(server.port, "image", clients=32, seconds=seconds)
-            loads.append((crowd, load(server.port, "image", seconds=seconds / 2)))
-            limits.append(measure("image", dtype, seconds))
+    limits = [measure("image", dtype, seconds)]
+    for turn in range(turns):
+        say(f"images and the model alone in turn, {turn + 1} of {turns}")
+        crowd = load(server.port, "image", clients=32, seconds=seconds)
+        loads.append((crowd, load(server.port, "image", seconds=seconds / 2)))
+        limits.append(measure("image", dtype, seconds))
     rates = map(mean, pairwise(best_rates(limits)))
     lones = map(mean, pairwise(each["lone_ms"] for each in limits))
     found = []
@@ -120,7 +120,7 @@ def in_turn(options: Namespace, server: Server, dtype: str) -> dict[str, Any]:
 
 def texts_in_turn(options: Namespace, server: Server, theirs: Server) -> dict[str, Any]:
     """Return 32 clients' texts/s over the hand-written service's, measured in turn."""
-    turns, seconds = (2 if options.quick else _TURNS), options.seconds / 2
+    turns, seconds = turns_of(options), options.seconds / 2
     found, failures = [], 0
     for turn in range(turns):
         say(f"texts and the hand-written service in turn, {turn + 1} of {turns}")
@@ -133,19 +133,19 @@ def texts_in_turn(options: Namespace, server: Server, theirs: Server) -> dict[st
     return {"over": over, "turns": found, "failures": failures}
 
 
-def sustained(server: Server, idle: Server, seconds: float) -> dict[str, Any]:
+def sustained(options: Namespace, server: Server, idle: Server) -> dict[str, Any]:
     """Load each route for long: lone clients before and after it, failures, memory.
 
     `idle` is as in `overload`.
     """
-    found: dict[str, Any] = {}
+    seconds, found = long_of(options), dict[str, Any]()
     held, peak = server.memory_bytes(), 0
     for kind in KINDS:
         say(f"sustained: {kind}, {_SUSTAINED_CLIENTS} clients for {seconds:g} s")
-        before = lone_over_idle(server, idle, kind, seconds / 30)
+        before = lone_over_idle(options, server, idle, kind)
         with server.memory_samples() as memory:
             crowd = load(server.port, kind, clients=_SUSTAINED_CLIENTS, seconds=seconds)
-        after = lone_over_idle(server, idle, kind, seconds / 30)
+        after = lone_over_idle(options, server, idle, kind)
         peak = max(peak, *memory)
         found[kind] = {
             "before": before,
@@ -157,31 +157,32 @@ def sustained(server: Server, idle: Server, seconds: float) -> dict[str, Any]:
     return {**found, "idle_mb": held / 1e6, "peak_over_idle_mb": (peak - held) / 1e6}
 
 
-def lone_over_idle(server: Server, idle: Server, kind: Kind, seconds: float) -> float:
+def lone_over_idle(options: Namespace, server: Server, idle: Server, kind: Kind) -> float:
     """Return a lone client's p50 over that of another service, which has no load, in turn."""
-    ratios = []
-    for turn in range(_TURNS):
+    seconds, ratios = long_of(options) / 30, []
+    for turn in range(turns_of(options)):
         pair = (server, idle) if turn % 2 else (idle, server)
         p50 = {each: load(each.port, kind, seconds=seconds).p50 for each in pair}
         ratios.append(p50[server] / p50[idle])
     return median(ratios)
 
 
-def overload(server: Server, idle: Server, capacity: float, seconds: float) -> dict[str, Any]:
+def overload(options: Namespace, server: Server, idle: Server) -> dict[str, Any]:
     """Send several times as many images as the service can do: 200 or 429, nothing else.
 
     `idle` is a second service, against which the first is held before and after: a machine that
     changes its speed meanwhile changes both.
     """
+    seconds = long_of(options)
+    capacity = load(server.port, "image", clients=32, seconds=seconds / 6).rate
+    before = lone_over_idle(options, server, idle, "image")
     say(f"overload: {_OVERLOAD * capacity:.0f} images a second for {seconds:g} s")
-    load(server.port, "image", clients=32, seconds=seconds / 10)
-    before = lone_over_idle(server, idle, "image", seconds / 30)
     held = server.memory_bytes()
     with server.memory_samples() as memory:
         loaded = load(
             server.port, "image", rate=_OVERLOAD * capacity, seconds=seconds, busy_allowed=True
         )
-    after = lone_over_idle(server, idle, "image", seconds / 30)
+    after = lone_over_idle(options, server, idle, "image")
     quarter = len(memory) // 4
     grown = median(memory[-quarter:]) - median(memory[-2 * quarter : -quarter])
     return {
@@ -191,6 +192,15 @@ def overload(server: Server, idle: Server, capacity: float, seconds: float) -> d
         "peak_over_before_mb": (max(memory) - held) / 1e6,
         "grown_mb": grown / 1e6,
     }
+
+
+def turns_of(options: Namespace) -> int:
+    return _FEW_TURNS if options.quick else _TURNS
+
+
+def long_of(options: Namespace) -> float:
+    """Return the seconds of what is to last."""
+    return 1.5 if options.quick else 60.0
 
 
 def targets(results: dict[str, Any]) -> list[dict[str, Any]]:
@@ -230,19 +240,24 @@ def served(options: Namespace, results: dict[str, Any]) -> None:
     """Run the parts that were asked for, and what the model alone reaches around them."""
     quick, parts, seconds = options.quick, options.only, options.seconds
     loads, variables = results["loads"], environment(options)
-    with serving(_SERVICE, **variables) as server:
+    bounded = {**variables, "MAX_QUEUE_MS": str(_MAX_QUEUE_MS)}
+    with (
+        serving(_SERVICE, **variables) as server,
+        serving(_SERVICE, **bounded) as overloaded,  # each idles while the other has its load
+        alone(options) as measure,
+    ):
         dtypes = _dtypes(server)
         say(f"the model alone, in {dtypes}")
-        before = limit(options, dtypes)
+        before = limit(measure, dtypes, seconds)
         if "sustained" in parts:  # first: memory is compared with a service that did nothing
-            with serving(_SERVICE, **variables) as idle:
-                results["sustained"] = sustained(server, idle, 3.0 if quick else 60.0)
+            results["sustained"] = sustained(options, server, overloaded)
         if "ours" in parts:
             clients = _FEW_CLIENTS if quick else _CLIENTS
             loads += [step("ours", server, k, n, seconds) for k in KINDS for n in clients]
-            loads.append(step("ours", server, "ukrainian", 32, seconds))
-            loads.append(step("ours", server, "bulk", 8, seconds))
-            results["in_turn"] = in_turn(options, server, dtypes["image"])
+            if not quick:
+                loads.append(step("ours", server, "ukrainian", 32, seconds))
+                loads.append(step("ours", server, "bulk", 8, seconds))
+            results["in_turn"] = in_turn(options, measure, server, dtypes["image"])
         if "handwritten" in parts:
             command = [sys.executable, "-m", "benchmarks.handwritten"]
             with running(command, free_port(), "/readyz", **variables) as theirs:
@@ -250,13 +265,10 @@ def served(options: Namespace, results: dict[str, Any]) -> None:
                     step("handwritten", theirs, k, n, seconds) for k in KINDS for n in _FEW_CLIENTS
                 ]
                 results["texts_in_turn"] = texts_in_turn(options, server, theirs)
-    if "overload" in parts:
-        variables["MAX_QUEUE_MS"] = str(_MAX_QUEUE_MS)
-        with serving(_SERVICE, **variables) as server, serving(_SERVICE, **variables) as idle:
-            capacity = before["image"]["rate"]
-            results["overload"] = overload(server, idle, capacity, 3.0 if quick else 60.0)
-    say("the model alone, again")
-    after = limit(options, dtypes)
+        if "overload" in parts:
+            results["overload"] = overload(options, overloaded, server)
+        say("the model alone, again")
+        after = limit(measure, dtypes, seconds)
     both = {
         kind: {key: (before[kind][key] + after[kind][key]) / 2 for key in ("rate", "lone_ms")}
         for kind in dtypes
@@ -299,7 +311,7 @@ def shown(results: dict[str, Any]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    made = parser(__doc__, seconds=(10.0, 0.5))
+    made = parser(__doc__, seconds=(10.0, 0.3))
     made.add_argument(
         "--only", nargs="+", choices=PARTS, default=PARTS, help="some of the parts (default: all)"
     )
