@@ -138,7 +138,8 @@ def sustained(options: Namespace, server: Server, idle: Server) -> dict[str, Any
 
     `idle` is as in `overload`.
     """
-    seconds, found = long_of(options), dict[str, Any]()
+    seconds = long_of(options)
+    found: dict[str, Any] = {}
     held, peak = server.memory_bytes(), 0
     for kind in KINDS:
         say(f"sustained: {kind}, {_SUSTAINED_CLIENTS} clients for {seconds:g} s")
