@@ -273,7 +273,7 @@ def test_batches_that_end_early_count_in_what_is_predicted(make: Make) -> None:
 
 
 def test_what_would_be_answered_too_late_is_refused_when_its_turn_comes(
-    tower: Tower, reports: Reports, make: Make, clock: Clock
+    tower: Tower, reports: Reports, make: Make, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     queue = make(warm_up=lambda: [(1, 1, 3.0)])  # a batch takes three seconds
     first = hold(tower, queue)
@@ -283,7 +283,7 @@ def test_what_would_be_answered_too_late_is_refused_when_its_turn_comes(
         for i, due in enumerate(dues)
     ]
     assert futures[4].cancel()
-    queue.pace.observe = lambda size, seconds: None  # type: ignore[method-assign]
+    monkeypatch.setattr(queue.pace, "observe", lambda size, seconds: None)
     clock.now += 10
     tower.free.set()
     with pytest.raises(Busy, match="the test items before yours took too long"):
@@ -508,7 +508,7 @@ def test_as_many_items_as_lanes_are_shared_out(lanes: Lanes, two: BatchQueue[int
     futures = [two.submit(1)]
     lanes.expect((1, [1]))
     futures += [two.submit(i) for i in (2, 3, 4, 5)]
-    time.sleep(0.05)
+    time.sleep(0.05)  # a lane that took some would do so now
     lanes.expect((1, [1]))  # with what has all of the tower, nothing else is there
     lanes.let_go(1)
     lanes.expect((2, [2, 3]), (2, [4, 5]))  # of four, two can be prepared while two are on a lane
@@ -561,7 +561,9 @@ def test_lanes_share_out_evenly_what_asks_again_when_it_is_answered(
             wait([future], 0.01)
 
 
-def test_a_batch_on_a_lane_counts_as_one_on_each(make: Make, lanes: Lanes, clock: Clock) -> None:
+def test_a_batch_on_a_lane_counts_as_one_on_each(
+    make: Make, lanes: Lanes, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def run(items: list[int]) -> list[int]:
         results = lanes.run(items)
         clock.now += 0.5 * len(items)
@@ -573,7 +575,7 @@ def test_a_batch_on_a_lane_counts_as_one_on_each(make: Make, lanes: Lanes, clock
     assert queue.count_limit() == 10  # of 0.25 s each on all of the tower, and 0.5 s on a lane
     first = queue.submit(0)
     lanes.expect((1, [0]))
-    queue.pace.observe = lambda size, seconds: seen.append((size, seconds))  # type: ignore[method-assign]
+    monkeypatch.setattr(queue.pace, "observe", lambda *observed: seen.append(observed))
     seen: list[tuple[float, float]] = []
     futures = [queue.submit(i) for i in range(1, 4)]
     lanes.let_go(0)
@@ -654,13 +656,13 @@ def test_a_lane_that_hangs_is_given_up_with_the_others(
 
 
 def test_a_lane_may_take_as_much_longer_as_it_has_less_of_the_tower(
-    lanes: Lanes, make: Make
+    lanes: Lanes, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = [(1, 1, 10.0)]  # 10 s on all of the tower, and given up after twenty times that
     queue = make(Limits(4, lanes=2), run=lanes.run, enter=lanes.enter, warm_up=lambda: known)
     first = queue.submit(1)
     lanes.expect((1, [1]))
-    queue.pace.observe = lambda size, seconds: None  # type: ignore[method-assign]
+    monkeypatch.setattr(queue.pace, "observe", lambda size, seconds: None)
     futures = [queue.submit(i) for i in (2, 3)]
     lanes.let_go(1)
     lanes.expect((2, [2]), (2, [3]))
