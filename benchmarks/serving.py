@@ -36,7 +36,8 @@ from bento import Settings
 PARTS: Final = ("ours", "handwritten", "sustained", "overload")
 _SERVICE: Final = "service:VisionEncoder"
 _CLIENTS: Final = (1, 8, 32, 64)
-_FEW_CLIENTS: Final = (1, 32)  # of the hand-written service, and with --quick
+_FEW_CLIENTS: Final = (1, 32)  # of the hand-written service
+_QUICK_CLIENTS: Final = (32,)
 _SUSTAINED_CLIENTS: Final = 64
 _MAX_QUEUE_MS: Final = 2000
 _OVERLOAD: Final = 4  # times what the service can do
@@ -260,17 +261,18 @@ def served(options: Namespace, results: dict[str, Any]) -> None:
         if "sustained" in parts:  # first: memory is compared with a service that did nothing
             results["sustained"] = sustained(options, server, overloaded)
         if "ours" in parts:
-            clients = _FEW_CLIENTS if quick else _CLIENTS
+            clients = _QUICK_CLIENTS if quick else _CLIENTS
             loads += [step("ours", server, k, n, seconds) for k in KINDS for n in clients]
             if not quick:
                 loads.append(step("ours", server, "ukrainian", 32, seconds))
                 loads.append(step("ours", server, "bulk", 8, seconds))
             results["in_turn"] = in_turn(options, measure, server, dtypes["image"])
         if "handwritten" in parts:
+            clients = _QUICK_CLIENTS if quick else _FEW_CLIENTS
             command = [sys.executable, "-m", "benchmarks.handwritten"]
             with running(command, free_port(), "/readyz", **variables) as theirs:
                 loads += [
-                    step("handwritten", theirs, k, n, seconds) for k in KINDS for n in _FEW_CLIENTS
+                    step("handwritten", theirs, k, n, seconds) for k in KINDS for n in clients
                 ]
                 results["texts_in_turn"] = texts_in_turn(options, server, theirs)
         if "overload" in parts:
