@@ -268,11 +268,11 @@ def served(options: Namespace, results: dict[str, Any]) -> None:
                 loads.append(step("ours", server, "bulk", 8, seconds))
             results["in_turn"] = in_turn(options, measure, server, dtypes["image"])
         if "handwritten" in parts:
-            clients = _QUICK_CLIENTS if quick else _FEW_CLIENTS
+            few = _QUICK_CLIENTS if quick else _FEW_CLIENTS
             command = [sys.executable, "-m", "benchmarks.handwritten"]
             with running(command, free_port(), "/readyz", **variables) as theirs:
                 loads += [
-                    step("handwritten", theirs, k, n, seconds) for k in KINDS for n in clients
+                    step("handwritten", theirs, k, n, seconds) for k in KINDS for n in few
                 ]
                 results["texts_in_turn"] = texts_in_turn(options, server, theirs)
         if "overload" in parts:
