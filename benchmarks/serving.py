@@ -271,9 +271,7 @@ def served(options: Namespace, results: dict[str, Any]) -> None:
             few = _QUICK_CLIENTS if quick else _FEW_CLIENTS
             command = [sys.executable, "-m", "benchmarks.handwritten"]
             with running(command, free_port(), "/readyz", **variables) as theirs:
-                loads += [
-                    step("handwritten", theirs, k, n, seconds) for k in KINDS for n in few
-                ]
+                loads += [step("handwritten", theirs, k, n, seconds) for k in KINDS for n in few]
                 results["texts_in_turn"] = texts_in_turn(options, server, theirs)
         if "overload" in parts:
             results["overload"] = overload(options, overloaded, server)
