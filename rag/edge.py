@@ -5,7 +5,8 @@
     PATH/NAME/GENERATION/shard/              the engine's files
     PATH/NAME/published                      a link to one of the generations
 
-Search is an exact scan: right for up to about 100 000 points, above that use a server.
+A search reads all vectors, in 4 bits a number: right for up to about 100 000 points, above that use
+a server.
 """
 
 from __future__ import annotations

@@ -9,19 +9,22 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
+import numpy as np
 import pytest
 from qdrant_edge import CountRequest, EdgeShard
 
 from rag.edge import EdgeStore
-from rag.edge_collection import FLUSH_POINTS
+from rag.edge_collection import CANDIDATES, FLUSH_POINTS
+from rag.edge_folders import FORMAT
 from rag.errors import CollectionMismatch, StoreLocked, StoreUnavailable
 from rag.filters import tenant
-from rag.store import open_store
+from rag.store import Point, open_store
 
-from .engines import CLIP, DIM, OTHER, make_points, run, settings
+from .engines import CLIP, DIM, OTHER, cosines, make_points, run, settings
 
 SHARD = Path("a") / CLIP.generation / "shard"
 
@@ -165,8 +168,8 @@ def test_a_generation_of_a_newer_format_is_refused_and_left_alone(tmp_path: Path
         store.open("a", CLIP).upsert(make_points(3))
     file = tmp_path / "a" / CLIP.generation / "collection.json"
     written = json.loads(file.read_text())
-    assert written["format"] == 1
-    file.write_text(json.dumps({"format": 2, "vectors": "elsewhere"}))
+    assert written["format"] == FORMAT == 2
+    file.write_text(json.dumps({"format": FORMAT + 1, "vectors": "elsewhere"}))
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "a").rglob("*")}
 
     with closing(EdgeStore(tmp_path)) as store:
@@ -247,11 +250,93 @@ def test_the_shard_is_cosine_with_keyword_indexes(tmp_path: Path) -> None:
     with closing(EdgeStore(tmp_path)) as store:
         store.open("a", CLIP)
     config = json.loads((tmp_path / SHARD / "edge_config.json").read_text())
-    assert config["vectors"][""] == {"size": DIM, "distance": "Cosine"}
+    vectors = config["vectors"][""]
+    assert vectors.pop("quantization_config") == {"turbo": {"bits": "bits4"}}
+    assert vectors == {"size": DIM, "distance": "Cosine"}
     shard = EdgeShard.load(str(tmp_path / SHARD))
     held = {field: schema.params.is_tenant for field, schema in shard.info().payload_schema.items()}
     shard.close()
     assert held == {"dao_id": True, "tags": False, "category": False}
+
+
+MANY = 5 * CANDIDATES  # of which a search scores the better ones again
+
+
+def check_exact(store: EdgeStore, points: list[Point]) -> None:
+    """Hold searches among all points of a store against their true cosines."""
+    collection = store.open("a", CLIP)
+    assert collection.count() == len(points)
+    row = {p.id: n for n, p in enumerate(points)}
+    for query in [p.vector for p in make_points(20, seed=7)]:
+        scores = cosines(points, query)
+        best = np.sort(scores)[::-1]
+        for top_k, offset in ((1, 0), (10, 0), (10, 90), (1000, 0), (1000, 2000)):
+            found = collection.query(query, top_k, offset=offset)
+            given = [m.score for m in found]
+            np.testing.assert_allclose(given, best[offset : offset + top_k], atol=1e-6)
+            np.testing.assert_allclose(given, scores[[row[m.id] for m in found]], atol=1e-6)
+        for wanted in (1, 5, 50):
+            between = best[wanted - 1 : wanted + 1].mean()
+            found = collection.query(query, 100, score_threshold=float(between))
+            assert len(found) == wanted
+
+
+def test_a_search_among_many_points_finds_the_best_with_their_true_scores(tmp_path: Path) -> None:
+    points = make_points(MANY)
+    with closing(EdgeStore(tmp_path)) as store:
+        store.open("a", CLIP).upsert(points)
+        check_exact(store, points)
+    with closing(EdgeStore(tmp_path)) as store:
+        check_exact(store, points)
+
+
+@pytest.mark.parametrize(("top_k", "alike"), [(1, CANDIDATES), (1000, CANDIDATES + 3000)])
+def test_as_many_as_are_scored_again_are_told_apart(tmp_path: Path, top_k: int, alike: int) -> None:
+    """The frames of a film: 4 bits are off by more than they differ."""
+    points = make_points(MANY)
+    film = [replace(p, vector=points[0].vector + 0.05 * p.vector) for p in points[:alike]]
+    points = [*film, *points[alike:]]
+    with closing(EdgeStore(tmp_path)) as store:
+        collection = store.open("a", CLIP)
+        collection.upsert(points)
+        for frame in film[::40]:
+            best = np.sort(cosines(points, frame.vector))[::-1][:top_k]
+            found = collection.query(frame.vector, top_k)
+            np.testing.assert_allclose([m.score for m in found], best, atol=1e-6)
+
+
+def test_changes_among_many_points_survive_a_killed_process(tmp_path: Path) -> None:
+    code = f"""
+collection = EdgeStore(Path(sys.argv[1])).open("a", CLIP)
+points = make_points({MANY})
+collection.upsert(points)
+collection.flush()
+collection.upsert([replace(p, vector=p.vector[::-1]) for p in points[:1000]])
+assert collection.delete([p.id for p in points[-500:]]) == 500
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    killed = run(code, tmp_path)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    points = make_points(MANY)
+    changed = [replace(p, vector=p.vector[::-1].copy()) for p in points[:1000]]
+    with closing(EdgeStore(tmp_path)) as store:
+        check_exact(store, [*changed, *points[1000:-500]])
+
+
+def test_a_collection_of_format_1_is_read_and_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = make_points(MANY)
+    with monkeypatch.context() as before, closing(EdgeStore(tmp_path)) as store:
+        before.setattr("rag.edge_folders.FORMAT", 1)
+        before.setattr("rag.edge_collection.TurboQuantQuantizationConfig", lambda **_: None)
+        store.open("a", CLIP).upsert(points[:-100])
+    held = tmp_path / "a" / CLIP.generation
+    assert json.loads((held / "collection.json").read_text())["format"] == 1
+    assert "quant" not in (held / "shard" / "edge_config.json").read_text()
+    with closing(EdgeStore(tmp_path)) as store:
+        store.open("a", CLIP).upsert(points[-100:])
+        check_exact(store, points)
 
 
 def test_many_writes_are_flushed_so_that_the_log_stays_short(
