@@ -5,7 +5,7 @@
     PATH/NAME/GENERATION/shard/              the engine's files
     PATH/NAME/published                      a link to one of the generations
 
-A search reads all vectors, in 4 bits a number: right for up to about 100 000 points, above that use
+A search reads all vectors, in 4 bits a number: right for up to about 300 000 points, above that use
 a server.
 """
 
