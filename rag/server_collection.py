@@ -31,6 +31,12 @@ T = TypeVar("T")
 
 CHUNK_POINTS: Final = 256
 
+# Of a collection whose template has quantization three times as many as are wanted are chosen by
+# quantized vectors and scored again; of others the server ignores it.
+RESCORED: Final = models.SearchParams(
+    quantization=models.QuantizationSearchParams(rescore=True, oversampling=3)
+)
+
 
 def name_there(name: str, generation: str) -> str:
     """Return the name that a generation has on the server."""
@@ -112,6 +118,7 @@ class ServerCollection:
                 limit=top_k,
                 offset=offset,
                 score_threshold=score_threshold,
+                search_params=RESCORED,
                 with_payload=True,
                 with_vectors=with_vectors,
             )

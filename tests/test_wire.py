@@ -363,6 +363,17 @@ def test_requests_are_waited_for(store: ServerStore, recorder: Recorder) -> None
     assert [urlsplit(target).query for target in writes] == ["wait=true"] * 3
 
 
+def test_scores_are_asked_for_from_the_original_vectors(
+    store: ServerStore, recorder: Recorder
+) -> None:
+    collection = store.open("a", CLIP)
+    recorder.sent.clear()
+    collection.query(make_points(1)[0].vector, 3)
+    [(_, _, body)] = recorder.sent
+    asked = json.loads(body)["params"]["quantization"]
+    assert (asked["rescore"], asked["oversampling"]) == (True, 3)
+
+
 @pytest.mark.parametrize(
     ("status", "headers", "delays"),
     [
