@@ -62,9 +62,9 @@ logger = logging.getLogger("vision_encoder")
 FLUSH_POINTS: Final = 10_000
 FLUSH_SECONDS: Final = 1.0
 
-# A search reads all vectors in 4 bits a number, which are off by 0.004 (one standard deviation,
-# 512 dimensions), and scores the best of them again in float32: three times as many as are
-# wanted, and these besides. Among fewer points it is exact; decision 0007 has its recall.
+# A search reads all vectors in 4 bits a number, whose scores are off by 0.004 (one standard
+# deviation, 512 dimensions), and scores the best of them again from float32: three times as many
+# as are wanted, and these besides. Among fewer points it is exact; decision 0007 has its recall.
 CANDIDATES: Final = 1000
 
 
