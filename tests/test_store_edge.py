@@ -323,6 +323,29 @@ os.kill(os.getpid(), signal.SIGKILL)
         check_exact(store, [*changed, *points[1000:-500]])
 
 
+@pytest.mark.parametrize("part", ["vectors", "quantized_data"])
+def test_the_log_makes_up_for_files_of_an_earlier_moment(
+    tmp_path: Path, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loss of power may leave some files as they were, and not others."""
+    monkeypatch.setattr("rag.edge_collection.FLUSH_SECONDS", 3600)
+    points = make_points(MANY)
+    changed = [replace(p, vector=p.vector[::-1].copy()) for p in points[:500]]
+    with closing(EdgeStore(tmp_path / "whole")) as store:
+        collection = store.open("a", CLIP)
+        collection.upsert(points[:-1000])
+        collection.flush()
+        [held] = (tmp_path / "whole" / SHARD).glob(f"segments/*/vector_storage/{part}")
+        shutil.copytree(held, tmp_path / "earlier")
+        collection.upsert([*changed, *points[-1000:]])
+        shutil.copytree(tmp_path / "whole", tmp_path / "torn", symlinks=True)
+    torn = tmp_path / "torn" / held.relative_to(tmp_path / "whole")
+    shutil.rmtree(torn)
+    shutil.move(tmp_path / "earlier", torn)
+    with closing(EdgeStore(tmp_path / "torn")) as store:
+        check_exact(store, [*changed, *points[500:]])
+
+
 def test_a_collection_of_format_1_is_read_and_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
