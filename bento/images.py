@@ -20,6 +20,7 @@ MAX_SCANS: Final = 50  # each, of a few bytes, may go through all pixels; usual 
 # have this many, whatever is allowed otherwise. Decoded they take 300 MB.
 SPARSE_PIXELS: Final = 33_000_000
 PIXELS_PER_BYTE: Final = 32
+LARGE_PIXELS: Final = 16_000_000  # larger pictures are decoded one at a time
 _STRIP: Final = 1 << 18  # pixels that are converted at a time
 _TILE: Final = (322, 323)  # the TIFF tags of a tile's width and length
 # What begins a segment of a JPEG: 0xFF00 is data, and 0xFFD0 to D7 are restarts within it.

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from bento.cpus import available_cpus
+from bento.cpus import available_cpus, compute_on
 from bento.errors import ModelLoadError
-from bento.images import decode_image
+from bento.images import LARGE_PIXELS, load_image, open_image
 from bento.loading import import_open_clip, import_towers_of, weights_as_mapped
 from bento.settings import Settings
 
@@ -24,6 +27,9 @@ if TYPE_CHECKING:
 
 Embeddings = npt.NDArray[np.float32]
 
+Item = TypeVar("Item")
+
+_CORE_BATCH: Final = 8  # images that a core of a CPU computes at once: more are not faster
 _SAMPLES: Final = 64  # values of each weight that go into the digest
 
 
@@ -51,7 +57,12 @@ class Encoder:
             "max_bytes": settings.max_image_bytes,
             "max_pixels": settings.max_image_pixels,
         }
-        torch.set_num_threads(max(1, available_cpus() // settings.workers))
+        self._cpus = max(1, available_cpus() // settings.workers)
+        torch.set_num_threads(self._cpus)
+        # each computes alone
+        self._cores = ThreadPoolExecutor(self._cpus, "core", compute_on, (1,))
+        self._whole = threading.Lock()  # held by what computes on all of the device
+        self._large = threading.Lock()  # held by what decodes a large picture
         torch.backends.cudnn.allow_tf32 = False  # float32 means that on a GPU too
         model.to(device).eval().requires_grad_(False)
         replace_attention(model)
@@ -99,6 +110,13 @@ class Encoder:
         return f"{self.model_name}/{self.pretrained}"
 
     @property
+    def image_batch(self) -> int:
+        """How many images are best given to `encode_images` at once by one of several threads."""
+        if self.device == "cpu":
+            return min(_CORE_BATCH, self._max_batch_size) * self.image.lanes
+        return self._max_batch_size
+
+    @property
     def dtypes(self) -> dict[str, str]:
         """What each tower computes in."""
         return {"text": self.text.dtype, "image": self.image.dtype}
@@ -111,10 +129,12 @@ class Encoder:
         if isinstance(texts, str):
             raise TypeError("texts must be a list of strings, not one string")
         n = self._max_batch_size
-        rows = [
-            self.text.embed([self.text.prepare(text) for text in texts[i : i + n]])
-            for i in range(0, len(texts), n)
-        ]
+        with self._whole:
+            compute_on(self._cpus)
+            rows = [
+                self.text.embed([self.text.prepare(text) for text in texts[i : i + n]])
+                for i in range(0, len(texts), n)
+            ]
         return self._stack(rows, normalize)
 
     def encode_images(
@@ -123,13 +143,14 @@ class Encoder:
         """Return the embeddings of images, float32 (n, dim), L2-normalised unless told not to.
 
         An image is a Pillow image, the bytes of a picture file, or its path. Raises what
-        `decode_image` raises.
+        `decode_image` raises. Several threads may call it at a time; then each is best given
+        `image_batch` images, while the others read theirs and keep what they got.
         """
-        n = self._max_batch_size
-        rows = [
-            self.image.embed([self.preprocess(image) for image in images[i : i + n]])
-            for i in range(0, len(images), n)
-        ]
+        n = self.image_batch
+        rows: list[Embeddings] = []
+        for i in range(0, len(images), n):
+            parts = self._cores.map(self._preprocess_all, _parts(images[i : i + n], self._cpus))
+            rows += self._embed_images([item for part in parts for item in part])
         return self._stack(rows, normalize)
 
     def preprocess(self, image: Image.Image | bytes | Path) -> torch.Tensor:
@@ -139,9 +160,35 @@ class Encoder:
         """
         if isinstance(image, Path):
             image = image.read_bytes()
-        if isinstance(image, bytes):
-            image = decode_image(image, **self.image_limits)
-        return self.image.prepare(image)
+        if not isinstance(image, bytes):
+            return self.image.prepare(image)
+        opened = open_image(image, **self.image_limits)
+        with self._large if opened.width * opened.height > LARGE_PIXELS else nullcontext():
+            return self.image.prepare(load_image(opened))
+
+    def _preprocess_all(self, images: Sequence[Image.Image | bytes | Path]) -> list[torch.Tensor]:
+        return [self.preprocess(image) for image in images]
+
+    def _embed_images(self, items: Sequence[torch.Tensor]) -> list[Embeddings]:
+        """Embed a batch: a part of it on each core of a CPU, or all of it on the device."""
+        if 1 < self.image.lanes <= len(items):
+            parts = self._cores.map(self._embed_in_memory, _parts(items, self.image.lanes))
+            return [rows for part in parts for rows in part]
+        with self._whole:
+            compute_on(self._cpus)
+            return self._embed_in_memory(items)
+
+    def _embed_in_memory(self, items: Sequence[torch.Tensor]) -> list[Embeddings]:
+        """Embed a batch, in halves when the device's memory is too small for all of it."""
+        from bento.towers import out_of_memory
+
+        try:
+            return [self.image.embed(items)]
+        except Exception as error:
+            if len(items) == 1 or not out_of_memory(error):
+                raise
+        half = len(items) // 2
+        return self._embed_in_memory(items[:half]) + self._embed_in_memory(items[half:])
 
     def _common_dimension(self) -> int:
         """Return the width of both towers' embeddings."""
@@ -161,6 +208,12 @@ class Encoder:
             return np.empty((0, self.embedding_dim), np.float32)
         embeddings = np.concatenate(rows)
         return normalized(embeddings) if normalize else embeddings
+
+
+def _parts(items: Sequence[Item], count: int) -> list[Sequence[Item]]:
+    """Return items in up to `count` parts of the same size, or one less."""
+    ends = [len(items) * i // count for i in range(count + 1)]
+    return [items[start:end] for start, end in pairwise(ends) if start < end]
 
 
 def normalized(embeddings: Embeddings) -> Embeddings:

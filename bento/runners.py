@@ -17,7 +17,7 @@ from bento.admission import ByteBudget
 from bento.batching import Limits
 from bento.cpus import available_cpus, compute_on
 from bento.errors import Busy, EncoderError, NotReady
-from bento.images import load_image, open_image
+from bento.images import LARGE_PIXELS, load_image, open_image
 from bento.metrics import Metrics
 from bento.model import Embeddings, Encoder, normalized
 from bento.runner import HEALTH_SECONDS, Runner, Shared
@@ -28,22 +28,20 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("vision_encoder")
 
-# In a service, so that what comes next does not wait for long.
+# An image batch ends within these, so that what comes next does not wait for long.
 IMAGE_BATCH_SECONDS: Final = 0.5
 # On a CPU the towers compute at these priorities: decoding and answering come first, then text,
 # and images get what is left, which is never nothing.
 TEXT_NICE: Final = 2
 IMAGE_NICE: Final = 5
 TICK_SECONDS: Final = 1.0
-LARGE_PIXELS: Final = 16_000_000  # larger pictures are decoded one at a time
 
 
 class Runners:
     """A runner for each tower of an encoder.
 
     What can be wrong with one request is found before it joins a batch. `on_death` is called
-    with the reason when a runner can answer nothing more. An image batch ends within
-    `image_batch_seconds` where nothing else takes the device.
+    with the reason when a runner can answer nothing more.
     """
 
     def __init__(
@@ -54,7 +52,6 @@ class Runners:
         budget: ByteBudget,
         metrics: Metrics,
         on_death: Callable[[str], None],
-        image_batch_seconds: float = IMAGE_BATCH_SECONDS,
     ) -> None:
         self._encoder = encoder
         cpus = max(1, available_cpus() // settings.workers)
@@ -77,7 +74,7 @@ class Runners:
             encoder.image,
             shared,
             # on a CPU each size that a batch has had keeps memory, about 20 MB of a ViT-B-32's
-            Limits(count, image_batch_seconds, step=4 if on_cpu else 1, lanes=encoder.image.lanes),
+            Limits(count, IMAGE_BATCH_SECONDS, step=4 if on_cpu else 1, lanes=encoder.image.lanes),
             nice=IMAGE_NICE if on_cpu else 0,
         )
         self.image.queue.wait_until_warm()

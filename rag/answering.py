@@ -19,7 +19,6 @@ from rag.schemas import (
     ListResponse,
     ManySearchesRequest,
     ManySearchesResponse,
-    Outcome,
     PublishResponse,
     SearchRequest,
     SearchResponse,
@@ -68,12 +67,13 @@ class IndexAnswering:
             request.metadata,
             request.duplicates,
         )
-        outcome = await asyncio.to_thread(
-            self._pictures.refresh, picture, collection, staged=request.staged
+        (outcome,) = await asyncio.to_thread(
+            self._pictures.refresh, [picture], collection, staged=request.staged
         )
         if outcome is None:
             vector = await self._embedder.embed_image(picture.data, normalize=True)
-            outcome = await asyncio.to_thread(self._add, picture, vector, collection, request)
+            await asyncio.to_thread(self._add, picture, vector, collection, request)
+            outcome = "indexed"
         return IndexResponse(
             id=request.id, dao_id=request.dao_id, collection=collection, outcome=outcome
         )
@@ -170,10 +170,9 @@ class IndexAnswering:
 
     def _add(
         self, picture: Picture, vector: Vector, collection: str, request: IndexRequest
-    ) -> Outcome:
-        outcome = self._pictures.add(picture, vector, collection, staged=request.staged)
+    ) -> None:
+        self._pictures.add([picture], [vector], collection, staged=request.staged)
         self._thumbnails.keep(picture, collection)
-        return outcome
 
     def _thumbnail(self, image_id: str, dao_id: str, collection: str) -> tuple[bytes, str]:
         record = self._pictures.record(image_id, dao_id, collection)

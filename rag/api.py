@@ -44,7 +44,7 @@ def index_image(
     picture = Picture(image_id, _read(path), str(path), dao_id, metadata or {})
     collection = collection_name or RagSettings().image_search_collection
     with _backend(backend) as target:
-        return target.index(picture, collection) != "unchanged"
+        return target.index([picture], collection) != ["unchanged"]
 
 
 def search(request: SearchRequest, *, backend: Backend | None = None) -> SearchResponse:

@@ -24,7 +24,7 @@ from rag.schemas import (
     SearchResponse,
     StatsResponse,
 )
-from rag.searching import Embedder, search
+from rag.searching import search
 from rag.settings import RagSettings
 from rag.store import ModelIdentity, Store, Vector
 from router_client import VisionEncoderClient
@@ -41,6 +41,10 @@ class Encoder(Protocol):
     preprocess_description: str
     embedding_dim: int
 
+    @property
+    def image_batch(self) -> int:
+        """How many pictures are best embedded in one call, of several at a time."""
+
     def encode_texts(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Return normalised embeddings, float32 (n, dim)."""
 
@@ -51,12 +55,21 @@ class Encoder(Protocol):
 class Backend(Protocol):
     """Where pictures are indexed and searched. Calls are synchronous and thread-safe.
 
-    With `staged` a call means the generation of this backend's model that is being filled, not
-    the published one.
+    It is best given `batch` pictures in one call of `index`, and kept busy by `workers` pictures
+    under way. With `staged` a call means the generation of this backend's model that is being
+    filled, not the published one.
     """
 
-    def index(self, picture: Picture, collection: str, *, staged: bool = False) -> Outcome:
-        """Index a picture; nothing is embedded when this very picture is there already."""
+    batch: int
+    workers: int
+
+    def index(
+        self, pictures: Sequence[Picture], collection: str, *, staged: bool = False
+    ) -> list[Outcome]:
+        """Index pictures; nothing is embedded of those that are there already.
+
+        Raises what is wrong with one of them; of the others some may be indexed then.
+        """
 
     def delete(self, image_id: str, dao_id: str, collection: str, *, staged: bool = False) -> bool:
         """Forget a picture and say whether it was there."""
@@ -96,20 +109,28 @@ class Backend(Protocol):
 class RemoteBackend:
     """Goes through the HTTP routes of a running service."""
 
+    batch = 1  # the service gathers what several requests bring
+    workers = 8
+
     def __init__(self, client: VisionEncoderClient) -> None:
         self._client = client
 
-    def index(self, picture: Picture, collection: str, *, staged: bool = False) -> Outcome:
-        return self._client.index_image(
-            picture.image_id,
-            picture.data,
-            dao_id=picture.dao_id,
-            image_path=picture.image_path,
-            duplicates=picture.duplicates,
-            metadata=dict(picture.metadata),
-            collection=collection,
-            staged=staged,
-        )
+    def index(
+        self, pictures: Sequence[Picture], collection: str, *, staged: bool = False
+    ) -> list[Outcome]:
+        return [
+            self._client.index_image(
+                picture.image_id,
+                picture.data,
+                dao_id=picture.dao_id,
+                image_path=picture.image_path,
+                duplicates=picture.duplicates,
+                metadata=dict(picture.metadata),
+                collection=collection,
+                staged=staged,
+            )
+            for picture in pictures
+        ]
 
     def delete(self, image_id: str, dao_id: str, collection: str, *, staged: bool = False) -> bool:
         return self._client.delete_image(
@@ -153,14 +174,13 @@ class RemoteBackend:
 
 
 class LocalBackend:
-    """Runs an encoder and a store in this process.
+    """Runs an encoder and a store in this process."""
 
-    Embeddings come from `embedder` where one is given (`bento.runners.Runners` batches what
-    several threads ask for), else from the encoder, one picture at a time.
-    """
-
-    def __init__(self, encoder: Encoder, store: Store, embedder: Embedder | None = None) -> None:
-        self._embedder = embedder or _OneByOne(encoder)
+    def __init__(self, encoder: Encoder, store: Store) -> None:
+        self.batch = encoder.image_batch
+        self.workers = 3 * self.batch  # one batch is computed, one waits, one is read or written
+        self._encoder = encoder
+        self._embedder = _Embedder(encoder)
         self._store = store
         self._pictures = PictureIndex(store, identity_of(encoder))
         self._model = f"{encoder.model_name}/{encoder.pretrained}"
@@ -169,12 +189,15 @@ class LocalBackend:
         self._thread = threading.Thread(target=self._loop.run_forever, name="embed", daemon=True)
         self._thread.start()
 
-    def index(self, picture: Picture, collection: str, *, staged: bool = False) -> Outcome:
-        outcome = self._pictures.refresh(picture, collection, staged=staged)
-        if outcome is not None:
-            return outcome
-        vector = self._run(self._embedder.embed_image(picture.data, normalize=True))
-        return self._pictures.add(picture, vector, collection, staged=staged)
+    def index(
+        self, pictures: Sequence[Picture], collection: str, *, staged: bool = False
+    ) -> list[Outcome]:
+        outcomes = self._pictures.refresh(pictures, collection, staged=staged)
+        new = [picture for picture, done in zip(pictures, outcomes, strict=True) if done is None]
+        if new:
+            vectors = self._encoder.encode_images([picture.data for picture in new])
+            self._pictures.add(new, vectors, collection, staged=staged)
+        return [done or "indexed" for done in outcomes]
 
     def delete(self, image_id: str, dao_id: str, collection: str, *, staged: bool = False) -> bool:
         return self._pictures.delete(image_id, dao_id, collection, staged=staged)
@@ -225,7 +248,6 @@ class LocalBackend:
         return self._pictures.drop(collection, generation)
 
     def close(self) -> None:
-        self._embedder.close()
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
@@ -237,8 +259,8 @@ class LocalBackend:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
 
-class _OneByOne:
-    """An encoder as an `Embedder`."""
+class _Embedder:
+    """An encoder as what a search asks for embeddings."""
 
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
@@ -248,9 +270,6 @@ class _OneByOne:
 
     async def embed_image(self, data: bytes, *, normalize: bool) -> Vector:
         return np.asarray((await asyncio.to_thread(self._encoder.encode_images, [data]))[0])
-
-    def close(self) -> None:
-        pass  # nothing runs between calls
 
 
 def image_example(data: bytes) -> ImageExample:

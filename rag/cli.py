@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from importlib.util import find_spec
-from math import inf
 from typing import Final
 
 from pydantic import ValidationError
@@ -26,9 +24,6 @@ _EPILOG: Final = (
     "Exit status: 0 done; 1 it could not be done; 2 wrong usage; 3 done, but some files could not "
     "be indexed; 130 stopped by Ctrl-C."
 )
-_LOCAL_WORKERS: Final = 64  # two batches of the encoder: one on the device, one being prepared
-_WORKERS: Final = 8
-_NEVER_BUSY_MS: Final = 10**9  # the command asks for no more than it waits for
 
 _err = Console(stderr=True)
 
@@ -60,10 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Return the options of a command line; `run` is what the command does."""
-    options = _parser().parse_args(arguments)
-    if not options.workers:
-        options.workers = _LOCAL_WORKERS if options.local else _WORKERS
-    return options
+    return _parser().parse_args(arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -79,7 +71,6 @@ def _parser() -> argparse.ArgumentParser:
         default=settings.image_search_collection,
         help="IMAGE_SEARCH_COLLECTION, now %(default)s",
     )
-    shared.set_defaults(workers=None)
     parser = argparse.ArgumentParser(
         prog="vision-rag",
         description="Index pictures and find them by text or by image, through the running "
@@ -215,7 +206,7 @@ def _add_workers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers",
         type=_positive,
-        help=f"pictures under way at once ({_WORKERS}; with --local {_LOCAL_WORKERS})",
+        help=f"pictures under way at once ({RemoteBackend.workers}; with --local three batches)",
     )
 
 
@@ -248,22 +239,9 @@ def open_backend(local: bool) -> Backend:
             "pip install 'vision-encoder[service]', or leave --local out and ask a service"
         )
     from bento import Encoder, Settings
-    from bento.admission import ByteBudget
-    from bento.metrics import Metrics
-    from bento.runners import Runners
 
     store = open_store(RagSettings())  # first: it refuses at once when another process owns it
-    settings = Settings().model_copy(update={"max_queue_ms": _NEVER_BUSY_MS})
-    encoder = Encoder.load(settings)
-    runners = Runners(
-        encoder,
-        settings,
-        budget=ByteBudget(settings.max_queue_bytes, lambda: None),
-        metrics=Metrics(workers=1),
-        on_death=_end,
-        image_batch_seconds=inf,  # nobody waits for a text meanwhile, and full batches are quicker
-    )
-    return LocalBackend(encoder, store, runners)
+    return LocalBackend(Encoder.load(Settings()), store)
 
 
 def _describe(error: ValidationError) -> str:
@@ -274,8 +252,3 @@ def _describe(error: ValidationError) -> str:
         for one in error.errors()
     )
     return f"a variable is not valid: {'; '.join(variables)}"
-
-
-def _end(why: str) -> None:
-    _err.print(f"[red]error:[/] {escape(why)}", soft_wrap=True)
-    os._exit(1)  # its threads wait for embeddings that never come

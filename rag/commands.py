@@ -65,17 +65,16 @@ def index(backend: Backend, options: argparse.Namespace) -> int:
         )
     if not (sources.pictures or sources.failures or options.prune):
         raise InvalidSearch(f"no pictures in {', '.join(map(shown, options.source))}")
+    workers = options.workers or backend.workers
     held = hold(backend, options.collection, options.dao_id)  # first: it says who does not answer
     with _progress() as progress:
-        hashed, failures = hash_sources(sources, options.workers, progress)
+        hashed, failures = hash_sources(sources, workers, progress)
         failures = sources.failures + failures
         plan = make_plan(hashed, held, sources.folders if options.prune else ())
         if options.dry_run:
             _print_plan(plan, failures)
             return 0
-        report = carry_out(
-            plan, backend, options.collection, options.dao_id, options.workers, progress
-        )
+        report = carry_out(plan, backend, options.collection, options.dao_id, workers, progress)
     failures += report.failures
     _print(
         f"indexed {report.indexed}, updated {report.updated}, unchanged {report.unchanged}, "
@@ -184,7 +183,7 @@ def reindex_collection(backend: Backend, options: argparse.Namespace) -> int:
         done = reindex(
             backend,
             options.collection,
-            workers=options.workers,
+            workers=options.workers or backend.workers,
             drop_missing=options.drop_missing,
             progress=progress,
         )

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import file_digest
 from io import BufferedReader
-from itertools import chain
 from queue import SimpleQueue
 from stat import S_ISREG
 from threading import Event
@@ -26,12 +25,12 @@ from rag.backends import Backend
 from rag.errors import InvalidSearch
 from rag.pictures import Picture
 from rag.plan import Loss, Plan, Wanted, metadata_at, paths_of
-from rag.schemas import IndexedImage
+from rag.schemas import IndexedImage, Outcome
 from rag.sources import Failure, Source, Sources
 
 PATIENCE: Final = 60.0  # seconds that a busy service is waited for
 LARGEST_FILE: Final = 100_000_000  # bytes; services take 20 MB unless told otherwise
-PICTURES_FAULT: Final = frozenset({400, 413, 415, 422})  # an error's status, local or remote
+_PICTURES_FAULT: Final = frozenset({400, 413, 415, 422})  # an error's status, local or remote
 _LONGEST_WAIT: Final = 15.0  # seconds
 # the codes of what may be over in a minute
 _PASSING: Final = frozenset(
@@ -41,6 +40,7 @@ _PASSING: Final = frozenset(
 T = TypeVar("T")
 R = TypeVar("R")
 Progress = Callable[[str, int, int, str], None]  # what is being done, done, total, and a note
+Sleep = Callable[[float], object]
 
 
 @dataclass
@@ -107,21 +107,32 @@ def carry_out(
         )
         return stop.wait(seconds)
 
-    def add(one: Wanted) -> str:
-        return patiently(lambda: _add(one, backend, collection, dao_id), sleep=pause)
+    def add(wanted: Sequence[Wanted]) -> Iterator[tuple[Wanted, Outcome | Exception]]:
+        picture = partial(_picture, dao_id=dao_id)
+        return index_each(picture, wanted, backend, collection, workers, stop, sleep=pause)
 
-    for one, result in chain(each(add, new, workers, stop), each(add, known, workers, stop)):
-        try:
-            outcome = result.result()
-        except Exception as error:
-            if getattr(error, "status", None) not in PICTURES_FAULT:
-                raise
-            report.failures.append(Failure(one.source, str(error)))
+    def update(one: Wanted) -> bool | Exception:
+        there = partial(backend.update, one.image_id, dao_id, collection)
+        return _attempt(partial(there, paths=one.paths, metadata=one.metadata), pause)
+
+    def outcomes() -> Iterator[tuple[Wanted, Outcome | Exception]]:
+        yield from add(new)
+        gone = []  # that somebody else has deleted since they were looked at
+        for one, result in each(update, known, workers, stop):
+            updated = result.result()
+            if updated is False:
+                gone.append(one)
+            else:
+                yield one, "updated" if updated is True else updated
+        yield from add(gone)
+
+    for one, outcome in outcomes():
+        if isinstance(outcome, Exception):
+            report.failures.append(Failure(one.source, str(outcome)))
             failed.update(one.paths)
-        else:
-            report.indexed += outcome == "indexed"
-            report.updated += outcome == "updated"
-            report.unchanged += outcome == "unchanged"
+        report.indexed += outcome == "indexed"
+        report.updated += outcome == "updated"
+        report.unchanged += outcome == "unchanged"
         finished += 1
         note = f"{report.unchanged} unchanged, {len(report.failures)} failed"
         progress("indexing", finished, len(plan.add), note)
@@ -143,7 +154,7 @@ def lose(loss: Loss, backend: Backend, collection: str, kept: tuple[str, ...] = 
     return False
 
 
-def patiently(call: Callable[[], R], *, sleep: Callable[[float], object] = time.sleep) -> R:
+def patiently(call: Callable[[], R], *, sleep: Sleep = time.sleep) -> R:
     """Make a call, again while the service or its store is busy, starting or away.
 
     About a minute at most.
@@ -162,6 +173,36 @@ def patiently(call: Callable[[], R], *, sleep: Callable[[float], object] = time.
             if sleep(seconds):
                 raise
             waited, next_wait = waited + seconds, next_wait * 2
+
+
+def index_each(
+    picture: Callable[[T], Picture],
+    items: Sequence[T],
+    backend: Backend,
+    collection: str,
+    workers: int,
+    stop: Event,
+    *,
+    sleep: Sleep,
+    staged: bool = False,
+) -> Iterator[tuple[T, Outcome | Exception]]:
+    """Index the pictures of items, in batches on threads; yield each item with what became of it.
+
+    That is an exception where its picture cannot be had or used. Raises what concerns more than
+    one. `workers` pictures are under way at once.
+    """
+    size = min(backend.batch, workers)
+    target = partial(backend.index, collection=collection, staged=staged)
+
+    def index(batch: Sequence[T]) -> list[Outcome | Exception]:
+        pictures = [_had(picture, item) for item in batch]
+        usable = [one for one in pictures if isinstance(one, Picture)]
+        done = iter(_index(usable, target, sleep))
+        return [next(done) if isinstance(one, Picture) else one for one in pictures]
+
+    batches = [items[i : i + size] for i in range(0, len(items), size)]
+    for batch, result in each(index, batches, workers // size, stop):
+        yield from zip(batch, result.result(), strict=True)
 
 
 def read(path: str) -> bytes:
@@ -200,6 +241,40 @@ def each(
             raise
 
 
+def _had(picture: Callable[[T], Picture], item: T) -> Picture | InvalidSearch:
+    try:
+        return picture(item)
+    except InvalidSearch as error:
+        return error
+
+
+def _index(
+    pictures: Sequence[Picture],
+    index: Callable[[Sequence[Picture]], list[Outcome]],
+    sleep: Sleep,
+) -> list[Outcome | Exception]:
+    """Index pictures; of those that cannot all be, each half, until the guilty one is alone."""
+    if not pictures:
+        return []
+    done = _attempt(partial(index, pictures), sleep)
+    if not isinstance(done, Exception):
+        return [*done]
+    if len(pictures) == 1:
+        return [done]
+    half = len(pictures) // 2
+    return _index(pictures[:half], index, sleep) + _index(pictures[half:], index, sleep)
+
+
+def _attempt(call: Callable[[], R], sleep: Sleep) -> R | Exception:
+    """Make a call, patiently, and return what it does, or what is wrong with its pictures."""
+    try:
+        return patiently(call, sleep=sleep)
+    except Exception as error:
+        if getattr(error, "status", None) not in _PICTURES_FAULT:
+            raise
+        return error
+
+
 def _passes(error: Exception) -> bool:
     return getattr(error, "status", None) == 429 or getattr(error, "code", None) in _PASSING
 
@@ -208,16 +283,13 @@ def _lost(loss: Loss) -> tuple[str, ...]:
     return tuple(path for path in paths_of(loss.image) if path not in loss.left)
 
 
-def _add(one: Wanted, backend: Backend, collection: str, dao_id: str) -> str:
-    if one.held and backend.update(
-        one.image_id, dao_id, collection, paths=one.paths, metadata=one.metadata
-    ):
-        return "updated"
+def _picture(one: Wanted, dao_id: str) -> Picture:
+    """Return a picture with the bytes of its file. Raises `InvalidSearch`."""
     data = read(one.source)
     picture = Picture(one.image_id, data, one.paths[0], dao_id, one.metadata, one.paths[1:])
     if picture.content_hash != one.content_hash:
         raise InvalidSearch("has changed since it was looked at: run again")
-    return backend.index(picture, collection)
+    return picture
 
 
 def _hash(source: Source) -> str:

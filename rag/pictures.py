@@ -79,30 +79,41 @@ class PictureIndex:
         """Open a collection as this model may use it. Raises `CollectionMismatch`."""
         return self._store.open(collection, self._identity, create=create, staged=staged)
 
-    def refresh(self, picture: Picture, collection: str, *, staged: bool = False) -> Outcome | None:
-        """Bring the payload of a picture up to date where this very picture is held.
+    def refresh(
+        self, pictures: Sequence[Picture], collection: str, *, staged: bool = False
+    ) -> list[Outcome | None]:
+        """Bring the payloads of those pictures up to date that are held as they are.
 
-        Returns None when it is not, so that it has to be embedded and added.
+        Of one that is not the outcome is None: it has to be embedded and added.
         """
-        wanted = picture.payload()
-        point = point_id(picture.dao_id, picture.image_id)
+        wanted = {_point_of(picture): picture.payload() for picture in pictures}
         held = self.open(collection, create=True, staged=staged)
-        record = held.retrieve([point]).get(point)
-        if record is None or record.payload.get("content_hash") != picture.content_hash:
-            return None
-        if {**record.payload, "indexed_at": None} == {**wanted, "indexed_at": None}:
-            return "unchanged"
-        held.overwrite_payloads({point: {**wanted, "indexed_at": _now()}})
-        return "updated"
+        records = held.retrieve(list(wanted))
+        outcomes: dict[str, Outcome] = {}
+        for point, record in records.items():
+            payload = wanted[point]
+            if record.payload.get("content_hash") == payload["content_hash"]:
+                same = {**record.payload, "indexed_at": None} == {**payload, "indexed_at": None}
+                outcomes[point] = "unchanged" if same else "updated"
+        changed = [point for point, outcome in outcomes.items() if outcome == "updated"]
+        if changed:
+            held.overwrite_payloads({p: {**wanted[p], "indexed_at": _now()} for p in changed})
+        return [outcomes.get(_point_of(picture)) for picture in pictures]
 
     def add(
-        self, picture: Picture, vector: Vector, collection: str, *, staged: bool = False
-    ) -> Outcome:
-        """Index a picture under its embedding, float32 (dimension,); replaces an older one."""
-        payload = {**picture.payload(), "indexed_at": _now()}
-        point = Point(point_id(picture.dao_id, picture.image_id), vector, payload)
-        self.open(collection, create=True, staged=staged).upsert([point])
-        return "indexed"
+        self,
+        pictures: Sequence[Picture],
+        vectors: Sequence[Vector] | Vector,
+        collection: str,
+        *,
+        staged: bool = False,
+    ) -> None:
+        """Index pictures under their embeddings, float32 (n, dimension); replaces older ones."""
+        points = [
+            Point(_point_of(picture), vector, {**picture.payload(), "indexed_at": _now()})
+            for picture, vector in zip(pictures, vectors, strict=True)
+        ]
+        self.open(collection, create=True, staged=staged).upsert(points)
 
     def update(
         self,
@@ -210,6 +221,10 @@ class PictureIndex:
             if held.identity.generation == generation:
                 return held
         raise CollectionNotFound(f"the collection {collection!r} has no generation {generation!r}")
+
+
+def _point_of(picture: Picture) -> str:
+    return point_id(picture.dao_id, picture.image_id)
 
 
 def _check_metadata(metadata: Mapping[str, Any]) -> None:

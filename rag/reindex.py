@@ -13,7 +13,7 @@ from threading import Event
 
 from rag.backends import Backend
 from rag.errors import InvalidSearch
-from rag.indexing import PICTURES_FAULT, Progress, each, patiently, read
+from rag.indexing import Progress, index_each, read
 from rag.pictures import Picture, metadata_of
 from rag.plan import paths_of
 from rag.schemas import IndexedImage
@@ -125,19 +125,11 @@ def _embed(
 ) -> list[Failure]:
     failures = []
     stop = Event()
-
-    def embed(image: IndexedImage) -> bool:
-        picture = _source(image)
-        index = partial(backend.index, picture, collection, staged=staged)
-        return patiently(index, sleep=stop.wait) == "indexed"
-
-    for count, (image, result) in enumerate(each(embed, images, workers, stop), 1):
-        try:
-            done.embedded += result.result()
-        except Exception as error:
-            if getattr(error, "status", None) not in PICTURES_FAULT:
-                raise
-            failures.append(Failure(image.path or image.id, str(error)))
+    embed = partial(index_each, _source, images, backend, collection, workers, stop, staged=staged)
+    for count, (image, outcome) in enumerate(embed(sleep=stop.wait), 1):
+        done.embedded += outcome == "indexed"
+        if isinstance(outcome, Exception):
+            failures.append(Failure(image.path or image.id, str(outcome)))
         progress("re-indexing", count, len(images), f"{len(failures)} failed")
     return failures
 

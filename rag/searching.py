@@ -36,9 +36,6 @@ class Embedder(Protocol):
     async def embed_image(self, data: bytes, *, normalize: bool) -> Vector:
         """Return the embedding of a picture file's bytes, float32 (dimension,)."""
 
-    def close(self) -> None:
-        """Finish what was accepted, then stop."""
-
 
 Fetch = Callable[[ImageExample], Awaitable[bytes]]  # gives what an example has or points to
 

@@ -23,6 +23,7 @@ class FakeEncoder:
     """Embeds any bytes but those that begin with `broken`; `log` is a file of what it embedded."""
 
     embedding_dim = DIM
+    image_batch = 2
 
     def __init__(self, name: str = "fake", log: Path | None = None) -> None:
         self.model_name = name
@@ -36,9 +37,9 @@ class FakeEncoder:
         return np.stack([vector_of(text.encode()) for text in texts])
 
     def encode_images(self, images: Sequence[bytes]) -> Any:
+        if any(data.startswith(b"broken") for data in images):
+            raise NotAPicture("these bytes are not a picture")
         for data in images:
-            if data.startswith(b"broken"):
-                raise NotAPicture("these bytes are not a picture")
             self.embedded.append(data)
             if self._log:
                 with self._log.open("ab") as log:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
 from hashlib import file_digest
 from pathlib import Path
 from typing import Any
@@ -13,7 +17,8 @@ from typing import Any
 import pytest
 
 from bento.errors import Busy
-from rag import LocalBackend, Picture
+from rag import LocalBackend, Picture, SearchRequest
+from rag.backends import image_example
 from rag.edge import EdgeStore
 from rag.errors import StoreFull, StoreUnavailable
 from rag.indexing import Report, carry_out, each, hash_sources, hold, patiently
@@ -214,7 +219,7 @@ def test_a_folder_and_the_manifest_of_its_files_are_one_source(library: Library)
 def test_a_place_of_a_named_picture_that_changed_is_a_picture_of_its_own(library: Library) -> None:
     library.write(a="A", b="A")
     places = [str(library.top / f"{name}.png") for name in "ab"]
-    library.backend.index(Picture("7", b"A", places[0], "me", {}, places[1:]), "c")
+    library.backend.index([Picture("7", b"A", places[0], "me", {}, places[1:])], "c")
     library.write(b="B")
     library.run()
     assert library.held() == {"a": ["a"], "b": ["b"]}
@@ -335,6 +340,78 @@ def test_a_file_that_cannot_be_indexed_costs_the_others_nothing(library: Library
     ]
 
 
+def test_of_several_pictures_only_what_is_new_is_embedded(library: Library) -> None:
+    def some(*wanted: tuple[int, str], note: int = 0) -> list[Picture]:
+        return [Picture(f"{i}", d.encode(), f"/{i}", "me", {"note": note}) for i, d in wanted]
+
+    index = partial(library.backend.index, collection="c")
+    assert index(some((0, "A"), (1, "B"))) == ["indexed"] * 2
+    mixed = [*some((2, "C")), *some((0, "A"), note=1), *some((1, "new"), (3, "new"))]
+    assert index(mixed) == ["indexed", "updated", "indexed", "indexed"]
+    assert index(mixed) == ["unchanged"] * 4
+    assert library.encoder.embedded == [b"A", b"B", b"C", b"new", b"new"]
+    held = {image.id: image.payload["note"] for image in library.backend.images("c")}
+    assert held == {"0": 1, "1": 0, "2": 0, "3": 0}
+    for data, ids in {b"A": {"0"}, b"C": {"2"}, b"new": {"1", "3"}}.items():
+        found = library.backend.search(SearchRequest(image=image_example(data), collection="c"))
+        assert {hit.id for hit in found.hits if hit.score > 0.999} == ids
+
+
+def test_of_a_batch_only_what_cannot_be_indexed_is_left_out(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(library.backend, "batch", 4)
+    library.write(a="A", b="broken 1", c="C", d="D", e="E", f="F", g="broken 2", h="H")
+    manifest = library.top / "m.jsonl"
+    lines = [
+        {"path": f"{name}.png", "metadata": {"size": 2**64 if name == "e" else 1}}
+        for name in "abcdefgh"
+    ]
+    manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    report = library.run(manifest)
+    assert counts(report) == (5, 0, 0, 0)
+    assert [(Path(f.path).name, f.why[:20]) for f in report.failures] == [
+        ("b.png", "these bytes are not "),
+        ("e.png", "the payload of point"),
+        ("g.png", "these bytes are not "),
+    ]
+    assert library.held().keys() == set("acdfh")
+    once = Counter(library.encoder.embedded)
+    assert (once.pop(b"E"), once.pop(b"F")) == (2, 2)  # E is found out when both are written
+    assert set(once.values()) == {1}
+
+
+@pytest.mark.parametrize(("batch", "calls", "largest"), [(4, 3, 4), (12, 1, 12), (20, 1, 12)])
+def test_no_more_pictures_are_under_way_than_workers(
+    library: Library, monkeypatch: pytest.MonkeyPatch, batch: int, calls: int, largest: int
+) -> None:
+    monkeypatch.setattr(library.backend, "batch", batch)
+    library.write(**{f"p{n}": f"{n}" for n in range(50)})
+    hashed, _ = hash_sources(find_sources([str(library.top)], ()), 4, ignore)
+    under_way, most, together = 0, 0, threading.Barrier(calls)
+    lock = threading.Lock()
+    index = library.backend.index
+
+    def watched(pictures: Any, **more: Any) -> Any:
+        nonlocal under_way, most
+        with lock:
+            under_way += len(pictures)
+            most = max(most, under_way)
+        if len(pictures) == largest and together.n_waiting < calls and not together.broken:
+            with suppress(threading.BrokenBarrierError):
+                together.wait(5)  # until so many are there: no fewer than workers either
+            together.abort()
+        try:
+            return index(pictures, **more)
+        finally:
+            with lock:
+                under_way -= len(pictures)
+
+    monkeypatch.setattr(library.backend, "index", watched)
+    report = carry_out(make_plan(hashed, []), library.backend, "c", "me", 12, ignore)
+    assert (counts(report), most) == ((50, 0, 0, 0), 12)
+
+
 def test_a_picture_that_breaks_stays_findable_as_it_was(library: Library) -> None:
     library.write(a="A")
     library.run()
@@ -385,7 +462,7 @@ def test_what_concerns_all_stops_the_run_and_the_next_one_goes_on(
 ) -> None:
     library.write(**{f"p{n}": f"{n}" for n in range(20)})
     index = library.backend.index
-    left = threading.Semaphore(5)
+    left = threading.Semaphore(5)  # calls, each with two pictures
 
     def failing(*args: Any, **kwargs: Any) -> Any:
         if not left.acquire(blocking=False):
@@ -396,7 +473,7 @@ def test_what_concerns_all_stops_the_run_and_the_next_one_goes_on(
     with pytest.raises(StoreFull, match="3 MB free"):
         library.run()
     monkeypatch.setattr(library.backend, "index", index)
-    assert counts(library.run()) == (15, 0, 5, 0)
+    assert counts(library.run()) == (10, 0, 10, 0)
     assert len(library.encoder.embedded) == 20
 
 
@@ -463,7 +540,7 @@ def test_tags_that_somebody_else_wrote_are_no_obstacle(library: Library, tags: A
     library.write(a="A")
     path = library.top / "a.png"
     other = Picture("42", path.read_bytes(), str(path), "me", {"tags": tags})
-    library.backend.index(other, "c")
+    library.backend.index([other], "c")
     library.run(library.top, tags=["t"])
     assert library.payload("a")["tags"] == (["cat", "t"] if tags == "cat" else ["t"])
 

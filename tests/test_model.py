@@ -8,6 +8,10 @@ import pickle
 import shutil
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +23,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from bento import Encoder, Settings
-from bento.errors import ModelLoadError
+from bento.errors import ModelLoadError, NotAnImage
+from bento.images import load_image
 from models.shapes import MODEL_DIR
 
 from .conftest import BUNDLED, ROOT, Reference, file_bytes, scene_image
@@ -70,6 +75,112 @@ def test_more_than_a_batch_comes_back_in_order(encoder: Encoder) -> None:
     together = encoder.encode_texts(texts)
     assert together.shape == (70, encoder.embedding_dim)
     assert_same(together[69], encoder.encode_texts([texts[69]])[0])
+
+
+@pytest.fixture
+def on_three_cores(monkeypatch: pytest.MonkeyPatch) -> Iterator[Encoder]:
+    before = torch.get_num_threads()
+    monkeypatch.setattr("bento.model.available_cpus", lambda: 3)
+    yield Encoder.load(Settings(model_name=BUNDLED, device="cpu", dtype="float32"))
+    torch.set_num_threads(before)
+
+
+def test_each_core_computes_its_part_of_the_images(
+    on_three_cores: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = [file_bytes(scene_image(seed)) for seed in range(29)]
+    wanted = [on_three_cores.encode_images([image])[0] for image in images]
+    calls: list[tuple[str, int, int]] = []
+    embed = on_three_cores.image.embed
+
+    def watched(items: Any) -> Any:
+        name = threading.current_thread().name.rpartition("_")[0]
+        calls.append((name, torch.get_num_threads(), len(items)))
+        return embed(items)
+
+    monkeypatch.setattr(on_three_cores.image, "embed", watched)
+    assert on_three_cores.image_batch == 24
+    assert_same(on_three_cores.encode_images(images), wanted)
+    assert sorted(calls) == sorted([("core", 1, size) for size in (8, 8, 8, 1, 2, 2)])
+    calls.clear()
+    assert_same(on_three_cores.encode_images(images[:1]), wanted[:1])
+    assert calls == [("", 3, 1)]  # a lone one has all cores
+
+
+def test_of_images_with_a_broken_one_none_is_computed(
+    on_three_cores: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(on_three_cores.image, "embed", None)
+    good = file_bytes(scene_image(1))
+    with pytest.raises(NotAnImage):
+        on_three_cores.encode_images([good] * 5 + [b"none"] + [good] * 5)
+
+
+@pytest.mark.parametrize("count", [1, 10])
+def test_what_memory_is_too_small_for_is_computed_in_halves(
+    on_three_cores: Encoder, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    images = [scene_image(seed) for seed in range(count)]
+    wanted = on_three_cores.encode_images(images)
+    embed, limit = on_three_cores.image.embed, 1
+
+    def only_so_many(items: Any) -> Any:
+        if len(items) > limit:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return embed(items)
+
+    monkeypatch.setattr(on_three_cores.image, "embed", only_so_many)
+    assert_same(on_three_cores.encode_images(images), wanted)
+    limit = 0
+    with pytest.raises(torch.OutOfMemoryError):
+        on_three_cores.encode_images(images)
+
+
+@pytest.mark.parametrize(("large", "at_a_time"), [(True, 1), (False, 3)])
+def test_large_pictures_are_decoded_one_at_a_time(
+    on_three_cores: Encoder, monkeypatch: pytest.MonkeyPatch, large: bool, at_a_time: int
+) -> None:
+    decoding: list[None] = []
+    seen: set[int] = set()
+
+    def watched(image: Any) -> Any:
+        decoding.append(None)
+        time.sleep(0.05)
+        seen.add(len(decoding))
+        decoding.pop()
+        return load_image(image)
+
+    monkeypatch.setattr("bento.model.load_image", watched)
+    monkeypatch.setattr("bento.model.LARGE_PIXELS", 64 * 64 - large)
+    on_three_cores.encode_images([file_bytes(scene_image(1, side=64))] * 9)
+    assert max(seen) == at_a_time
+
+
+def test_what_has_the_whole_device_has_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_num_threads()
+    monkeypatch.setattr("bento.model.available_cpus", lambda: 1)
+    encoder = Encoder.load(Settings(model_name=BUNDLED, device="cpu", dtype="float32"))
+    computing: list[None] = []
+    seen: set[int] = set()
+
+    def watched(embed: Any) -> Any:
+        def call(items: Any) -> Any:
+            computing.append(None)
+            time.sleep(0.01)
+            seen.add(len(computing))
+            computing.pop()
+            return embed(items)
+
+        return call
+
+    for tower in (encoder.image, encoder.text):
+        monkeypatch.setattr(tower, "embed", watched(tower.embed))
+    with ThreadPoolExecutor(4) as threads:
+        images = [threads.submit(encoder.encode_images, [scene_image(n)] * 3) for n in range(4)]
+        texts = [threads.submit(encoder.encode_texts, ["red"]) for _ in range(4)]
+        assert {len(each.result()) for each in images + texts} == {3, 1}
+    assert seen == {1}
+    torch.set_num_threads(before)
 
 
 def test_embeddings_are_float32_rows_of_length_one(encoder: Encoder) -> None:

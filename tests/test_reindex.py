@@ -59,11 +59,11 @@ class Setting:
         file = self.folder / f"{name}.png"
         file.write_bytes(name.encode())
         metadata = {"title": name, "tags": [name]}
-        backend.index(Picture(name, file.read_bytes(), str(file), dao_id, metadata), "c")
+        backend.index([Picture(name, file.read_bytes(), str(file), dao_id, metadata)], "c")
         return file
 
     def run(self, *, drop_missing: bool = False) -> Reindexed:
-        return reindex(self.new, "c", workers=3, drop_missing=drop_missing, progress=ignore)
+        return reindex(self.new, "c", workers=4, drop_missing=drop_missing, progress=ignore)
 
 
 @pytest.fixture(params=["embedded", "server"])
@@ -109,7 +109,7 @@ def test_what_is_staged_already_is_not_embedded_again(setting: Setting) -> None:
         file = setting.add(setting.old, f"p{n}")
         if n < 4:  # as a run that was killed left it
             data, metadata = file.read_bytes(), {"title": f"p{n}", "tags": [f"p{n}"]}
-            setting.new.index(Picture(f"p{n}", data, str(file), "me", metadata), "c", staged=True)
+            setting.new.index([Picture(f"p{n}", data, str(file), "me", metadata)], "c", staged=True)
     setting.old.delete("p0", "me", "c")
     assert setting.run().embedded == 2
     assert {key[1] for key in held(setting.new)} == {"p1", "p2", "p3", "p4", "p5"}
@@ -153,8 +153,8 @@ def test_what_stops_it_does_not_wait_for_a_busy_service(
         setting.add(setting.old, name)
     waiting = threading.Event()
 
-    def index(picture: Picture, collection: str, *, staged: bool) -> Any:
-        if picture.image_id == "a":
+    def index(pictures: list[Picture], collection: str, *, staged: bool) -> Any:
+        if pictures[0].image_id == "a":
             assert waiting.wait(10)
             raise StoreFull("the disk is full")
         waiting.set()

@@ -82,8 +82,7 @@ def index(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[Pic
         EdgeStore(folder) if request.param == "embedded" else ServerStore(QdrantClient(":memory:"))
     )
     index = PictureIndex(store, IDENTITY)
-    for one, vector in zip(PICTURES, VECTORS, strict=True):
-        index.add(one, vector, "pictures")
+    index.add(PICTURES, VECTORS, "pictures")
     yield index
     store.close()
 
