@@ -442,6 +442,20 @@ def test_a_disk_that_fails_while_it_is_read_costs_one_picture(
     assert [failure.why for failure in report.failures] == ["cannot be read: Input/output error"]
 
 
+def test_what_somebody_deletes_meanwhile_is_embedded_again(library: Library) -> None:
+    library.write(a="A", b="B", c="C")
+    library.run()
+    held = hold(library.backend, "c", "me")
+    library.write(d="A", e="B")
+    hashed, _ = hash_sources(find_sources([str(library.top)], ()), 1, ignore)
+    (deleted,) = (image.id for image in held if image.path.endswith("a.png"))
+    assert library.backend.delete(deleted, "me", "c")
+    report = carry_out(make_plan(hashed, held), library.backend, "c", "me", 4, ignore)
+    assert counts(report) == (1, 1, 1, 0)
+    assert library.held() == {"a": ["a", "d"], "b": ["b", "e"], "c": ["c"]}
+    assert library.encoder.embedded.count(b"A") == 2
+
+
 def test_a_file_that_changes_meanwhile_is_told_and_indexed_by_the_next_run(
     library: Library,
 ) -> None:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,20 +92,23 @@ def test_each_core_computes_its_part_of_the_images(
     images = [file_bytes(scene_image(seed)) for seed in range(29)]
     wanted = [on_three_cores.encode_images([image])[0] for image in images]
     calls: list[tuple[str, int, int]] = []
-    embed = on_three_cores.image.embed
 
-    def watched(items: Any) -> Any:
+    def watched(embed: Any, items: Any) -> Any:
         name = threading.current_thread().name.rpartition("_")[0]
         calls.append((name, torch.get_num_threads(), len(items)))
         return embed(items)
 
-    monkeypatch.setattr(on_three_cores.image, "embed", watched)
+    for tower in (on_three_cores.image, on_three_cores.text):
+        monkeypatch.setattr(tower, "embed", partial(watched, tower.embed))
     assert on_three_cores.image_batch == 24
     assert_same(on_three_cores.encode_images(images), wanted)
     assert sorted(calls) == sorted([("core", 1, size) for size in (8, 8, 8, 1, 2, 2)])
     calls.clear()
-    assert_same(on_three_cores.encode_images(images[:1]), wanted[:1])
-    assert calls == [("", 3, 1)]  # a lone one has all cores
+    with ThreadPoolExecutor(1, "other") as one, ThreadPoolExecutor(1, "other") as another:
+        lone = one.submit(on_three_cores.encode_images, images[:1]).result()
+        another.submit(on_three_cores.encode_texts, ["red"]).result()
+    assert_same(lone, wanted[:1])
+    assert calls == [("other", 3, 1)] * 2  # a lone one has all cores, and so do texts
 
 
 def test_of_images_with_a_broken_one_none_is_computed(

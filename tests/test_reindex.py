@@ -108,11 +108,13 @@ def test_what_is_staged_already_is_not_embedded_again(setting: Setting) -> None:
     for n in range(6):
         file = setting.add(setting.old, f"p{n}")
         if n < 4:  # as a run that was killed left it
-            data, metadata = file.read_bytes(), {"title": f"p{n}", "tags": [f"p{n}"]}
+            title = "before" if n == 3 else f"p{n}"  # changed since
+            data, metadata = file.read_bytes(), {"title": title, "tags": [f"p{n}"]}
             setting.new.index([Picture(f"p{n}", data, str(file), "me", metadata)], "c", staged=True)
     setting.old.delete("p0", "me", "c")
     assert setting.run().embedded == 2
-    assert {key[1] for key in held(setting.new)} == {"p1", "p2", "p3", "p4", "p5"}
+    payloads = {key[1]: payload["title"] for key, payload in held(setting.new).items()}
+    assert payloads == {name: name for name in ("p1", "p2", "p3", "p4", "p5")}
 
 
 def test_a_picture_without_its_file_stops_it_before_publishing(setting: Setting) -> None:
