@@ -144,50 +144,47 @@ def test_what_memory_is_too_small_for_is_computed_in_halves(
         on_three_cores.encode_images(images)
 
 
+class Together:
+    """Counts the threads that are in one of its functions at a time."""
+
+    def __init__(self) -> None:
+        self.most = 0
+        self._here: list[None] = []
+
+    def watch(self, function: Any) -> Any:
+        def call(given: Any) -> Any:
+            self._here.append(None)
+            time.sleep(0.03)  # for others to come too
+            self.most = max(self.most, len(self._here))
+            self._here.pop()
+            return function(given)
+
+        return call
+
+
 @pytest.mark.parametrize(("large", "at_a_time"), [(True, 1), (False, 3)])
 def test_large_pictures_are_decoded_one_at_a_time(
     on_three_cores: Encoder, monkeypatch: pytest.MonkeyPatch, large: bool, at_a_time: int
 ) -> None:
-    decoding: list[None] = []
-    seen: set[int] = set()
-
-    def watched(image: Any) -> Any:
-        decoding.append(None)
-        time.sleep(0.05)
-        seen.add(len(decoding))
-        decoding.pop()
-        return load_image(image)
-
-    monkeypatch.setattr("bento.model.load_image", watched)
+    decoding = Together()
+    monkeypatch.setattr("bento.model.load_image", decoding.watch(load_image))
     monkeypatch.setattr("bento.model.LARGE_PIXELS", 64 * 64 - large)
     on_three_cores.encode_images([file_bytes(scene_image(1, side=64))] * 9)
-    assert max(seen) == at_a_time
+    assert decoding.most == at_a_time
 
 
 def test_what_has_the_whole_device_has_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     before = torch.get_num_threads()
     monkeypatch.setattr("bento.model.available_cpus", lambda: 1)
     encoder = Encoder.load(Settings(model_name=BUNDLED, device="cpu", dtype="float32"))
-    computing: list[None] = []
-    seen: set[int] = set()
-
-    def watched(embed: Any) -> Any:
-        def call(items: Any) -> Any:
-            computing.append(None)
-            time.sleep(0.01)
-            seen.add(len(computing))
-            computing.pop()
-            return embed(items)
-
-        return call
-
+    computing = Together()
     for tower in (encoder.image, encoder.text):
-        monkeypatch.setattr(tower, "embed", watched(tower.embed))
+        monkeypatch.setattr(tower, "embed", computing.watch(tower.embed))
     with ThreadPoolExecutor(4) as threads:
         images = [threads.submit(encoder.encode_images, [scene_image(n)] * 3) for n in range(4)]
         texts = [threads.submit(encoder.encode_texts, ["red"]) for _ in range(4)]
         assert {len(each.result()) for each in images + texts} == {3, 1}
-    assert seen == {1}
+    assert computing.most == 1
     torch.set_num_threads(before)
 
 
