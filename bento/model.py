@@ -17,7 +17,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from bento.cpus import available_cpus, compute_on
-from bento.errors import ModelLoadError
+from bento.errors import EncoderError, ModelLoadError
 from bento.images import LARGE_PIXELS, load_image, open_image
 from bento.loading import import_open_clip, import_towers_of, weights_as_mapped
 from bento.settings import Settings
@@ -142,9 +142,11 @@ class Encoder:
     ) -> Embeddings:
         """Return the embeddings of images, float32 (n, dim), L2-normalised unless told not to.
 
-        An image is a Pillow image, the bytes of a picture file, or its path. Raises what
-        `decode_image` raises. Several threads may call it at a time; then each is best given
-        `image_batch` images, while the others read theirs and keep what they got.
+        An image is a Pillow image, the bytes of a picture file, or its path. Several threads may
+        call it at a time; then each is best given `image_batch` images, while the others read
+        theirs and keep what they got.
+
+        Raises what `decode_image` raises, and `EncoderError` when the device is lost.
         """
         n = self.image_batch
         rows: list[Embeddings] = []
@@ -180,11 +182,13 @@ class Encoder:
 
     def _embed_in_memory(self, items: Sequence[torch.Tensor]) -> list[Embeddings]:
         """Embed a batch, in halves when the device's memory is too small for all of it."""
-        from bento.towers import out_of_memory
+        from bento.towers import device_lost, out_of_memory
 
         try:
             return [self.image.embed(items)]
         except Exception as error:
+            if device_lost(error):
+                raise EncoderError(f"the device {self.device} is lost: {error}") from error
             if len(items) == 1 or not out_of_memory(error):
                 raise
         half = len(items) // 2

@@ -24,7 +24,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from bento import Encoder, Settings
-from bento.errors import ModelLoadError, NotAnImage
+from bento.errors import EncoderError, ModelLoadError, NotAnImage
 from bento.images import load_image
 from models.shapes import MODEL_DIR
 
@@ -142,6 +142,18 @@ def test_what_memory_is_too_small_for_is_computed_in_halves(
     limit = 0
     with pytest.raises(torch.OutOfMemoryError):
         on_three_cores.encode_images(images)
+
+
+def test_a_lost_device_is_a_sentence(
+    on_three_cores: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(items: Any) -> Any:
+        raise torch.AcceleratorError("an illegal memory access was encountered")
+
+    monkeypatch.setattr(on_three_cores.image, "embed", lost)
+    for count in (1, 10):
+        with pytest.raises(EncoderError, match="cpu is lost: an illegal memory access"):
+            on_three_cores.encode_images([scene_image(1)] * count)
 
 
 class Together:
