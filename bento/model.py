@@ -112,9 +112,8 @@ class Encoder:
     @property
     def image_batch(self) -> int:
         """How many images are best given to `encode_images` at once by one of several threads."""
-        if self.device == "cpu":
-            return min(_CORE_BATCH, self._max_batch_size) * self.image.lanes
-        return self._max_batch_size
+        lanes = self.image.lanes
+        return min(_CORE_BATCH, self._max_batch_size) * lanes if lanes > 1 else self._max_batch_size
 
     @property
     def dtypes(self) -> dict[str, str]:
