@@ -16,25 +16,28 @@ from rag.store import Collection, ModelIdentity
 
 from .engines import CLIP, OTHER, ROOT, make_points, quick_folder, run, script
 
-KILLS = 10
 POINTS = make_points(200)
 
 # Round after round fills the other generation, publishes it, drops the old one and overwrites
-# all payloads, and says so after each: a payload is [round, 0], and overwritten [round, 1].
+# all payloads. After each it says so and waits for a line: a payload is [round, 0], and
+# overwritten [round, 1].
 ROUNDS = """
 store, round = EdgeStore(Path(sys.argv[1])), int(sys.argv[2])
+def say(event):
+    print(event, round, flush=True)
+    input()
 points = make_points(200)
 while True:
     new, old = (CLIP, OTHER) if round % 2 else (OTHER, CLIP)
     collection = store.open("a", new, staged=True)
     collection.upsert([replace(p, payload={"at": [round, 0]}) for p in points])
-    print("filled", round, flush=True)
+    say("filled")
     store.publish("a", new)
-    print("published", round, flush=True)
+    say("published")
     store.drop("a", old.generation)
-    print("dropped", round, flush=True)
+    say("dropped")
     assert collection.overwrite_payloads({p.id: {"at": [round, 1]} for p in points}) == 200
-    print("overwritten", round, flush=True)
+    say("overwritten")
     round += 1
 """
 
@@ -43,21 +46,35 @@ def identity_of(round: int) -> ModelIdentity:
     return CLIP if round % 2 else OTHER
 
 
-def run_and_kill(folder: Path, round: int, after: float) -> tuple[str, int]:
-    """Run rounds, kill the process some time after its first word, and return its last one."""
+# About what the step takes that begins when this was said, in seconds.
+STEPS = {"filled": 0.001, "published": 0.006, "dropped": 0.005, "overwritten": 0.03}
+
+
+def run_and_kill(folder: Path, round: int, within: str, after: float) -> tuple[str, int]:
+    """Start a round, kill the process in the step that follows a word, return its last word."""
     command = [*script(ROUNDS), str(folder), str(round)]
     with subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
+        assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None
-        first = process.stdout.readline()
+        said = ""
+        while not said.startswith(within):
+            said = process.stdout.readline()
+            assert said, process.stderr.read()
+            process.stdin.write("\n")
+            process.stdin.flush()
         time.sleep(after)
         process.kill()
-        said = (first + process.stdout.read()).splitlines()
-        assert said, process.stderr.read()
+        said = process.stdout.read() or said  # the step may have ended
         assert process.stderr.read() == ""
-    event, last = said[-1].split()
+    event, last = said.split()
     return event, int(last)
 
 
@@ -96,17 +113,15 @@ def check(store: EdgeStore, event: str, round: int) -> int:
 
 def test_one_generation_is_complete_and_published_whenever_it_is_killed(tmp_path: Path) -> None:
     rng = random.Random(0)
-    killed_after = set()
     with quick_folder(tmp_path) as folder:
         published = -1
-        for _ in range(KILLS):
-            event, round = run_and_kill(folder, published + 1, rng.uniform(0, 0.15))
-            killed_after.add(event)
+        for within in [*STEPS] * 3:
+            after = rng.uniform(0, STEPS[within])
+            event, round = run_and_kill(folder, published + 1, within, after)
             with closing(EdgeStore(folder)) as store:
                 published = check(store, event, round)
             left = {p.name for p in (folder / "a").glob(".[cd]*")}
             assert left == set()
-    assert len(killed_after) > 1
 
 
 # Dies just before one of the changes to folders that publishing and dropping make.
