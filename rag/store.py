@@ -19,6 +19,9 @@ from rag.filters import TENANT_FIELD, Filter
 from rag.settings import RagSettings
 
 MAX_DEPTH = 10_000  # offset and top_k of a query together
+# Of objects and lists in a payload. The embedded engine writes some 127 and then cannot read them,
+# nor what is stored beside them; a server's protocol carries some 30.
+MAX_LEVELS = 20
 GENERATION = re.compile(r"[0-9a-f]{8}")  # what `ModelIdentity.generation` gives
 KEYWORD_FIELDS = (TENANT_FIELD, "tags", "category")  # payload fields with an index
 
@@ -325,16 +328,24 @@ def check_scroll(limit: int, start: str | None) -> str | None:
 
 
 def check_payload(payload: Payload, id: str) -> Payload:
-    """Return a payload as JSON gives it back. Raises `InvalidSearch` for what JSON cannot keep."""
+    """Return a payload as JSON gives it back. Raises `InvalidSearch` for what cannot be kept."""
     try:
         text = json.dumps(payload, allow_nan=False, ensure_ascii=False)
         text.encode()  # a lone surrogate is found here
         plain: Payload = json.loads(text, parse_int=_int64)
+        if (levels := _levels(plain)) > MAX_LEVELS:
+            raise ValueError(f"it is nested {levels} levels deep; allowed are {MAX_LEVELS}")
     except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidSearch(
-            f"the payload of point {id} cannot be written as JSON: {error}"
-        ) from None
+        raise InvalidSearch(f"the payload of point {id} cannot be kept as JSON: {error}") from None
     return plain
+
+
+def _levels(value: Any) -> int:
+    """Return how deep objects and lists lie in each other: 0 for a number, 1 for `[1]`."""
+    if not isinstance(value, dict | list):
+        return 0
+    inner = value.values() if isinstance(value, dict) else value
+    return 1 + max(map(_levels, inner), default=0)
 
 
 def _int64(digits: str) -> int:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -31,7 +32,7 @@ from rag.errors import (
 )
 from rag.filters import Filter, MatchAny, Range, tenant
 from rag.server import ServerStore
-from rag.store import Collection, Store, open_store
+from rag.store import MAX_LEVELS, Collection, Store, open_store
 
 from .engines import CLIP, DIM, OTHER, cosines, make_points, point_id, quick_folder, settings
 from .loopback import Loopback
@@ -221,6 +222,29 @@ def test_one_bad_payload_is_refused_and_nothing_of_the_others_written(engine: En
         with pytest.raises(InvalidSearch):
             collection.overwrite_payloads(payloads)
     assert collection.retrieve([points[0].id])[points[0].id].payload == points[0].payload
+
+
+def test_a_payload_is_nested_as_deep_as_every_engine_can_read(engine: Engine) -> None:
+    collection = engine.open()
+    point = make_points(1)[0]
+
+    def nested(levels: int, kind: str) -> dict[str, Any]:
+        value: Any = "deep"
+        for _ in range(levels - 1):
+            value = [value] if kind == "list" else {"a": value}
+        return {"top": value}
+
+    for kind in ("list", "object"):
+        deep, deeper = nested(MAX_LEVELS, kind), nested(MAX_LEVELS + 1, kind)
+        collection.upsert([replace(point, payload=deep)])
+        collection.overwrite_payloads({point.id: deep})
+        for write in (
+            partial(collection.upsert, [replace(point, payload=deeper)]),
+            partial(collection.overwrite_payloads, {point.id: deeper}),
+        ):
+            with pytest.raises(InvalidSearch, match="nested 21 levels deep; allowed are 20"):
+                write()
+        assert collection.query(point.vector, 1)[0].payload == deep
 
 
 def test_retrieve_returns_those_that_exist_by_the_ids_as_given(engine: Engine) -> None:
