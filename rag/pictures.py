@@ -6,17 +6,29 @@ Works on vectors; whoever calls it brings the embeddings.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from hashlib import sha256
+from threading import Condition
 from typing import Any, Final
 
 from rag.errors import CollectionNotFound, ImageNotFound, InvalidSearch
 from rag.filters import tenant
 from rag.schemas import IndexedImage, Outcome, PublishResponse, StatsResponse
-from rag.store import Collection, ModelIdentity, Payload, Point, Record, Store, Vector, missing
+from rag.store import (
+    Collection,
+    ModelIdentity,
+    Payload,
+    Point,
+    Record,
+    Store,
+    Vector,
+    check_payload,
+    missing,
+)
 
 DEFAULT_DAO_ID: Final = "default"
 PAGE: Final = 1000
@@ -74,6 +86,8 @@ class PictureIndex:
     def __init__(self, store: Store, identity: ModelIdentity) -> None:
         self._store = store
         self._identity = identity
+        self._written: set[str] = set()  # points that a thread reads and writes now
+        self._free = Condition()
 
     def open(self, collection: str, *, create: bool = False, staged: bool = False) -> Collection:
         """Open a collection as this model may use it. Raises `CollectionMismatch`."""
@@ -84,20 +98,24 @@ class PictureIndex:
     ) -> list[Outcome | None]:
         """Bring the payloads of those pictures up to date that are held as they are.
 
-        Of one that is not the outcome is None: it has to be embedded and added.
+        Of one that is not the outcome is None: it has to be embedded and added. Raises
+        `InvalidSearch` for what is known of a picture and cannot be kept.
         """
-        wanted = {_point_of(picture): picture.payload() for picture in pictures}
+        wanted = {}
+        for picture in pictures:
+            point = _point_of(picture)
+            wanted[point] = check_payload(picture.payload(), point)
         held = self.open(collection, create=True, staged=staged)
-        records = held.retrieve(list(wanted))
         outcomes: dict[str, Outcome] = {}
-        for point, record in records.items():
-            payload = wanted[point]
-            if record.payload.get("content_hash") == payload["content_hash"]:
-                same = {**record.payload, "indexed_at": None} == {**payload, "indexed_at": None}
-                outcomes[point] = "unchanged" if same else "updated"
-        changed = [point for point, outcome in outcomes.items() if outcome == "updated"]
-        if changed:
-            held.overwrite_payloads({p: {**wanted[p], "indexed_at": _now()} for p in changed})
+        with self._alone_with(wanted):
+            for point, record in held.retrieve(list(wanted)).items():
+                payload = wanted[point]
+                if record.payload.get("content_hash") == payload["content_hash"]:
+                    same = {**record.payload, "indexed_at": None} == {**payload, "indexed_at": None}
+                    outcomes[point] = "unchanged" if same else "updated"
+            changed = [point for point, outcome in outcomes.items() if outcome == "updated"]
+            if changed:
+                held.overwrite_payloads({p: {**wanted[p], "indexed_at": _now()} for p in changed})
         return [outcomes.get(_point_of(picture)) for picture in pictures]
 
     def add(
@@ -113,7 +131,9 @@ class PictureIndex:
             Point(_point_of(picture), vector, {**picture.payload(), "indexed_at": _now()})
             for picture, vector in zip(pictures, vectors, strict=True)
         ]
-        self.open(collection, create=True, staged=staged).upsert(points)
+        held = self.open(collection, create=True, staged=staged)
+        with self._alone_with(point.id for point in points):
+            held.upsert(points)
 
     def update(
         self,
@@ -129,19 +149,21 @@ class PictureIndex:
         Says whether it was there. Raises `InvalidSearch` when `metadata` uses a name of ours.
         """
         point = point_id(dao_id, image_id)
-        held = self.open(collection)
-        record = held.retrieve([point]).get(point)
-        if record is None:
-            return False
-        payload = {**record.payload, "indexed_at": _now()}
         if metadata is not None:
             _check_metadata(metadata)
-            payload = {**metadata, **{key: payload[key] for key in _OURS & payload.keys()}}
-        if paths is not None:
-            payload |= {"image_path": paths[0] if paths else "", "duplicates": list(paths[1:])}
-            if not paths[1:]:
-                del payload["duplicates"]
-        return held.overwrite_payloads({point: payload}) > 0
+        held = self.open(collection)
+        with self._alone_with([point]):
+            record = held.retrieve([point]).get(point)
+            if record is None:
+                return False
+            payload = {**record.payload, "indexed_at": _now()}
+            if metadata is not None:
+                payload = {**metadata, **{key: payload[key] for key in _OURS & payload.keys()}}
+            if paths is not None:
+                payload |= {"image_path": paths[0] if paths else "", "duplicates": list(paths[1:])}
+                if not paths[1:]:
+                    del payload["duplicates"]
+            return held.overwrite_payloads({point: payload}) > 0
 
     def delete(self, image_id: str, dao_id: str, collection: str, *, staged: bool = False) -> bool:
         """Forget a picture and say whether it was there."""
@@ -210,6 +232,20 @@ class PictureIndex:
     def drop(self, collection: str, generation: str) -> bool:
         """Delete a generation that is not published, and say whether it was there."""
         return self._store.drop(collection, generation)
+
+    @contextmanager
+    def _alone_with(self, points: Iterable[str]) -> Iterator[None]:
+        """Let no other thread write these points, so that a payload stays with its vector."""
+        mine = set(points)
+        with self._free:
+            self._free.wait_for(lambda: self._written.isdisjoint(mine))
+            self._written |= mine
+        try:
+            yield
+        finally:
+            with self._free:
+                self._written -= mine
+                self._free.notify_all()
 
     def _generation(self, collection: str, generation: str | None) -> Collection:
         if generation is None:
