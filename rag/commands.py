@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final
@@ -36,7 +37,7 @@ from rag.indexing import (
     read,
 )
 from rag.near import near_duplicates
-from rag.plan import Loss, Plan, make_plan, paths_of
+from rag.plan import Loss, Plan, make_plan, never, paths_of
 from rag.reindex import reindex
 from rag.schemas import Examples, ImageExample, SearchRequest
 from rag.sources import Failure, absolute, find_sources, shown
@@ -60,8 +61,9 @@ def index(backend: Backend, options: argparse.Namespace) -> int:
     )
     if options.prune and not (sources.folders or sources.failures):
         raise InvalidSearch(
-            "--prune needs a folder that can be read and has pictures: it forgets what is gone "
-            "there, and an empty one may be a disk that is away"
+            "--prune needs a folder that can be read and has pictures (that --include and "
+            "--exclude leave): it forgets what is gone there, and an empty one may be a disk that "
+            "is away"
         )
     if not (sources.pictures or sources.failures or options.prune):
         raise InvalidSearch(f"no pictures in {', '.join(map(shown, options.source))}")
@@ -70,12 +72,18 @@ def index(backend: Backend, options: argparse.Namespace) -> int:
     with _progress() as progress:
         hashed, failures = hash_sources(sources, workers, progress)
         failures = sources.failures + failures
-        plan = make_plan(hashed, held, sources.folders if options.prune else ())
+        plan = make_plan(hashed, held, sources.is_gone if options.prune else never)
         if options.dry_run:
             _print_plan(plan, failures)
             return 0
         report = carry_out(plan, backend, options.collection, options.dao_id, workers, progress)
     failures += report.failures
+    away = sum(any(map(sources.may_be_away, paths_of(image))) for image in held)
+    if options.prune and away:
+        _err.print(
+            f"left {away} pictures of folders that are empty, which may be disks that are away: "
+            "to forget these, remove the folders"
+        )
     _print(
         f"indexed {report.indexed}, updated {report.updated}, unchanged {report.unchanged}, "
         f"duplicates {report.duplicates}, forgotten {report.forgotten}, failed {len(failures)}, "
@@ -203,19 +211,23 @@ def reindex_collection(backend: Backend, options: argparse.Namespace) -> int:
 
 
 def _forget_path(backend: Backend, path: str, options: argparse.Namespace) -> bool:
-    for image in hold(backend, options.collection, options.dao_id):
-        paths = paths_of(image)
-        if path in paths:
-            left = tuple(other for other in paths if other != path)
-            lose(Loss(image, left), backend, options.collection)
-            return True
-    return False
+    there = [
+        image
+        for image in hold(backend, options.collection, options.dao_id)
+        if path in paths_of(image)
+    ]
+    for image in there:
+        left = tuple(other for other in paths_of(image) if other != path)
+        lose(Loss(image, left), backend, options.collection)
+    return bool(there)
 
 
 def _lines() -> Iterator[str]:
     """Yield the lines of standard input, which need not be UTF-8."""
-    for line in sys.stdin.buffer:
-        yield os.fsdecode(line)
+    if sys.stdin is None:
+        raise InvalidSearch("- is standard input, which is closed")
+    for number, line in enumerate(sys.stdin.buffer):
+        yield os.fsdecode(line if number else line.removeprefix(BOM_UTF8))
 
 
 def _filter(options: argparse.Namespace) -> dict[str, Any] | None:

@@ -69,17 +69,20 @@ def hash_sources(
     sources: Sources, workers: int, progress: Progress
 ) -> tuple[list[tuple[Source, str]], list[Failure]]:
     """Return each source that can be read with its SHA-256, and those that cannot."""
-    hashed: list[tuple[Source, str]] = []
+    hashed: dict[int, tuple[Source, str]] = {}  # by where they were given
     failures: list[Failure] = []
-    for done, (source, result) in enumerate(each(_hash, sources.pictures, workers, Event()), 1):
+    given = sources.pictures
+    looked = each(lambda place: _hash(given[place]), range(len(given)), workers, Event())
+    for done, (place, result) in enumerate(looked, 1):
         try:
-            hashed.append((source, result.result()))
+            hashed[place] = (given[place], result.result())
         except InvalidSearch as error:
-            failures.append(Failure(source.path, str(error)))
-        progress("looking", done, len(sources.pictures), f"{len(failures)} failed")
-    hashed.sort(key=lambda item: item[0].path)
+            failures.append(Failure(given[place].path, str(error)))
+        progress("looking", done, len(given), f"{len(failures)} failed")
+    in_order = [hashed[place] for place in sorted(hashed)]
+    in_order.sort(key=lambda item: item[0].path)
     failures.sort(key=lambda failure: failure.path)
-    return hashed, failures
+    return in_order, failures
 
 
 def carry_out(
@@ -128,7 +131,7 @@ def carry_out(
 
     for one, outcome in outcomes():
         if isinstance(outcome, Exception):
-            report.failures.append(Failure(one.source, str(outcome)))
+            report.failures += [Failure(path, str(outcome)) for path in one.paths]
             failed.update(one.paths)
         report.indexed += outcome == "indexed"
         report.updated += outcome == "updated"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -12,6 +12,8 @@ from rag.schemas import IndexedImage
 from rag.sources import Source
 
 ID_DIGITS: Final = 32  # of the content's hash, that name a picture which nobody named
+
+IsGone = Callable[[str], bool]  # says of a path that no such file exists any more
 
 
 @dataclass(frozen=True)
@@ -44,14 +46,19 @@ class Plan:
     duplicates: int = 0  # paths beyond the first of each picture
 
 
+def never(path: str) -> bool:
+    """Say of no path that it is gone."""
+    return False
+
+
 def make_plan(
-    hashed: Iterable[tuple[Source, str]], held: Iterable[IndexedImage], gone: Sequence[str] = ()
+    hashed: Iterable[tuple[Source, str]], held: Iterable[IndexedImage], is_gone: IsGone = never
 ) -> Plan:
     """Return what makes the collection hold the sources.
 
-    A picture that somebody named keeps its id. Held paths that are not among the sources stay,
-    but for those below the folders `gone`, when no such file exists any more. What is known of a
-    picture stays too, unless a source says otherwise; tags add up.
+    A picture that somebody named keeps its id, in its place and where it moves. Held paths that
+    are not among the sources stay, but for those that are gone. What is known of a picture stays
+    too, unless a source says otherwise, and goes to what replaced it; tags add up.
     """
     images = {image.id: image for image in held}
     wanted: dict[str, Wanted] = {}
@@ -62,27 +69,27 @@ def make_plan(
         if one := wanted.get(image_id):
             # the same file twice adds up; of several places the first one says what it is
             twice = source.path in one.paths
-            metadata = {**one.metadata, **metadata} if twice else one.metadata
+            metadata = _added(one.metadata, metadata) if twice else one.metadata
             paths |= set(one.paths)
         first = one.source if one else source.path
         wanted[image_id] = Wanted(image_id, content_hash, tuple(sorted(paths)), first, metadata)
-    known = {path: _known(image) for image in images.values() for path in paths_of(image)}
+    others = [image for image in images.values() if image.id not in wanted]
+    known = {path: _known(image) for image in others for path in paths_of(image)}
     plan = Plan()
     for one in wanted.values():
         image = images.get(one.image_id)
         before = known.get(one.source, {}) if image is None else _known(image)
-        left = () if image is None else _left(image, now, gone)
+        left = () if image is None else _left(image, now, is_gone)
         complete = _completed(one, image, left, before)
         plan.duplicates += len(complete.paths) - 1
         if image is not None and complete.held and _says(image, complete):
             plan.unchanged += 1
         else:
             plan.add.append(complete)
-    for image in images.values():
-        if image.id not in wanted:
-            left = _left(image, now, gone)
-            if left != paths_of(image):
-                plan.lose.append(Loss(image, left))
+    for image in others:
+        left = _left(image, now, is_gone)
+        if left != paths_of(image):
+            plan.lose.append(Loss(image, left))
     return plan
 
 
@@ -101,41 +108,53 @@ def _named(
     hashed: Sequence[tuple[Source, str]], images: Iterable[IndexedImage]
 ) -> Iterator[tuple[Source, str, str]]:
     """Yield sources with the ids of their pictures: given now, given before, or the content's."""
+    named = {image.id: _content(image) for image in images if _is_named(image)}
     names: dict[str, list[str]] = {}
     for image in images:
-        for path in paths_of(image) if _is_named(image) else ():
+        for path in paths_of(image) if image.id in named else ():
             names.setdefault(path, []).append(image.id)
-    given = {source.path for source, _ in hashed if source.image_id is not None}
+    given: dict[str, list[str]] = {}
+    for source, _ in hashed:
+        if source.image_id is not None:
+            given.setdefault(source.path, []).append(source.image_id)
+    names |= given  # a manifest knows better
+
+    def rank(item: tuple[Source, str]) -> int:
+        source, content_hash = item
+        ids = names.get(source.path, ())
+        same = any(named.get(image_id) == content_hash for image_id in ids)
+        return 0 if source.image_id is not None else 1 if same else 2
+
     content_of: dict[str, str] = {}
-    for source, content_hash in hashed:
-        if source.image_id is None and source.path in given:
-            continue  # a manifest names the same file
+    others = []
+    for source, content_hash in sorted(hashed, key=rank):
         ids = names.get(source.path, []) if source.image_id is None else [source.image_id]
-        for image_id in ids or [content_hash[:ID_DIGITS]]:
+        for image_id in ids:
             # a place of a named picture that shows something else now is no place of it
-            same = content_of.setdefault(image_id, content_hash) == content_hash
-            yield source, image_id if same else content_hash[:ID_DIGITS], content_hash
+            if content_of.setdefault(image_id, content_hash) == content_hash:
+                yield source, image_id, content_hash
+            else:
+                others.append((source, content_hash))
+        if not ids:
+            others.append((source, content_hash))
+    name_of: dict[str, str] = {}
+    for image_id, content_hash in {**named, **content_of}.items():
+        name_of.setdefault(content_hash, image_id)
+    for source, content_hash in others:
+        yield source, name_of.get(content_hash, content_hash[:ID_DIGITS]), content_hash
+
+
+def _content(image: IndexedImage) -> str:
+    return str(image.payload.get("content_hash"))
 
 
 def _is_named(image: IndexedImage) -> bool:
-    return image.id != str(image.payload.get("content_hash"))[:ID_DIGITS]
+    return image.id != _content(image)[:ID_DIGITS]
 
 
-def _left(image: IndexedImage, now: Container[str], gone: Sequence[str]) -> tuple[str, ...]:
+def _left(image: IndexedImage, now: Container[str], is_gone: IsGone) -> tuple[str, ...]:
     """Return the paths of a held picture that this run neither looked at nor found gone."""
-    return tuple(path for path in paths_of(image) if path not in now and not _is_gone(path, gone))
-
-
-def _is_gone(path: str, folders: Sequence[str]) -> bool:
-    if not any(path.startswith(folder.rstrip("/") + "/") for folder in folders):
-        return False
-    try:
-        os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except OSError:
-        pass  # it cannot be looked at, which is not the same
-    return False
+    return tuple(path for path in paths_of(image) if path not in now and not is_gone(path))
 
 
 def _completed(
@@ -145,11 +164,14 @@ def _completed(
     held = image is not None and image.payload.get("content_hash") == one.content_hash
     # of other content, a named picture was replaced: what lies elsewhere is not it any more
     paths = tuple(sorted({*one.paths, *(left if held else ())}))
-    metadata = {"title": _title(paths[0]), **before, **one.metadata}
-    tags = [*_tags(before), *_tags(one.metadata)]
-    if tags:
-        metadata["tags"] = list(dict.fromkeys(tags))
+    metadata = {"title": _title(paths[0]), **_added(before, one.metadata)}
     return replace(one, paths=paths, metadata=metadata, held=held)
+
+
+def _added(metadata: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """Return metadata with what else is said; tags add up."""
+    tags = [*_tags(metadata), *_tags(more)]
+    return {**metadata, **more, **({"tags": list(dict.fromkeys(tags))} if tags else {})}
 
 
 def _tags(metadata: Mapping[str, Any]) -> list[str]:

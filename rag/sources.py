@@ -42,11 +42,31 @@ class Sources:
     pictures: list[Source] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)  # looked through to the end
+    empty: list[str] = field(default_factory=list)  # of the folders below them
     others: int = 0  # files that are no pictures by their names
     ids: set[str] = field(default_factory=set)  # that manifests gave
 
     def fail(self, path: str, why: str) -> None:
         self.failures.append(Failure(path, why))
+
+    def is_gone(self, path: str) -> bool:
+        """Say whether a file that lay in a folder that was looked through is not there any more.
+
+        Not of an empty one: that may be a disk that is away.
+        """
+        if not _below(path, self.folders) or self.may_be_away(path):
+            return False
+        try:
+            os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        except OSError:
+            pass  # it cannot be looked at, which is not the same
+        return False
+
+    def may_be_away(self, path: str) -> bool:
+        """Say whether a path is below a folder that is empty now."""
+        return _below(path, self.empty)
 
 
 def find_sources(
@@ -67,6 +87,8 @@ def find_sources(
     shared = {"tags": list(tags)} if tags else {}
     for name in given:
         path = absolute(name)
+        if not name:
+            raise InvalidSearch("an empty name is no file or folder; . is this one")
         if name == "-":
             for line in lines:
                 if line.strip():
@@ -101,7 +123,7 @@ def _walk(
     found: Sources,
 ) -> None:
     broken, before = len(found.failures), len(found.pictures)
-    for folder, names in _folders(top, (), found):
+    for folder, names in _folders(top, found):
         for name in names:
             path = os.path.join(folder, name)
             below = os.path.relpath(path, top)
@@ -114,34 +136,48 @@ def _walk(
         found.folders.append(top)
 
 
-def _folders(
-    folder: str, above: tuple[tuple[int, int], ...], found: Sources
-) -> Iterator[tuple[str, list[str]]]:
-    """Yield a folder and those below with the names of their files, sorted, without hidden ones."""
-    try:
-        status = os.stat(folder)
-        here = (status.st_dev, status.st_ino)
-        if here in above:
-            found.fail(folder, "is a link to a folder that it lies in: a loop, not followed")
-            return
-        with os.scandir(folder) as entries:
-            visible = sorted(
-                (e for e in entries if not e.name.startswith(".")), key=lambda e: e.name
-            )
-    except OSError as error:
-        found.fail(folder, f"{_UNREAD}: {error.strerror}")
-        return
-    names, folders = [], []
-    for entry in visible:
-        if entry.is_symlink() and not os.path.exists(entry.path):
-            found.fail(entry.path, f"{_UNREAD}: a link to what is not there")
-        elif entry.is_dir():
-            folders.append(entry.path)
-        elif entry.is_file():
-            names.append(entry.name)
-    yield folder, names
-    for below in folders:
-        yield from _folders(below, (*above, here), found)
+def _folders(top: str, found: Sources) -> Iterator[tuple[str, list[str]]]:
+    """Yield a folder and those below with the names of their files, sorted, without hidden ones.
+
+    Links are followed, but behind a second one only to what was not seen yet: folders with links
+    to each other have endless paths.
+    """
+    seen = set()
+    waiting: list[tuple[str, tuple[tuple[int, int], ...], int]] = [(top, (), 0)]
+    while waiting:
+        folder, above, links = waiting.pop()
+        try:
+            status = os.stat(folder)
+            here = (status.st_dev, status.st_ino)
+            if here in above:
+                found.fail(folder, "is a link to a folder that it lies in: a loop, not followed")
+                continue
+            if links > 1 and here in seen:
+                continue
+            seen.add(here)
+            with os.scandir(folder) as entries:
+                held = sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            found.fail(folder, f"{_UNREAD}: {error.strerror}")
+            continue
+        if not held:
+            found.empty.append(folder)
+        names, below = [], []
+        for entry in held:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_symlink() and not os.path.exists(entry.path):
+                found.fail(entry.path, f"{_UNREAD}: a link to what is not there")
+            elif entry.is_dir():
+                below.append((entry.path, (*above, here), links + entry.is_symlink()))
+            elif entry.is_file():
+                names.append(entry.name)
+        yield folder, names
+        waiting += reversed(below)
+
+
+def _below(path: str, folders: Iterable[str]) -> bool:
+    return any(path.startswith(folder.rstrip("/") + "/") for folder in folders)
 
 
 def _wanted(below: str, include: Sequence[str], exclude: Sequence[str]) -> bool:

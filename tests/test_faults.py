@@ -189,7 +189,7 @@ def index(server: Server, folder: Path, notes: list[str]) -> Any:
     backend = RemoteBackend(VisionEncoderClient(server.url, timeout=10))
     try:
         hashed, failures = hash_sources(find_sources([str(folder)], ()), 4, lambda *_: None)
-        plan = make_plan(hashed, hold(backend, "daarion_images", "me"), ())
+        plan = make_plan(hashed, hold(backend, "daarion_images", "me"))
         report = carry_out(
             plan, backend, "daarion_images", "me", 4, lambda *progress: notes.append(progress[3])
         )

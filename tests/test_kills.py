@@ -28,7 +28,7 @@ from pathlib import Path
 from rag import LocalBackend
 from rag.edge import EdgeStore
 from rag.indexing import carry_out, hash_sources, hold
-from rag.plan import make_plan
+from rag.plan import make_plan, never
 from rag.reindex import reindex
 from rag.sources import find_sources
 from tests.fakes import FakeEncoder
@@ -49,8 +49,8 @@ if what == "reindex":
 else:
     sources = find_sources([str(top / "pictures")], ())
     hashed, failures = hash_sources(sources, 4, ignore)
-    gone = sources.folders if what == "prune" else ()
-    plan = make_plan(hashed, hold(backend, "c", "me"), gone)
+    is_gone = sources.is_gone if what == "prune" else never
+    plan = make_plan(hashed, hold(backend, "c", "me"), is_gone)
     report = carry_out(plan, backend, "c", "me", 4, ignore)
     assert not failures and not report.failures
 backend.close()

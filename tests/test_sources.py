@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +77,57 @@ def test_a_link_to_a_folder_is_followed_and_a_loop_is_told(tree: Path, tmp_path:
     (failure,) = sources.failures
     assert failure.path == str(tree / "sub" / "again")
     assert failure.why == "is a link to a folder that it lies in: a loop, not followed"
+
+
+def test_folders_with_links_to_each_other_end(tmp_path: Path) -> None:
+    names = [f"f{n}" for n in range(7)]
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "p.png").write_bytes(name.encode())
+        for other in names:
+            if other != name:
+                (tmp_path / name / other).symlink_to(tmp_path / other)
+    sources = found(tmp_path)
+    listed = below(sources, tmp_path)
+    assert {f"{name}/p.png" for name in names} < set(listed)
+    assert {f"{a}/{b}/p.png" for a in names for b in names if a != b} < set(listed)
+    assert len(sources.pictures) + len(sources.failures) < 150  # of more than 10,000 paths
+
+
+def test_folders_may_lie_deeper_than_python_recurses(tmp_path: Path) -> None:
+    deep = tmp_path / "/".join("d" * 150)
+    deep.mkdir(parents=True)
+    (deep / "p.png").touch()
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(len(inspect.stack()) + 100)
+    try:
+        sources = found(tmp_path)
+    finally:
+        sys.setrecursionlimit(limit)
+    assert [source.path for source in sources.pictures] == [str(deep / "p.png")]
+
+
+def test_what_is_gone_is_said_of_folders_that_were_looked_through(tree: Path) -> None:
+    (tree / "usb").mkdir()
+    (tree / "trash").mkdir()
+    (tree / "trash" / ".keep").touch()
+    sources = found(tree, str(tree / "b.jpg"))
+    wanted = {
+        "lost.png": True,
+        "b.jpg": False,
+        "trash/lost.png": True,
+        "no/lost.png": True,
+        "usb/lost.png": False,
+        "../tree2/lost.png": False,
+    }
+    said = {path: sources.is_gone(os.path.normpath(tree / path)) for path in wanted}
+    assert said == wanted
+    assert sources.may_be_away(str(tree / "usb" / "lost.png"))
+
+
+def test_an_empty_name_is_refused(tree: Path) -> None:
+    with pytest.raises(InvalidSearch, match="an empty name"):
+        found(tree, "")
 
 
 def test_a_link_that_leads_nowhere_is_told(tree: Path) -> None:
