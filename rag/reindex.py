@@ -85,8 +85,10 @@ def _fill(
         published = {(image.dao_id, image.id): image for image in backend.images(collection)}
         held = {(image.dao_id, image.id): image for image in _images(backend, collection, staged)}
         todo = [image for key, image in published.items() if not _same(image, held.get(key))]
-        extra = [key for key in held if key not in published]
-        done.failures = _embed(backend, collection, todo, workers, progress, done, staged=True)
+        failed = _embed(backend, collection, todo, workers, progress, done, staged=True)
+        done.failures = list(failed.values())
+        # nor is one published as it was before
+        extra = [key for key in held if key not in published or key in failed]
         for dao_id, image_id in extra:
             backend.delete(image_id, dao_id, collection, staged=True)
         if len(todo) == len(done.failures) and not extra:
@@ -104,7 +106,8 @@ def _catch_up(
     """Bring over what was written to the replaced generation since it was listed."""
     last = {(image.dao_id, image.id): image for image in _images(backend, collection, replaced)}
     changed = [image for key, image in last.items() if not _same(image, listed.get(key))]
-    done.failures += _embed(backend, collection, changed, 1, _say_nothing, done, staged=False)
+    failed = _embed(backend, collection, changed, 1, _say_nothing, done, staged=False)
+    done.failures += failed.values()
     for dao_id, image_id in listed.keys() - last.keys():
         backend.delete(image_id, dao_id, collection)
 
@@ -122,14 +125,14 @@ def _embed(
     done: Reindexed,
     *,
     staged: bool,
-) -> list[Failure]:
-    failures = []
+) -> dict[Key, Failure]:
+    failures = {}
     stop = Event()
     embed = partial(index_each, _source, images, backend, collection, workers, stop, staged=staged)
     for count, (image, outcome) in enumerate(embed(sleep=stop.wait), 1):
         done.embedded += outcome == "indexed"
         if isinstance(outcome, Exception):
-            failures.append(Failure(image.path or image.id, str(outcome)))
+            failures[image.dao_id, image.id] = Failure(image.path or image.id, str(outcome))
         progress("re-indexing", count, len(images), f"{len(failures)} failed")
     return failures
 

@@ -133,6 +133,20 @@ def test_a_picture_without_its_file_stops_it_before_publishing(setting: Setting)
     assert setting.encoder.embedded == [b"kept"]
 
 
+def test_what_was_staged_of_a_picture_that_changed_since_is_not_published(setting: Setting) -> None:
+    for name in ("kept", "replaced"):
+        setting.add(setting.old, name)
+    setting.add(setting.old, "gone").unlink()
+    assert not setting.run().published
+    unfiled = Picture("replaced", b"something else", "", "me", {})
+    setting.old.index([unfiled], "c")
+
+    done = setting.run(drop_missing=True)
+
+    assert (done.published, len(done.failures)) == (True, 2)
+    assert {key[1] for key in held(setting.new)} == {"kept"}
+
+
 def test_an_empty_collection_changes_its_model_too(setting: Setting) -> None:
     setting.add(setting.old, "p")
     setting.old.delete("p", "me", "c")
