@@ -19,6 +19,7 @@ from rag.pictures import Picture
 from rag.schemas import Hit, SearchRequest, SearchResponse, describe
 from rag.searching import degraded
 from rag.settings import RagSettings
+from rag.sources import absolute
 from router_client import VisionEncoderClient
 
 # What says that search is not to be had now, whoever says it: the service, the store, the network.
@@ -41,7 +42,7 @@ def index_image(
     backend raises.
     """
     path = Path(image_path)
-    picture = Picture(image_id, _read(path), str(path), dao_id, metadata or {})
+    picture = Picture(image_id, _read(path), absolute(str(path)), dao_id, metadata or {})
     collection = collection_name or RagSettings().image_search_collection
     with _backend(backend) as target:
         return target.index([picture], collection) != ["unchanged"]

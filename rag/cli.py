@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Final
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 from rich.markup import escape
 
@@ -15,7 +17,7 @@ from rag import commands
 from rag.backends import Backend, LocalBackend, RemoteBackend
 from rag.errors import InvalidSearch
 from rag.pictures import DEFAULT_DAO_ID
-from rag.schemas import describe
+from rag.schemas import DaoId, describe
 from rag.settings import RagSettings
 from rag.store import open_store
 from router_client import VisionEncoderClient
@@ -35,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         backend = open_backend(options.local)
         try:
             status: int = options.run(backend, options)
+            sys.stdout.flush()
         finally:
             backend.close()
         return status
@@ -43,6 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except ValidationError as error:
         _err.print(f"[red]error:[/] {escape(_describe(error))}", soft_wrap=True)
+        return 1
+    except OSError as error:  # of what is printed: all other files have errors of their own
+        if sys.stdout is sys.__stdout__:  # nor will the rest of it find a place
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        if not isinstance(error, BrokenPipeError):  # as by `| head`
+            _err.print(f"[red]error:[/] the output cannot be written: {error.strerror}")
         return 1
     except Exception as error:
         # errors of rag, the client and the encoder have a code and are sentences;
@@ -98,8 +107,10 @@ def _parser() -> argparse.ArgumentParser:
         "title, caption, category, tags, metadata as you like), or - for a list of files from "
         "standard input, one a line",
     )
-    index.add_argument("--dao-id", default=DEFAULT_DAO_ID, help="whose they are (%(default)s)")
-    index.add_argument("--tag", action="append", default=[], help="a tag for all of them")
+    _add_tenant(index)
+    index.add_argument(
+        "--tag", type=_text, action="append", default=[], help="a tag for all of them"
+    )
     index.add_argument(
         "--include",
         action="append",
@@ -127,7 +138,9 @@ def _parser() -> argparse.ArgumentParser:
         "find pictures, best first",
         "Texts and images add up to one query; what is negative is taken away from it.",
     )
-    search.add_argument("text", nargs="*", help="what the picture shows; several texts add up")
+    search.add_argument(
+        "text", nargs="*", type=_text, help="what the picture shows; several texts add up"
+    )
     search.add_argument(
         "--image",
         action="append",
@@ -136,7 +149,12 @@ def _parser() -> argparse.ArgumentParser:
         help="similar to this picture; a URL is fetched by the service (ALLOW_IMAGE_URLS)",
     )
     search.add_argument(
-        "--like", action="append", default=[], metavar="ID", help="similar to this indexed picture"
+        "--like",
+        type=_text,
+        action="append",
+        default=[],
+        metavar="ID",
+        help="similar to this indexed picture",
     )
     search.add_argument(
         "--weight",
@@ -146,15 +164,23 @@ def _parser() -> argparse.ArgumentParser:
         help="one for each text, then for each --image, then for each --like (1)",
     )
     search.add_argument(
-        "--not", dest="unlike", action="append", default=[], metavar="TEXT", help="unlike this"
+        "--not",
+        dest="unlike",
+        type=_text,
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="unlike this",
     )
     search.add_argument(
         "--not-image", action="append", default=[], metavar="FILE", help="unlike this picture"
     )
-    search.add_argument("--dao-id", help="this tenant's pictures only")
-    search.add_argument("--tag", action="append", default=[], help="with all of these tags")
-    search.add_argument("--category", help="of this category")
-    search.add_argument("--filter", metavar="JSON", help="a filter in Qdrant's form")
+    search.add_argument("--dao-id", type=_tenant, help="this tenant's pictures only")
+    search.add_argument(
+        "--tag", type=_text, action="append", default=[], help="with all of these tags"
+    )
+    search.add_argument("--category", type=_text, help="of this category")
+    search.add_argument("--filter", type=_text, metavar="JSON", help="a filter in Qdrant's form")
     search.add_argument(
         "--top-k",
         type=int,
@@ -163,7 +189,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     search.add_argument("--offset", type=int, default=0, help="leave out so many of the best")
     search.add_argument("--threshold", type=float, help="the lowest score, -1 to 1")
-    search.add_argument("--group-by", metavar="FIELD", help="the best of each value of a field")
+    search.add_argument(
+        "--group-by", type=_text, metavar="FIELD", help="the best of each value of a field"
+    )
     search.add_argument("--diversity", type=float, help="0 to 1: pictures unlike each other")
     search.add_argument("--json", action="store_true", help="a list of {id, score, path, payload}")
     search.set_defaults(run=commands.search)
@@ -172,7 +200,7 @@ def _parser() -> argparse.ArgumentParser:
     duplicates.add_argument(
         "--threshold", type=float, default=0.95, help="the lowest similarity (%(default)s)"
     )
-    duplicates.add_argument("--dao-id", default=DEFAULT_DAO_ID, help="whose (%(default)s)")
+    _add_tenant(duplicates)
     duplicates.add_argument(
         "--json", action="store_true", help="a list of {score, pictures: [{id, paths}]}"
     )
@@ -180,7 +208,7 @@ def _parser() -> argparse.ArgumentParser:
 
     delete = command("delete", "forget pictures")
     delete.add_argument("id", nargs="+", help="their ids, or the paths of their files")
-    delete.add_argument("--dao-id", default=DEFAULT_DAO_ID, help="whose they are (%(default)s)")
+    _add_tenant(delete)
     delete.set_defaults(run=commands.delete)
 
     stats = command("stats", "say what a collection holds")
@@ -202,6 +230,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_tenant(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dao-id", type=_tenant, default=DEFAULT_DAO_ID, help="whose they are (%(default)s)"
+    )
+
+
 def _add_workers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers",
@@ -216,6 +250,21 @@ def _add_failures(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help=f"where to list what could not be indexed, and why ({commands.FAILURES})",
     )
+
+
+def _text(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not UTF-8") from None
+    return text
+
+
+def _tenant(text: str) -> str:
+    try:
+        return TypeAdapter(DaoId).validate_python(_text(text))
+    except ValidationError as error:
+        raise argparse.ArgumentTypeError(error.errors()[0]["msg"]) from None
 
 
 def _positive(text: str) -> int:

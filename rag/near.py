@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from rag.backends import Backend
-from rag.indexing import Progress, hold, patiently
+from rag.indexing import Progress, patiently
 from rag.plan import paths_of
 from rag.schemas import ImageExample, IndexedImage, SearchRequest
 
@@ -33,7 +33,7 @@ def near_duplicates(
 
     A picture that lies in several places is a group of its own, with score 1.
     """
-    images = {image.id: image for image in hold(backend, collection, dao_id)}
+    images = {image.id: image for image in backend.images(collection, dao_id=dao_id)}
     group_of = {image_id: {image_id} for image_id in images}
     score_of: dict[int, float] = {}  # of the closest two of a group, by the group's identity
     for done, image_id in enumerate(images, 1):

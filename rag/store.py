@@ -240,7 +240,7 @@ def identity_from_json(name: str, data: Any) -> ModelIdentity:
         raise CollectionMismatch(
             f"the collection {name!r} does not say which model made its vectors, so it was not "
             "made by this program, or on a Qdrant server older than 1.16, which does not keep "
-            f"that: {reindex_advice(name)}"
+            "that: index the pictures into another collection (--collection)"
         ) from None
     return identity
 

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -111,6 +112,11 @@ def test_gone_files_are_forgotten_when_asked(run: Run, folder: Path) -> None:
     status, out, err = run("index", folder, "--prune", "--collection", "prune")
     assert (status, out.split(",")[0]) == (3, "indexed 1") and ", forgotten 0," in out
     assert f"failed {folder / 'lost'}: cannot be read" in err
+    (folder / "lost").unlink()
+    (folder / "deeper" / "grey.jpg").unlink()
+    _, out, err = run("index", folder, "--prune", "--collection", "prune")
+    assert ", forgotten 1," in out  # scene_2
+    assert "left 1 pictures of folders that are empty" in err
 
 
 def test_a_list_and_a_manifest_are_sources(
@@ -215,6 +221,12 @@ def test_pictures_are_deleted_by_their_path_or_id(run: Run, folder: Path) -> Non
     assert "not indexed" in err
     assert as_json(run("stats", "--collection", "delete", "--json")[1])["points"] == 1
     assert "points" in run("stats", "--collection", "delete")[1]
+    manifest = folder / "m.jsonl"
+    lines = [{"path": "scene_3.png", "id": image_id} for image_id in "ab"]
+    manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run("index", manifest, "--collection", "delete")
+    assert run("delete", folder / "scene_3.png", "--collection", "delete")[1] == "deleted 1\n"
+    assert as_json(run("stats", "--collection", "delete", "--json")[1])["points"] == 1
 
 
 def test_local_needs_no_service(
@@ -261,7 +273,9 @@ def test_local_says_who_holds_the_store(
         (("search", "a", "--collection", "never"), "there is no collection 'never'"),
         (("search", "a", "--collection", "no/name"), "collection"),
         (("stats", "--collection", "never"), "there is no collection 'never'"),
+        (("duplicates", "--collection", "never"), "there is no collection 'never'"),
         (("index", "/nowhere"), "there is no file or folder /nowhere"),
+        (("index", ""), "an empty name is no file or folder"),
     ],
 )
 def test_a_users_mistake_is_one_line_and_status_1(
@@ -271,6 +285,51 @@ def test_a_users_mistake_is_one_line_and_status_1(
     assert (status, out) == (1, "")
     assert says in err
     assert len(err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("--dao-id", "", "at least 1 character"),
+        ("--dao-id", "x" * 257, "at most 256 characters"),
+        ("--dao-id", os.fsdecode(b"\xff"), "is not UTF-8"),
+        ("--tag", os.fsdecode(b"\xff"), "is not UTF-8"),
+    ],
+)
+def test_what_cannot_be_stored_is_wrong_usage(
+    run: Run, capsys: pytest.CaptureFixture[str], option: str, value: str, says: str
+) -> None:
+    for command in ("index", "search"):
+        with pytest.raises(SystemExit) as ended:
+            run(command, "x", option, value)
+        assert ended.value.code == 2
+        assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("output", ["/dev/full", "closed"])
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_output_that_cannot_be_written_is_said_so(
+    server: Server, folder: Path, run: Run, output: str, form: list[str]
+) -> None:
+    run("index", folder / "scene_0.png", "--collection", "output")
+    code = "from rag.cli import main; raise SystemExit(main())"
+    command = [sys.executable, "-c", code, "stats", "--collection", "output", *form]
+    if output == "closed":
+        reading, writing = os.pipe()
+        os.close(reading)
+    else:
+        writing = os.open(output, os.O_WRONLY)
+    ended = subprocess.run(
+        command,
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "VISION_ENCODER_URL": server.url},
+        text=True,
+        timeout=60,
+    )
+    os.close(writing)
+    full = "error: the output cannot be written: No space left on device\n"
+    assert (ended.returncode, ended.stderr) == (1, full if output == "/dev/full" else "")
 
 
 def test_an_empty_folder_is_said_so(run: Run, tmp_path: Path) -> None:
