@@ -175,7 +175,7 @@ class VisionRagProvider(_VisionProvider):
         given = {name: request.payload.get(name) for name in _OPTIONS}
         options: Any = {name: value for name, value in given.items() if value is not None}
         options.setdefault("language", _language(request))
-        options["dao_id"] = request.dao_id or DEFAULT_DAO_ID
+        options["dao_id"] = DEFAULT_DAO_ID if request.dao_id is None else request.dao_id
         picture = await _picture(request)
         if picture is not None:
             return _found(await client.search(image=picture, **options))

@@ -16,6 +16,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    StringConstraints,
     ValidationError,
     field_validator,
 )
@@ -32,7 +33,8 @@ class RouterRequest(BaseModel):
 
     mode: Annotated[str, Field(min_length=1)]
     agent: str | None = None
-    dao_id: str | None = None
+    # as it is given: the service keeps tenants apart whose ids differ by spaces
+    dao_id: Annotated[str, StringConstraints(strip_whitespace=False, min_length=1)] | None = None
     source: str | None = None
     session_id: str | None = None
     user_id: str | None = None

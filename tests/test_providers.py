@@ -248,8 +248,16 @@ def test_a_message_is_searched_for_among_the_tenants_pictures() -> None:
 def test_without_a_tenant_only_the_default_one_is_searched() -> None:
     searched = Searched()
     searched.ask(message="a cat")
-    searched.ask(message="a cat", dao_id="")
+    searched.ask(message="a cat", dao_id=None)
     assert [body["dao_id"] for body in searched.bodies] == ["default", "default"]
+
+
+def test_tenants_whose_ids_differ_by_spaces_are_not_mixed_up() -> None:
+    searched = Searched()
+    tenants = ["acme", "acme ", " acme", " ", "\n"]
+    for tenant in tenants:
+        assert searched.ask(message="a cat", dao_id=tenant).ok
+    assert [body["dao_id"] for body in searched.bodies] == tenants
 
 
 @pytest.mark.parametrize(
@@ -362,6 +370,8 @@ def test_an_intent_that_fails_is_an_answer(server: Server, monkeypatch: pytest.M
     assert not failed["success"]
     failed = asyncio.run(handle_image_to_image_search("no/such.png", "router"))
     assert "there is no file no/such.png" in failed["error"]
+    failed = asyncio.run(handle_image_search_intent("кіт", ""))
+    assert failed["error"].startswith("dao_id: ")
 
 
 @pytest.mark.parametrize(

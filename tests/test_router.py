@@ -105,6 +105,7 @@ def test_both_modes_are_answered_by_their_providers(
         (b"{}", 400, "mode: Field required"),
         (b'{"mode": ""}', 400, "mode: "),
         (b'{"mode": "a", "payload": [1]}', 400, "payload: "),
+        (b'{"mode": "image_search", "dao_id": ""}', 400, "dao_id: String should have at least 1"),
         (b'{"mode": "\xff"}', 400, "Invalid JSON"),
         (b'{"mode": "chat"}', 404, "no rule is for mode 'chat'; the modes of the rules are image_"),
         (b" " * 30_000_001, 413, "30,000,000 bytes"),
