@@ -17,6 +17,7 @@ from rag.backends import image_example
 from rag.errors import InvalidSearch, RagError, UnsupportedMediaType
 from rag.pictures import DEFAULT_DAO_ID, PAGE
 from rag.schemas import (
+    CONTROL,
     DeleteResponse,
     DropResponse,
     ListResponse,
@@ -61,7 +62,7 @@ async def asset(request: Request) -> Response:
 async def thumbnail(request: Request) -> Response:
     query = request.query_params
     data, content_hash = await _index(request).thumbnail(
-        request.path_params["id"], query.get("dao_id", DEFAULT_DAO_ID), query.get("collection")
+        _image_id(request), query.get("dao_id", DEFAULT_DAO_ID), query.get("collection")
     )
     headers = {
         "ETag": f'"{content_hash}"',
@@ -115,7 +116,7 @@ async def delete_image(request: Request) -> Response:
         raise InvalidSearch(f"staged is {staged[:80]!r}; allowed are true and false")
     return _json(
         await _index(request).delete(
-            request.path_params["id"],
+            _image_id(request),
             query.get("dao_id", DEFAULT_DAO_ID),
             query.get("collection"),
             staged=staged == "true",
@@ -131,7 +132,7 @@ async def update_image(request: Request) -> Response:
     query = request.query_params
     return _json(
         await _index(request).update(
-            request.path_params["id"],
+            _image_id(request),
             query.get("dao_id", DEFAULT_DAO_ID),
             query.get("collection"),
             given,
@@ -166,6 +167,14 @@ async def publish(request: Request) -> Response:
 async def drop(request: Request) -> Response:
     parameters = request.path_params
     return _json(await _index(request).drop(parameters["name"], parameters["generation"]))
+
+
+def _image_id(request: Request) -> str:
+    """Return the id that the URL names. Raises `InvalidSearch` where it could be none."""
+    if found := CONTROL.search(request.scope["path"]):  # a route leaves out a newline at the end
+        raise InvalidSearch(f"the URL has a control character, {found[0]!r}; no id has one")
+    image_id: str = request.path_params["id"]
+    return image_id
 
 
 def _index(request: Request) -> IndexAnswering:

@@ -5,6 +5,7 @@ They are the bodies of the HTTP routes and the arguments of the library alike.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
@@ -28,13 +29,20 @@ Outcome = Literal["indexed", "updated", "unchanged"]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=10_000)]
 
 
-def _no_step(image_id: str) -> str:
+CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # Unicode's category Cc
+
+
+def _nameable(image_id: str) -> str:
     if image_id in (".", ".."):
         raise ValueError(f"{image_id!r} is a step in a path, so that no URL could name it")
+    if found := CONTROL.search(image_id):
+        raise ValueError(f"it has a control character, {found[0]!r}, so that no URL could name it")
     return image_id
 
 
-ImageId = Annotated[str, StringConstraints(min_length=1, max_length=1024), AfterValidator(_no_step)]
+ImageId = Annotated[
+    str, StringConstraints(min_length=1, max_length=1024), AfterValidator(_nameable)
+]
 DaoId = Annotated[
     str,
     StringConstraints(min_length=1, max_length=256),

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import numpy as np
@@ -697,6 +698,40 @@ def test_a_thumbnail_shows_nothing_but_what_was_indexed(http: httpx.Client, tmp_
     public.write_bytes(secret.read_bytes())  # no longer what was indexed
     gone = http.get("/images/d/thumbnail", params=who)
     assert (gone.status_code, gone.json()["code"]) == (404, "image_not_found")
+
+
+def test_a_url_reaches_the_picture_that_it_names_and_no_other(http: httpx.Client) -> None:
+    ids = ["abc", "abc/thumbnail", "abc/", "/abc", "a//c", "a;c", "a%2Fc", " abc ", "a/../c", "?#"]
+    who, body = {"dao_id": "urls"}, {"dao_id": "urls", "image_base64": PNG}
+    for name in ids:
+        assert http.post("/images", json={**body, "id": name}).status_code == 200
+        url = f"/images/{quote(name, safe='')}"
+        changed = http.patch(url, params=who, json={"metadata": {"named": name}})
+        assert (changed.json()["id"], changed.json()["updated"]) == (name, True)
+        assert http.get(f"{url}/thumbnail", params=who).status_code == 200
+    for path in ("abc%0A", "a%0Ac", "abc%00", "abc%C2%85", "abc%0A/thumbnail", "abc/thumbnail%0A"):
+        for method in ("GET", "PATCH", "DELETE"):
+            sent = {"json": {"paths": []}} if method == "PATCH" else {}
+            answer = http.request(method, f"/images/{path}", params=who, **sent)
+            assert answer.status_code in (400, 404, 405), (method, path, answer.text)
+    refused = http.delete("/images/abc%0A", params=who).json()
+    assert "control character" in refused["error"]
+    held = http.get("/collections/daarion_images/images", params=who).json()["images"]
+    assert sorted((image["id"], image["payload"]["named"]) for image in held) == sorted(
+        zip(ids, ids, strict=True)
+    )
+    for name in reversed(ids):
+        url = f"/images/{quote(name, safe='')}"
+        assert http.delete(url, params=who).json() == {"id": name, **who, "deleted": True}
+
+
+@pytest.mark.parametrize("name", ["abc\n", "a\nc", "\0", "\x7f", "\x85", "..", "n" * 1025])
+def test_an_id_that_no_url_could_name_is_refused(http: httpx.Client, name: str) -> None:
+    answer = http.post("/images", json={"id": name, "image_base64": PNG})
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_request")
+    assert answer.json()["error"].startswith("id: ")
+    answer = http.post("/search", json={"image": {"id": name}})
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_request")
 
 
 def test_a_request_id_is_kept_or_made_and_logged(http: httpx.Client, server: Server) -> None:
