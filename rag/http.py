@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
@@ -90,7 +90,7 @@ async def search_upload(request: Request) -> Response:
             )
         data = await file.read()
     try:
-        body = json.loads(others)
+        body = from_json(others)  # no deeper than the JSON of the other routes
         given = SearchRequest.model_validate({**body, "image": image_example(data)})
     except ValidationError as error:
         raise InvalidSearch(describe(error)) from None
@@ -143,8 +143,8 @@ async def update_image(request: Request) -> Response:
 async def list_images(request: Request) -> Response:
     query = request.query_params
     limit = query.get("limit", "1000")
-    if not limit.isdecimal():
-        raise InvalidSearch(f"limit is {limit[:80]!r}; a whole number is needed")
+    if not limit.isdecimal() or len(limit) > 80:
+        raise InvalidSearch(f"limit is {limit[:80]!r}; allowed are 1 to {PAGE}")
     return _json(
         await _index(request).page(
             request.path_params["name"],

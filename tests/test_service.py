@@ -533,6 +533,11 @@ def test_a_search_that_cannot_be_made_says_why_in_its_own_shape(http: httpx.Clie
     assert degraded["formatted_text"].startswith("Image search failed: there is no")
 
 
+def nested(depth: int) -> str:
+    """Return so many filters, each in the one before, as JSON."""
+    return '{"must": [' * depth + "]}" * depth
+
+
 def test_an_uploaded_picture_is_searched_by(http: httpx.Client) -> None:
     data = file_bytes(scene_image(30))
     for name, tags in (("a", ["x"]), ("b", ["y"])):
@@ -549,6 +554,8 @@ def test_an_uploaded_picture_is_searched_by(http: httpx.Client) -> None:
         ({"file": (None, "text")}, "{}", 400, "in a field named file"),
         ({"file": data}, "[]", 400, "no JSON object"),
         ({"file": data}, "{", 400, "no JSON object"),
+        ({"file": data}, f'{{"filter": {nested(40)}}}', 400, "nested deeper than"),
+        ({"file": data}, f'{{"filter": {nested(2000)}}}', 400, "no JSON object"),
         ({"file": data}, '{"top_k": 0}', 400, "top_k"),
         ({"file": data, "more": b"x"}, "{}", 400, "Too many files"),
         ({"file": b"text"}, "{}", 415, "not a picture"),
@@ -636,7 +643,7 @@ def test_what_a_collection_holds_is_listed_page_by_page(http: httpx.Client) -> N
     }
     mine = http.get("/collections/paged/images", params={"dao_id": "dao1"}).json()["images"]
     assert {image["id"] for image in mine} == {"1", "3"}
-    for bad in ("0", "1001", "many"):
+    for bad in ("0", "1001", "many", "", "-1", "9" * 5000):
         refused = http.get("/collections/paged/images", params={"limit": bad})
         assert (refused.status_code, refused.json()["code"]) == (400, "invalid_request")
     unknown = http.get("/collections/paged/images", params={"generation": "ffffffff"})
