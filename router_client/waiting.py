@@ -21,6 +21,8 @@ from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 import httpx
 
+from router_client import deadlines
+
 IN_FLIGHT: Final = 8  # requests of one stream
 _CONNECT_SECONDS: Final = 5.0
 _LONGEST_WAIT: Final = 3600.0  # that Retry-After may ask for
@@ -113,16 +115,16 @@ class BlockingWaiting:
     """Waits by blocking the thread; what is started runs on threads of its own."""
 
     def __init__(self, transport: httpx.BaseTransport | None, **options: Any) -> None:
-        transport = transport or httpx.HTTPTransport(limits=_LIMITS, verify=_tls())
+        transport = transport or deadlines.DeadlineTransport(_LIMITS, _tls())
         self._http = httpx.Client(transport=transport, **options)
 
     async def send(self, request: dict[str, Any], seconds: float) -> Answer:
-        deadline = time.monotonic() + seconds
+        deadlines.thread.deadline = deadline = time.monotonic() + seconds
         content = bytearray()
         with self._http.stream(**request, timeout=_timeout(seconds)) as response:
-            for chunk in response.iter_bytes():  # an answer may come in drips
+            for chunk in response.iter_bytes():
                 content += chunk
-                if time.monotonic() > deadline:
+                if time.monotonic() > deadline:  # a transport that was given knows of none
                     raise httpx.ReadTimeout("the answer is not complete")
         return Answer(response.status_code, response.headers, bytes(content))
 

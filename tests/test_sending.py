@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
 
+import httpcore
 import httpx
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from router_client import (
     VisionEncoderTimeout,
     VisionEncoderUnauthorized,
 )
+from router_client.deadlines import DeadlineStream, thread
 
 from .asking import (
     EMBEDDED,
@@ -348,6 +350,41 @@ def test_an_answer_in_drips_is_given_up_in_time(ask: Ask) -> None:
         with pytest.raises(VisionEncoderTimeout, match=r"within 0\.5 s \(VISION_ENCODER_TIMEOUT"):
             ask(lambda c: c.embed_text("a"), told.url, timeout=0.5)
         assert time.monotonic() - started < 8
+
+
+@both
+def test_a_head_in_drips_is_given_up_in_time(ask: Ask) -> None:
+    head = b"HTTP/1.1 200 X\r\n" + b"X-Name: value\r\n" * 13  # some 10 s, and then it is cut off
+    with (
+        wire([head[i : i + 2] for i in range(0, len(head), 2)]) as told,
+        pytest.raises(VisionEncoderTimeout),
+    ):
+        ask(lambda c: c.embed_text("a"), told.url, timeout=0.5, max_retries=0)
+
+
+def test_what_is_left_until_the_deadline_bounds_each_read_and_write() -> None:
+    class Stream(httpcore.NetworkStream):
+        def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+            assert timeout is not None
+            bounds.append(timeout)
+            return b"x"
+
+        def write(self, buffer: bytes, timeout: float | None = None) -> None:
+            self.read(len(buffer), timeout)
+
+    bounds: list[float] = []
+    stream = DeadlineStream(Stream())
+    thread.deadline = time.monotonic() + 1000
+    stream.write(b"x" * 200_000, 5000)
+    stream.read(1, 5000)
+    assert len(bounds) == 5  # the body goes in pieces
+    assert bounds == sorted(bounds, reverse=True) and bounds[0] < 1001
+    stream.read(1, 5)
+    assert bounds[-1] == 5
+    thread.deadline = time.monotonic()
+    for late in (lambda: stream.read(1, 5000), lambda: stream.write(b"x", 5000)):
+        with pytest.raises(httpcore.TimeoutException):
+            late()
 
 
 @both
