@@ -24,8 +24,8 @@ from router_client.waiting import Answer, Waiting
 _FIRST_PAUSE: Final = 0.25  # seconds; doubles
 _LONGEST_PAUSE: Final = 8.0
 _UNTOUCHED: Final = frozenset({"unreachable", "not_ready"})  # nothing was carried out
-# what a text that is no text, a number that is none, or a host that is none end in
-_UNSENDABLE: Final = (ValueError, TypeError, OverflowError)
+# what a text that is no text, a number or a host that is none, or nesting without end end in
+_UNSENDABLE: Final = (ValueError, TypeError, OverflowError, RecursionError)
 _PERMANENT: Final = frozenset({"search_disabled", "store_locked"})  # 503, and will stay so
 
 T = TypeVar("T")
@@ -120,7 +120,7 @@ def _error(answer: Answer, where: str) -> VisionEncoderError:
     try:
         body = json.loads(answer.content)
         message, code = str(body["error"]), str(body["code"])
-    except (ValueError, KeyError, TypeError):  # whoever it was, it was not the service
+    except (ValueError, KeyError, TypeError, RecursionError):  # it was not the service
         message = f"HTTP {answer.status} from {where}: {_excerpt(answer)}"
         if 300 <= answer.status < 400:
             there = answer.headers.get("Location", "nowhere")

@@ -107,6 +107,18 @@ def test_an_answer_of_something_else_is_an_error(ask: Ask, response: httpx.Respo
 
 
 @both
+def test_what_is_nested_too_deeply_is_an_error_of_the_client_too(ask: Ask) -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(5000):
+        deep = {"a": deep}
+    with pytest.raises(InvalidInput, match="cannot be sent"):
+        ask(lambda c: c.index_image("1", b"x", metadata=deep), transport=mock(lambda _: ok()))
+    answered = httpx.Response(400, content=b"[" * 100_000)
+    with pytest.raises(InvalidInput, match="HTTP 400"):
+        ask(lambda c: c.health(), transport=mock(lambda _: answered))
+
+
+@both
 def test_an_array_that_would_run_code_is_not_loaded(ask: Ask) -> None:
     buffer = io.BytesIO()
     np.save(buffer, np.array([{"a": 1}], object), allow_pickle=True)
