@@ -79,9 +79,9 @@ class Stream:
         try:
             return await self._patiently(partial(self._one, data))
         except VisionEncoderError as error:
-            if error.status is None or isinstance(error, VisionEncoderBusy):
-                raise  # not this picture's fault
-            return error
+            if error.status == 500 or _refused(error):
+                return error
+            raise  # not this picture's fault
 
     async def _read_or_error(self, image: ImageFile) -> bytes | InvalidInput:
         try:
@@ -98,6 +98,11 @@ class Stream:
                 if error.status != 429:
                     raise
                 await self._waiting.sleep(error.retry_after or 1.0)
+
+
+def _refused(error: VisionEncoderError) -> bool:
+    """Say whether the service refused what it was sent, and not the route."""
+    return isinstance(error, InvalidInput) and error.status not in (None, 404, 405)
 
 
 def parts(images: Iterable[ImageFile]) -> Iterator[list[ImageFile]]:

@@ -283,14 +283,26 @@ def test_a_stream_ends_when_the_service_is_gone(ask: Ask, caplog: pytest.LogCapt
 
 
 @both
+@pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize(
-    "failure", [httpx.ReadError("cut"), httpx.ReadTimeout("slow"), refused(503, "not_ready")]
+    "failure",
+    [
+        httpx.ReadError("cut"),
+        httpx.ReadTimeout("slow"),
+        refused(503, "not_ready"),
+        refused(401, "unauthorized"),
+        httpx.Response(404, html="<html>"),
+        httpx.Response(502, html="<html>"),
+        httpx.Response(504, html="<html>"),
+        httpx.Response(200, html="<html>"),
+    ],
 )
 def test_a_picture_does_not_get_the_blame_for_a_service_that_is_gone(
-    ask: Ask, failure: Any
+    ask: Ask, failure: Any, count: int
 ) -> None:
     with pytest.raises(VisionEncoderError):
-        ask(lambda c: c.embed_images([b"x"]), transport=mock(Script(failure)), max_retries=0)
+        script = mock(Script(*[failure] * 3))
+        ask(lambda c: c.embed_images([b"x"] * count), transport=script, max_retries=0)
 
 
 @both
