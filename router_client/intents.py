@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from router_client.errors import VisionEncoderError
-from router_client.providers import VisionRagProvider, search_failed
+from router_client.providers import VisionRagProvider, language_of, search_failed
 from router_client.routing import RouterRequest, describe
 
 
@@ -49,7 +49,7 @@ async def _search(message: str | None, dao_id: str, **payload: Any) -> dict[str,
         provider = VisionRagProvider("vision_rag")
     except (ValidationError, VisionEncoderError) as error:  # an argument, or a variable
         problem = describe(error) if isinstance(error, ValidationError) else str(error)
-        return {**search_failed(problem, "uk"), "error": problem}
+        return {**search_failed(problem, language_of(str(message or ""))), "error": problem}
     try:
         response = await provider.call(request)
     finally:

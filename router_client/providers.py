@@ -222,12 +222,14 @@ def _found(answer: SearchAnswer) -> dict[str, Any]:
     }
 
 
-def _language(request: RouterRequest) -> str:
-    """Return what `payload.language` says, else `en` for a message in Latin letters only."""
-    if given := request.payload.get("language"):
-        return str(given)
-    letters = [character for character in request.message or "" if character.isalpha()]
+def language_of(message: str) -> str:
+    """Return `en` for a message in Latin letters only, else `uk`."""
+    letters = [character for character in message if character.isalpha()]
     return "en" if letters and all(character < "\u0250" for character in letters) else "uk"
+
+
+def _language(request: RouterRequest) -> str:
+    return str(request.payload.get("language") or language_of(request.message or ""))
 
 
 async def _picture(request: RouterRequest) -> ImageExample | None:

@@ -370,8 +370,10 @@ def test_an_intent_that_fails_is_an_answer(server: Server, monkeypatch: pytest.M
     assert not failed["success"]
     failed = asyncio.run(handle_image_to_image_search("no/such.png", "router"))
     assert "there is no file no/such.png" in failed["error"]
-    failed = asyncio.run(handle_image_search_intent("кіт", ""))
-    assert failed["error"].startswith("dao_id: ")
+    for query, said in (("кіт", "Пошук зображень не вдався"), ("a cat", "Image search failed")):
+        failed = asyncio.run(handle_image_search_intent(query, ""))
+        assert failed["formatted_text"] == f"{said}: {failed['error']}"
+        assert failed["error"].startswith("dao_id: ")
 
 
 @pytest.mark.parametrize(
