@@ -10,11 +10,15 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Final
 
+from pydantic import TypeAdapter, ValidationError
+
 from rag.errors import InvalidSearch
+from rag.schemas import ImageId
 
 SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 _TEXTS: Final = ("caption", "title", "category")  # of a manifest's line, into the payload as is
 _UNREAD: Final = "cannot be read"
+_IMAGE_ID: Final = TypeAdapter[str](ImageId)
 _KEYS: Final = ("path", "id", *_TEXTS, "tags", "metadata")
 
 
@@ -231,14 +235,22 @@ def _add_line(line: bytes, folder: Path, shared: Mapping[str, Any], found: Sourc
     if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
         raise ValueError("tags must be a list of strings")
     image_id = given.get("id")
-    if image_id is not None and (image_id in found.ids or not image_id):
-        raise ValueError(f"the id {image_id!r} is empty or was on a line before")
     if image_id is not None:
+        _check_id(image_id)
+        if image_id in found.ids:
+            raise ValueError(f"the id {image_id!r} was on a line before")
         found.ids.add(image_id)
     metadata = {**more, **{k: given[k] for k in _TEXTS if k in given}}
     if all_tags := list(dict.fromkeys([*tags, *shared.get("tags", ())])):
         metadata["tags"] = all_tags
     _add_file(absolute(os.path.join(folder, given["path"])), metadata, found, image_id)
+
+
+def _check_id(image_id: str) -> None:
+    try:
+        _IMAGE_ID.validate_python(image_id)
+    except ValidationError as error:
+        raise ValueError(f"the id cannot be used: {error.errors()[0]['msg']}") from None
 
 
 def _is_text(text: str) -> bool:

@@ -203,7 +203,9 @@ def test_a_manifest_brings_what_is_known(tree: Path) -> None:
         ('{"path": "a.PNG", "metadata": {"x": NaN}}', "is not JSON: NaN is no JSON number"),
         ('{"path": "a.PNG", "id": "\\ud800"}', "has half a character"),
         ('{"path": "a.PNG", "metadata": ' + '{"x":' * 9999 + "1" + "}" * 9999 + "}", "is not JSON"),
-        ('{"path": "a.PNG", "id": "first"}', "the id 'first' is empty or was on a line before"),
+        ('{"path": "a.PNG", "id": "first"}', "the id 'first' was on a line before"),
+        ('{"path": "a.PNG", "id": ""}', "the id cannot be used: String should have at least 1"),
+        ('{"path": "a.PNG", "id": "a\\nb"}', "the id cannot be used: Value error, it has"),
     ],
 )
 def test_a_bad_line_of_a_manifest_is_told_with_its_number(tree: Path, line: str, why: str) -> None:
@@ -221,7 +223,7 @@ def test_an_id_is_given_once_in_all_manifests(tree: Path) -> None:
         (tree / name).write_text(f'{{"path": "{path}", "id": "same"}}\n')
     sources = found(tree / "1.jsonl", tree / "2.jsonl")
     assert below(sources, tree) == ["a.PNG"]
-    assert sources.failures[0].why == "the id 'same' is empty or was on a line before"
+    assert sources.failures[0].why == "the id 'same' was on a line before"
 
 
 def test_a_path_with_a_nul_is_told(tree: Path) -> None:
