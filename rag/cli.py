@@ -264,7 +264,7 @@ def _tenant(text: str) -> str:
     try:
         return TypeAdapter(DaoId).validate_python(_text(text))
     except ValidationError as error:
-        raise argparse.ArgumentTypeError(error.errors()[0]["msg"]) from None
+        raise argparse.ArgumentTypeError(describe(error)) from None
 
 
 def _positive(text: str) -> int:

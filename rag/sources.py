@@ -13,7 +13,7 @@ from typing import Any, Final
 from pydantic import TypeAdapter, ValidationError
 
 from rag.errors import InvalidSearch
-from rag.schemas import ImageId
+from rag.schemas import ImageId, describe
 
 SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 _TEXTS: Final = ("caption", "title", "category")  # of a manifest's line, into the payload as is
@@ -250,7 +250,7 @@ def _check_id(image_id: str) -> None:
     try:
         _IMAGE_ID.validate_python(image_id)
     except ValidationError as error:
-        raise ValueError(f"the id cannot be used: {error.errors()[0]['msg']}") from None
+        raise ValueError(f"the id cannot be used: {describe(error)}") from None
 
 
 def _is_text(text: str) -> bool:
