@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,6 +38,7 @@ from rag.edge_filters import edge_filter
 from rag.edge_folders import check_room
 from rag.errors import StoreLocked, StoreUnavailable
 from rag.filters import TENANT_FIELD, Filter
+from rag.ranking import ranked
 from rag.store import (
     KEYWORD_FIELDS,
     Match,
@@ -45,7 +47,6 @@ from rag.store import (
     Point,
     Record,
     Vector,
-    best_first,
     check_id,
     check_payload,
     check_points,
@@ -140,19 +141,23 @@ class EdgeCollection:
         """Return the `top_k` most similar points after the first `offset`, best first."""
         check_query(top_k, offset, score_threshold)
         unit = check_vector(vector, self.identity.dimension, "the query vector")
-        request = QueryRequest(
-            limit=top_k,
-            offset=offset,
-            query=Query.Nearest(unit.tolist()),
-            filter=edge_filter(filter),
-            score_threshold=score_threshold,
-            with_payload=True,
-            with_vector=with_vectors,
-            params=_rescored(offset + top_k),
-        )
-        with self._open_shard() as shard:
-            points = shard.query(request)
-        return best_first(Match(str(p.id), p.score, p.payload or {}, _vector(p)) for p in points)
+
+        def ask(limit: int, start: int, whole: bool) -> list[Match]:
+            request = QueryRequest(
+                limit=limit,
+                offset=start,
+                query=Query.Nearest(unit.tolist()),
+                filter=edge_filter(filter),
+                score_threshold=score_threshold,
+                with_payload=whole,
+                with_vector=whole and with_vectors,
+                params=_rescored(start + limit),
+            )
+            with self._open_shard() as shard:
+                points = shard.query(request)
+            return [Match(str(p.id), p.score, p.payload or {}, _vector(p)) for p in points]
+
+        return ranked(ask, partial(self.retrieve, with_vectors=with_vectors), top_k, offset)
 
     def scroll(
         self, *, filter: Filter | None = None, limit: int = 1000, start: str | None = None

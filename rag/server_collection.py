@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Final, TypeVar
 
 import numpy as np
 from qdrant_client import models
 
 from rag.filters import Filter
+from rag.ranking import ranked
 from rag.server_calls import Calls
 from rag.server_filters import server_filter
 from rag.store import (
@@ -18,7 +20,6 @@ from rag.store import (
     Point,
     Record,
     Vector,
-    best_first,
     check_id,
     check_payload,
     check_points,
@@ -110,22 +111,24 @@ class ServerCollection:
         """Return the `top_k` most similar points after the first `offset`, best first."""
         check_query(top_k, offset, score_threshold)
         unit = check_vector(vector, self.identity.dimension, "the query vector")
-        response = self._calls(
-            lambda client: client.query_points(
-                self._there,
-                query=unit.tolist(),
-                query_filter=server_filter(filter),
-                limit=top_k,
-                offset=offset,
-                score_threshold=score_threshold,
-                search_params=RESCORED,
-                with_payload=True,
-                with_vectors=with_vectors,
+
+        def ask(limit: int, start: int, whole: bool) -> list[Match]:
+            response = self._calls(
+                lambda client: client.query_points(
+                    self._there,
+                    query=unit.tolist(),
+                    query_filter=server_filter(filter),
+                    limit=limit,
+                    offset=start,
+                    score_threshold=score_threshold,
+                    search_params=RESCORED,
+                    with_payload=whole,
+                    with_vectors=whole and with_vectors,
+                )
             )
-        )
-        return best_first(
-            Match(str(p.id), p.score, p.payload or {}, _vector(p)) for p in response.points
-        )
+            return [Match(str(p.id), p.score, p.payload or {}, _vector(p)) for p in response.points]
+
+        return ranked(ask, partial(self.retrieve, with_vectors=with_vectors), top_k, offset)
 
     def scroll(
         self, *, filter: Filter | None = None, limit: int = 1000, start: str | None = None

@@ -113,8 +113,8 @@ class Collection(Protocol):
         """Return the `top_k` most similar points after the first `offset`, best first.
 
         Only those that pass `filter` and whose score is not below `score_threshold`; equal scores
-        in the order of ids. Raises `InvalidSearch` for a vector, `top_k`, `offset` or threshold
-        that cannot be used.
+        in the order of ids (of those at the `MAX_DEPTH`-th place the engine chooses). Raises
+        `InvalidSearch` for a vector, `top_k`, `offset` or threshold that cannot be used.
         """
 
     def scroll(

@@ -147,6 +147,34 @@ def test_equal_scores_come_in_the_order_of_ids(engine: Engine) -> None:
     assert [m.id for m in matches] == sorted(p.id for p in [one, *others])
 
 
+def test_pages_of_equal_scores_neither_skip_nor_repeat(engine: Engine) -> None:
+    collection = engine.open()
+    points = make_points(60)
+    better, same, worse = points[:10], points[10:50], points[50:]
+    query = np.eye(DIM)[0]
+    collection.upsert(
+        [
+            *(replace(p, vector=query + 0.01 * p.vector) for p in better),
+            *(replace(p, vector=query + np.eye(DIM)[1]) for p in same),
+            *(replace(p, vector=0.01 * p.vector - query) for p in worse),
+        ]
+    )
+
+    pages = [collection.query(query, 7, offset=offset) for offset in range(0, 70, 7)]
+
+    found = [match for page in pages for match in page]
+    assert [len(page) for page in pages] == [7] * 8 + [4, 0]
+    assert {m.id for m in found[:10]} == {p.id for p in better}
+    assert [m.id for m in found[10:50]] == sorted(p.id for p in same)
+    assert {m.id for m in found[50:]} == {p.id for p in worse}
+    payload_of = {p.id: p.payload for p in points}
+    assert all(m.payload == payload_of[m.id] and m.vector is None for m in found)
+    beyond = collection.query(query, 7, offset=14, with_vectors=True)
+    assert [m.id for m in beyond] == [m.id for m in pages[2]]
+    for match in beyond:
+        np.testing.assert_allclose(match.vector, [2**-0.5] * 2 + [0] * (DIM - 2), atol=1e-6)
+
+
 def test_vectors_come_when_asked_for_and_have_length_1(engine: Engine) -> None:
     collection = engine.open()
     points = make_points(20)

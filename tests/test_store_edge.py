@@ -305,6 +305,20 @@ def test_as_many_as_are_scored_again_are_told_apart(tmp_path: Path, top_k: int, 
             np.testing.assert_allclose([m.score for m in found], best, atol=1e-6)
 
 
+def test_pages_are_whole_where_more_have_one_score_than_are_put_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rag.ranking.MAX_DEPTH", 2000)
+    one, *others = make_points(MANY)
+    with closing(EdgeStore(tmp_path)) as store:
+        collection = store.open("a", CLIP)
+        collection.upsert([replace(p, vector=one.vector) for p in [one, *others]])
+        pages = [collection.query(one.vector, 90, offset=90 * n) for n in range(20)]
+    ids = [m.id for page in pages for m in page]
+    assert len(set(ids)) == len(ids) == 1800
+    assert ids == sorted(ids)
+
+
 def test_changes_among_many_points_survive_a_killed_process(tmp_path: Path) -> None:
     code = f"""
 collection = EdgeStore(Path(sys.argv[1])).open("a", CLIP)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from threading import Barrier
 from typing import Any
 
@@ -108,6 +109,21 @@ def test_points_go_256_a_call_and_are_waited_for(loopback: Loopback) -> None:
     assert [len(batch.operations) for batch in overwrites] == [256, 256, 88]
     assert [len(delete.points.points.ids) for delete in deletes] == [256, 256, 88]
     assert all(write.wait for write in loopback.writes)
+
+
+def test_a_query_takes_one_call_unless_scores_at_an_end_of_the_page_are_equal(
+    loopback: Loopback,
+) -> None:
+    one, two, *others = make_points(30)
+    with closing(loopback.connect()) as store:
+        collection = store.open("a", CLIP)
+        collection.upsert([one, replace(two, vector=one.vector), *others])
+        loopback.calls.clear()
+        collection.query(one.vector, 2)
+        collection.query(one.vector, 5, offset=2)
+        assert loopback.calls == ["Query", "Query"]
+        collection.query(one.vector, 1)
+        assert loopback.calls[2:] == ["Query", "Query", "Get"]
 
 
 def test_processes_that_create_at_once_both_end_up_with_one_collection(loopback: Loopback) -> None:
