@@ -38,7 +38,7 @@ from rag.edge_filters import edge_filter
 from rag.edge_folders import check_room
 from rag.errors import StoreLocked, StoreUnavailable
 from rag.filters import TENANT_FIELD, Filter
-from rag.ranking import ranked
+from rag.ranking import lowered, ranked
 from rag.store import (
     KEYWORD_FIELDS,
     Match,
@@ -148,7 +148,7 @@ class EdgeCollection:
                 offset=start,
                 query=Query.Nearest(unit.tolist()),
                 filter=edge_filter(filter),
-                score_threshold=score_threshold,
+                score_threshold=lowered(score_threshold),
                 with_payload=whole,
                 with_vector=whole and with_vectors,
                 params=_rescored(start + limit),

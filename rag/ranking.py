@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from rag.store import MAX_DEPTH, Match, Record, best_first
 
+# What an engine computes of a cosine is off by the rounding of float32, and what just meets its
+# threshold it leaves out: so the one that it is given is lower by this.
+ROUNDING: Final = 1e-6
+
 Ask = Callable[[int, int, bool], list[Match]]  # limit, offset, whether with payloads and vectors
 Fetch = Callable[[Sequence[str]], dict[str, Record]]
+
+
+def lowered(score_threshold: float | None) -> float | None:
+    """Return the threshold for an engine, so that what just meets the one given is found."""
+    return None if score_threshold is None else score_threshold - ROUNDING
 
 
 def ranked(ask: Ask, fetch: Fetch, top_k: int, offset: int) -> list[Match]:

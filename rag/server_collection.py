@@ -10,7 +10,7 @@ import numpy as np
 from qdrant_client import models
 
 from rag.filters import Filter
-from rag.ranking import ranked
+from rag.ranking import lowered, ranked
 from rag.server_calls import Calls
 from rag.server_filters import server_filter
 from rag.store import (
@@ -120,7 +120,7 @@ class ServerCollection:
                     query_filter=server_filter(filter),
                     limit=limit,
                     offset=start,
-                    score_threshold=score_threshold,
+                    score_threshold=lowered(score_threshold),
                     search_params=RESCORED,
                     with_payload=whole,
                     with_vectors=whole and with_vectors,

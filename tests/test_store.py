@@ -375,6 +375,18 @@ def test_points_below_the_score_threshold_are_left_out(engine: Engine) -> None:
     assert len(collection.query(points[0].vector, 100, score_threshold=-1)) == 100
 
 
+def test_what_just_meets_the_score_threshold_is_found(engine: Engine) -> None:
+    collection = engine.open()
+    points = make_points(100)
+    collection.upsert(points)
+    for n, point in enumerate(points):
+        copies = collection.query(point.vector, 100, score_threshold=1)
+        assert [m.id for m in copies] == [point.id]
+        found = collection.query(point.vector, 100)
+        meets = collection.query(point.vector, 100, score_threshold=found[n].score)
+        assert [m.id for m in meets] == [m.id for m in found[: n + 1]]
+
+
 def test_scroll_goes_through_all_points_in_the_order_of_ids(engine: Engine) -> None:
     collection = engine.open()
     points = make_points(25, dao_id="ours")
