@@ -7,7 +7,7 @@ give the same answers.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Protocol
@@ -16,7 +16,16 @@ import numpy as np
 
 from rag.agent import format_image_search_results_for_agent
 from rag.errors import InvalidSearch
-from rag.filters import Filter, MatchAny, Value, both, parse_filter, tenant
+from rag.filters import (
+    Filter,
+    IsEmpty,
+    MatchAny,
+    MatchExcept,
+    Value,
+    both,
+    parse_filter,
+    tenant,
+)
 from rag.pictures import DEFAULT_DAO_ID, PictureIndex
 from rag.schemas import MAX_DEPTH, Examples, Hit, ImageExample, SearchRequest, SearchResponse
 from rag.store import Collection, Match, Payload, Vector
@@ -25,6 +34,10 @@ from router_client.errors import explain_search_failure
 NEGATIVE_WEIGHT: Final = 0.5  # a negative example takes away half of what a positive one gives
 CANDIDATES: Final = 500  # that diversity chooses from
 _CHUNK: Final = 1000  # matches looked through at a time for groups
+_FURTHER: Final = 20  # looks for groups below the `MAX_DEPTH` best, and as many to fill groups
+
+
+Groups = dict[Value, list[Match]]  # by the value of a payload field, each best first
 
 
 class Embedder(Protocol):
@@ -171,9 +184,12 @@ def _find(
     start, end = request.offset, request.offset + top_k
     look = _Look(held, query, wanted, request.score_threshold)
     if request.group_by is not None:
-        groups = group(look, request.group_by, end + 1, request.group_size)
-        page = [_hit(match, value) for value, matches in groups[start:end] for match in matches]
-        return page, end if len(groups) > end else None
+        groups, whole = group(look, request.group_by, min(end + 1, MAX_DEPTH))
+        page = dict(list(groups.items())[start:end])
+        if not whole:
+            fill(look, request.group_by, page, request.group_size)
+        hits = [_hit(m, value) for value, ms in page.items() for m in ms[: request.group_size]]
+        return hits, end if len(groups) > end else None
     if request.diversity is not None:
         matches = diverse(look(CANDIDATES, with_vectors=True), request.diversity, end + 1)[start:]
     else:
@@ -208,25 +224,71 @@ class _Look:
         )
 
 
-def group(look: _Look, field: str, count: int, size: int) -> list[tuple[Value, list[Match]]]:
-    """Return the first `count` values of a payload field with the `size` best matches of each.
+def group(look: _Look, field: str, count: int) -> tuple[Groups, bool]:
+    """Return the first `count` values of a payload field, and whether all matches were seen.
 
     A picture whose field is a list belongs to the group of each item, one without it to none.
+    Below the `MAX_DEPTH` best only pictures with a value that was not found yet are looked at.
     """
-    groups: dict[Value, list[Match]] = {}
-    offset, seen = 0, _CHUNK
-    while len(groups) < count and seen == _CHUNK and offset < MAX_DEPTH:
-        matches = look(_CHUNK, offset)
-        offset, seen = offset + _CHUNK, len(matches)
+    groups: Groups = {}
+    seen: set[str] = set()  # a write between two looks may bring a picture again
+    known: set[Value] = set()
+    besides, start = None, 0
+    for _ in range(MAX_DEPTH // _CHUNK + _FURTHER):
+        matches = look(_CHUNK, start, besides=besides)
+        for match in matches:
+            for value in _values(match.payload, field) if match.id not in seen else ():
+                if value not in known and (value in groups or len(groups) < count):
+                    groups.setdefault(value, []).append(match)
+        seen.update(match.id for match in matches)
+        if len(matches) < _CHUNK:
+            return groups, besides is None
+        if len(groups) == count:
+            break
+        start += _CHUNK
+        if start == MAX_DEPTH or (besides is not None and len(groups) > len(known)):
+            known, start = set(groups), 0
+            besides = _others(field, known)
+    return groups, False
+
+
+def fill(look: _Look, field: str, groups: Groups, size: int) -> None:
+    """Give each group its `size` best matches, looking for those of many groups at a time.
+
+    Some may stay short after `_FURTHER` looks, where very many pictures of others are better.
+    """
+    lacking = [value for value, matches in groups.items() if len(matches) < size]
+    for _ in range(_FURTHER):
+        if not lacking:
+            break
+        asked, lacking = lacking[: MAX_DEPTH // size], lacking[MAX_DEPTH // size :]
+        limit = max(_CHUNK, size * len(asked))  # so that at least one of them becomes full
+        matches = look(limit, besides=Filter(should=_any(field, asked)))
+        found: Groups = {value: [] for value in asked}
         for match in matches:
             for value in _values(match.payload, field):
-                if value in groups or len(groups) < count:
-                    groups.setdefault(value, []).append(match)
-    exhausted = seen < _CHUNK
-    for value, matches in groups.items():
-        if len(matches) < size and not exhausted:
-            groups[value] = look(size, besides=Filter(must=(MatchAny(field, (value,)),)))
-    return [(value, matches[:size]) for value, matches in groups.items()]
+                if value in found:
+                    found[value].append(match)
+        groups.update({value: max(groups[value], found[value], key=len) for value in asked})
+        if len(matches) == limit:
+            lacking += [value for value in asked if len(groups[value]) < size]
+
+
+def _others(field: str, values: Iterable[Value]) -> Filter:
+    """Return a filter that lets pictures through whose field has another value than these."""
+    other = tuple(MatchExcept(field, kind) for kind in _kinds(values))
+    return Filter(must=other, must_not=(IsEmpty(field),))
+
+
+def _any(field: str, values: Iterable[Value]) -> tuple[MatchAny, ...]:
+    return tuple(MatchAny(field, kind) for kind in _kinds(values))
+
+
+def _kinds(values: Iterable[Value]) -> list[tuple[Value, ...]]:
+    """Return the strings among values and the numbers: a condition takes one kind."""
+    listed = list(values)
+    kinds = [tuple(value for value in listed if isinstance(value, kind)) for kind in (str, int)]
+    return [kind for kind in kinds if kind]
 
 
 def _values(payload: Payload, field: str) -> list[Value]:

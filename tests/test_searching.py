@@ -18,11 +18,13 @@ from qdrant_client import QdrantClient, models
 
 from rag.backends import image_example
 from rag.edge import EdgeStore
+from rag.edge_collection import EdgeCollection
 from rag.errors import CollectionNotFound, ImageNotFound, InvalidSearch
 from rag.pictures import Picture, PictureIndex, point_id
 from rag.schemas import Examples, ImageExample, SearchRequest, SearchResponse
 from rag.searching import CANDIDATES, compose, search
 from rag.server import ServerStore
+from rag.server_collection import ServerCollection
 from rag.store import ModelIdentity
 
 DIM = 16
@@ -75,12 +77,13 @@ PICTURES = [picture(n) for n in range(100)]
 VECTORS = np.stack([vector_of(p.data) for p in PICTURES])
 
 
+def store_of(kind: str, folder: Path) -> Any:
+    return EdgeStore(folder) if kind == "embedded" else ServerStore(QdrantClient(":memory:"))
+
+
 @pytest.fixture(scope="module", params=["embedded", "local"])
 def index(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[PictureIndex]:
-    folder: Path = tmp_path_factory.mktemp("store")
-    store: Any = (
-        EdgeStore(folder) if request.param == "embedded" else ServerStore(QdrantClient(":memory:"))
-    )
+    store = store_of(request.param, tmp_path_factory.mktemp("store"))
     index = PictureIndex(store, IDENTITY)
     index.add(PICTURES, VECTORS, "pictures")
     yield index
@@ -275,6 +278,77 @@ def test_groups_are_filled_and_paged_where_one_value_is_rare(
     assert first.next_offset == 3 and rest.next_offset is None
     values = list(dict.fromkeys(hit.group for hit in [*first.hits, *rest.hits]))
     assert values == list(dict.fromkeys(hit.group for hit in whole.hits))
+
+
+@pytest.mark.parametrize("offset", [0, 30])
+def test_many_groups_are_filled_by_one_query(
+    index: PictureIndex, monkeypatch: pytest.MonkeyPatch, offset: int
+) -> None:
+    monkeypatch.setattr("rag.searching._CHUNK", 10)
+    queries = counted(monkeypatch)
+    answer = find(index, text="query", group_by="n", group_size=2, top_k=25, offset=offset)
+    assert numbers(answer) == best(vector_of("query"))[offset : offset + 25]
+    assert (answer.next_offset, len(queries)) == (offset + 25, 1 + (offset + 26 + 9) // 10)
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that has how many each query to a collection asks for from now on."""
+    asked: list[int] = []
+
+    def counting(query: Any) -> Any:
+        def count(self: Any, vector: Any, top_k: int, **options: Any) -> Any:
+            asked.append(top_k)
+            return query(self, vector, top_k, **options)
+
+        return count
+
+    for kind in (EdgeCollection, ServerCollection):
+        monkeypatch.setattr(kind, "query", counting(kind.query))
+    return asked
+
+
+def test_filling_groups_ends(index: PictureIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rag.searching._CHUNK", 10)
+    monkeypatch.setattr("rag.searching._FURTHER", 1)
+    monkeypatch.setattr("rag.searching.MAX_DEPTH", 30)
+    queries = counted(monkeypatch)
+    answer = find(index, text="query", group_by="tags", group_size=15, top_k=5)
+    assert len(queries) <= 3 + 1 + 1
+    assert len({(hit.group, hit.id) for hit in answer.hits}) == answer.count
+
+
+@pytest.fixture(params=["embedded", "local"])
+def clusters(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[PictureIndex]:
+    """Pictures in the order of their numbers for the text `query`, with values in clusters."""
+    values = [*[None] * 10, *["big"] * 25, *[["big", "both"], 7, "7", 1.5] * 5, *["last"] * 5]
+    store = store_of(request.param, tmp_path)
+    index = PictureIndex(store, IDENTITY)
+    away = np.linalg.svd(vector_of("query")[None])[2][1]  # at right angles
+    vectors = [vector_of("query") + 0.02 * (n + 1) * away for n in range(len(values))]
+    pictures = [
+        Picture(f"id{n}", str(n).encode(), "", "ours", {"n": n} | ({"g": g} if g else {}))
+        for n, g in enumerate(values)
+    ]
+    index.add(pictures, np.asarray(vectors, np.float32), "pictures")
+    yield index
+    store.close()
+
+
+@pytest.mark.parametrize("size", [1, 3, 10])
+def test_groups_below_what_can_be_paged_through_are_found(
+    clusters: PictureIndex, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    def found(**fields: Any) -> tuple[list[Any], int | None]:
+        answer = find(clusters, text="query", group_by="g", group_size=size, **fields)
+        return [(hit.group, hit.payload["n"]) for hit in answer.hits], answer.next_offset
+
+    whole, _ = found(top_k=10)
+    assert list(dict(whole)) == ["big", "both", 7, "7", "last"]
+    monkeypatch.setattr("rag.searching._CHUNK", 5)
+    for depth in (10, 20, 40):
+        monkeypatch.setattr("rag.searching.MAX_DEPTH", depth)
+        assert found(top_k=5) == (whole, None)
+        assert found(top_k=4) == ([hit for hit in whole if hit[0] != "last"], 4)
 
 
 @pytest.mark.parametrize("diversity", [0.0, 0.3, 0.7, 1.0])
