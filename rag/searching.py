@@ -69,8 +69,7 @@ async def search(
     """
     name = request.collection or collection
     wanted = _filter(request)
-    limit = request.top_k or top_k
-    _check_page(request, limit)
+    limit = _page_size(request, request.top_k or top_k)
     vectors = _Vectors(pictures, embedder, fetch, name, request.dao_id or DEFAULT_DAO_ID)
     query = compose(
         await vectors.of(request, 1.0),
@@ -165,16 +164,17 @@ def _filter(request: SearchRequest) -> Filter | None:
     return wanted
 
 
-def _check_page(request: SearchRequest, top_k: int) -> None:
-    depth = request.offset + top_k
-    if depth > MAX_DEPTH:
-        raise InvalidSearch(f"offset and top_k together are at most {MAX_DEPTH}; they are {depth}")
+def _page_size(request: SearchRequest, top_k: int) -> int:
+    """Return how many hits the page has at most: fewer than `top_k` where paging ends."""
     if request.diversity is not None and request.group_by is not None:
         raise InvalidSearch("group_by and diversity cannot be combined: leave one of them out")
-    if request.diversity is not None and depth > CANDIDATES:
+    depth = MAX_DEPTH if request.diversity is None else CANDIDATES
+    if request.offset >= depth:
         raise InvalidSearch(
-            f"with diversity, offset and top_k together are at most {CANDIDATES}; they are {depth}"
+            f"offset is {request.offset}; one can page through the {depth} best"
+            + (" with diversity" if request.diversity is not None else "")
         )
+    return min(top_k, depth - request.offset)
 
 
 def _find(

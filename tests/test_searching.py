@@ -217,8 +217,25 @@ def test_pages_follow_each_other_and_end(index: PictureIndex) -> None:
     assert find(index, text="query", top_k=100).next_offset is None
     assert find(index, text="query", top_k=99).next_offset == 99
     assert find(index, text="query", offset=100).hits == []
-    with pytest.raises(InvalidSearch, match="at most 10000"):
+    with pytest.raises(InvalidSearch, match="offset is 10000; one can page through the 10000 best"):
         find(index, text="query", offset=10_000)
+
+
+@pytest.mark.parametrize("how", [{}, {"group_by": "n"}, {"diversity": 0.5}], ids=str)
+def test_every_next_offset_that_is_given_can_be_asked_for(
+    index: PictureIndex, monkeypatch: pytest.MonkeyPatch, how: dict[str, Any]
+) -> None:
+    monkeypatch.setattr("rag.searching.MAX_DEPTH", 50)
+    monkeypatch.setattr("rag.searching.CANDIDATES", 50)
+    monkeypatch.setattr("rag.searching._CHUNK", 25)
+    seen, offset, pages = [], 0, []
+    while offset is not None:
+        answer = find(index, text="query", top_k=30, offset=offset, **how)
+        seen += numbers(answer)
+        offset = answer.next_offset
+        pages.append(answer.count)
+    assert pages == [30, 20]
+    assert sorted(seen) == sorted(best(vector_of("query"))[:50])
 
 
 def test_the_threshold_bounds_the_score(index: PictureIndex) -> None:
@@ -370,8 +387,8 @@ def test_diversity_is_qdrants_maximal_marginal_relevance(
 
 
 def test_diversity_has_bounds(index: PictureIndex) -> None:
-    with pytest.raises(InvalidSearch, match="at most 500"):
-        find(index, text="query", diversity=0.5, offset=490, top_k=11)
+    with pytest.raises(InvalidSearch, match="through the 500 best with diversity"):
+        find(index, text="query", diversity=0.5, offset=500, top_k=1)
     with pytest.raises(InvalidSearch, match="cannot be combined"):
         find(index, text="query", diversity=0.5, group_by="tags")
     none = find(index, text="query", diversity=0.5, dao_id="nobody")
