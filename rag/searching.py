@@ -102,10 +102,13 @@ def compose(
 ) -> Vector:
     """Return the query vector, float32 (dimension,) of length 1: weighted examples summed up.
 
-    What is negative is subtracted. Raises `InvalidSearch` when nothing remains.
+    What is negative is subtracted; only the proportions of the weights count. Raises
+    `InvalidSearch` when nothing remains.
     """
     signed = [*positive, *((vector, -weight) for vector, weight in negative)]
-    total = np.sum([weight * vector.astype(np.float64) for vector, weight in signed], axis=0)
+    weights = np.array([weight for _, weight in signed], np.float64)
+    vectors = np.array([vector for vector, _ in signed], np.float64)
+    total = (weights / np.abs(weights).max()) @ vectors
     length = np.linalg.norm(total)
     if length < 1e-6:
         raise InvalidSearch("the positive and the negative examples cancel each other out")

@@ -167,6 +167,16 @@ def test_examples_that_cancel_out_are_refused(index: PictureIndex) -> None:
     assert compose([(vector_of("a"), 3.0)], []) == pytest.approx(vector_of("a"), abs=1e-6)
 
 
+@pytest.mark.parametrize("weight", [1e-300, 1e-7, 1e-3, 100.0])
+def test_only_the_proportions_of_weights_count(index: PictureIndex, weight: float) -> None:
+    whole = find(index, text=["one", "two"], weights=[1.0, 1.0])
+    assert numbers(find(index, text=["one", "two"], weights=[weight, weight])) == numbers(whole)
+    assert numbers(find(index, text="one", weights=[weight])) == best(vector_of("one"))[:5]
+    with pytest.raises(InvalidSearch, match="cancel each other out"):
+        negative = Examples(text="same", weights=[weight])
+        find(index, text="same", weights=[weight], negative=negative)
+
+
 def test_filters_hold_for_payload_fields(index: PictureIndex) -> None:
     query = best(vector_of("query"))
     cases: list[tuple[dict[str, Any], Any]] = [
