@@ -28,8 +28,9 @@ Bound = float | datetime
 _CLAUSES: Final = ("must", "should", "must_not")
 _BOUNDS: Final = ("gt", "gte", "lt", "lte")
 _SURROGATE: Final = re.compile(r"[\ud800-\udfff]")  # half a character: JSON has it, UTF-8 not
-# names joined by dots, each with [] where a list is meant: title, camera.lens, people[].name
-_KEY: Final = re.compile(r"[\w-]+(\[\])?(\.[\w-]+(\[\])?)*")
+_NAME: Final = r'(?:[\w-]+|"[^"\\\ud800-\udfff]*")'  # a server takes no other
+# names joined by dots, each with [] where a list is meant: title, camera."lens type", people[].name
+_KEY: Final = re.compile(rf"{_NAME}(\[\])?(\.{_NAME}(\[\])?)*")
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,11 @@ def both(first: Filter | None, second: Filter | None) -> Filter | None:
     if first is None or second is None:
         return first or second
     return Filter(must=(first, second))
+
+
+def names_of(key: str) -> list[str]:
+    """Return the names that a key joins by dots, without their quotes."""
+    return [name.strip('"') for name in re.findall(_NAME, key)]
 
 
 def parse_filter(data: Any) -> Filter:
@@ -211,7 +217,8 @@ def _key(data: Mapping[str, Any], where: str) -> str:
     key = data.get("key")
     if not isinstance(key, str) or not _KEY.fullmatch(key):
         raise InvalidSearch(
-            f"{where} needs a key: the name of a payload field, such as tags or camera.lens"
+            f"{where} needs a key: the name of a payload field, such as tags, camera.lens or, with "
+            'quotes around other characters, "my key"'
         )
     return key
 

@@ -189,7 +189,7 @@ class SearchRequest(Examples):
     score_threshold: float | None = Field(None, ge=-1, le=1)
     group_by: str | None = Field(
         None,
-        pattern=r"^[\w-]+(\.[\w-]+)*$",
+        pattern=r'^([\w-]+|"[^"\\]*")(\.([\w-]+|"[^"\\]*"))*$',
         description="A payload field, `a.b` within objects; top_k then counts its values.",
     )
     group_size: int = Field(1, ge=1, le=100, description="Hits of each group.")

@@ -23,6 +23,7 @@ from rag.filters import (
     MatchExcept,
     Value,
     both,
+    names_of,
     parse_filter,
     tenant,
 )
@@ -297,7 +298,7 @@ def _kinds(values: Iterable[Value]) -> list[tuple[Value, ...]]:
 def _values(payload: Payload, field: str) -> list[Value]:
     """Return the distinct values of a field that can name a group, `a.b` within objects."""
     value: Any = payload
-    for name in field.split("."):
+    for name in names_of(field):
         value = value.get(name) if isinstance(value, dict) else None
     items = value if isinstance(value, list) else [value]
     return list(

@@ -118,6 +118,10 @@ def nested(levels: int) -> dict[str, Any]:
         (condition(range={"after": 1}), 'range has "after"'),
         ({"must": [{"key": "", "match": {"value": 1}}]}, "needs a key"),
         ({"must": [{"key": "a b", "match": {"value": 1}}]}, "needs a key"),
+        ({"must": [{"key": '"a b', "match": {"value": 1}}]}, "needs a key"),
+        ({"must": [{"key": 'a"b"', "match": {"value": 1}}]}, "needs a key"),
+        ({"must": [{"key": '"a\\b"', "match": {"value": 1}}]}, "needs a key"),
+        ({"must": [{"key": '"\ud800"', "match": {"value": 1}}]}, "needs a key"),
         ({"must": [{"key": "a[0]", "match": {"value": 1}}]}, "needs a key"),
         ({"must": [{"key": "a.", "match": {"value": 1}}]}, "needs a key"),
         ({"must": [{"key": ["a"], "match": {"value": 1}}]}, "needs a key"),
@@ -185,6 +189,18 @@ DATES = {"day", "noon", "noon Z", "noon +2", "noon .5", "[days]"}
 PRESENT = VALUES.keys() - {"missing", "null", "[]", "[null]"}
 
 
+NAMED: dict[str, dict[str, Any]] = {  # by a key that only this payload has something at
+    '"my key"': {"my key": "x"},
+    '"a.b"': {"a.b": ["x", "y"]},
+    "a.b": {"a": {"b": "x"}},
+    '"a"."b c"': {"a": {"b c": "x"}},
+    '"a[]"[]': {"a[]": ["x"]},
+    'people[]."full name"': {"people": [{"full name": "x"}]},
+    '""': {"": "x"},
+    '"мій\t/ключ\'😀"': {"мій\t/ключ'😀": "x"},
+}
+
+
 @pytest.fixture(scope="module")
 def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Collection]]:
     """The points of `VALUES` and of `random_payload`, in each engine."""
@@ -196,7 +212,11 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Collectio
         held = []
         for store in stores:
             stack.enter_context(closing(store))
-            for name, payloads in (("values", VALUES), ("random", random_payloads())):
+            for name, payloads in (
+                ("values", VALUES),
+                ("names", NAMED),
+                ("random", random_payloads()),
+            ):
                 collection: Collection = store.open(name, CLIP)
                 collection.upsert(
                     [
@@ -281,6 +301,16 @@ def test_what_passes_is_what_qdrant_says(
             assert passing(collection, wanted) == names
     for key, payload in VALUES.items():
         assert passes(payload, wanted) == (key in names), key
+
+
+@pytest.mark.parametrize("key", NAMED)
+def test_a_name_in_quotes_may_have_any_characters(engines: list[Collection], key: str) -> None:
+    for collection in engines:
+        if collection.name == "names":
+            for kind in ({"match": {"value": "x"}}, {"match": {"except": ["z"]}}):
+                assert passing(collection, parse_filter({"must": [{"key": key, **kind}]})) == {key}
+            empty = parse_filter({"must": [{"is_empty": {"key": key}}]})
+            assert passing(collection, empty) == NAMED.keys() - {key}
 
 
 # Against each other and a plain evaluation ---------------------------------------------------

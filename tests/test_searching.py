@@ -65,7 +65,7 @@ def picture(n: int) -> Picture:
         "category": CATEGORIES[n % 3],
         "tags": [f"t{n % 4}", f"t{n % 5}"],
         "n": n,
-        "camera": {"lens": f"{n % 2 + 1}x"},
+        "camera": {"lens": f"{n % 2 + 1}x", "of.whom": n % 7},
     }
     if n % 10 == 0:
         del metadata["category"]
@@ -273,7 +273,7 @@ def oracle() -> Iterator[QdrantClient]:
     client.close()
 
 
-@pytest.mark.parametrize("field", ["category", "tags", "camera.lens", "n"])
+@pytest.mark.parametrize("field", ["category", "tags", "camera.lens", 'camera."of.whom"', "n"])
 @pytest.mark.parametrize(("groups", "size"), [(2, 1), (3, 4), (50, 3)])
 def test_groups_are_those_of_qdrant(
     index: PictureIndex, oracle: QdrantClient, field: str, groups: int, size: int
