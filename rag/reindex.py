@@ -139,14 +139,14 @@ def _embed(
 
 def _source(image: IndexedImage) -> Picture:
     """Return a held picture with the bytes of its file. Raises `InvalidSearch` without one."""
-    places = paths_of(image)
-    for path in places:
+    for path in paths_of(image):
         try:
             data = read(path)
         except InvalidSearch:
             continue
         metadata = metadata_of(image.payload)
-        picture = Picture(image.id, data, image.path, image.dao_id, metadata, places[1:])
+        duplicates = image.payload.get("duplicates") or ()
+        picture = Picture(image.id, data, image.path, image.dao_id, metadata, duplicates)
         if picture.content_hash == image.payload.get("content_hash"):
             return picture
     raise InvalidSearch("its file is gone or has changed: index it again, or use --drop-missing")

@@ -87,21 +87,25 @@ def held(backend: LocalBackend) -> dict[tuple[str, str], dict[str, Any]]:
 def test_the_new_model_replaces_the_old_one_with_all_payloads(setting: Setting) -> None:
     for n in range(10):
         setting.add(setting.old, f"p{n}", dao_id=f"dao{n % 2}")
+    place = setting.add(setting.old, "unplaced")
+    unplaced = Picture("unplaced", b"unplaced", "", "me", {}, [str(place)])
+    setting.old.index([unplaced], "c")
     before = held(setting.old)
+    assert before["me", "unplaced"]["duplicates"] == [str(place)]
     with pytest.raises(CollectionMismatch, match="old/random"):
         setting.new.search(SearchRequest(text="x", collection="c"))
-    assert len(setting.old.search(SearchRequest(text="x", collection="c", top_k=50)).hits) == 10
+    assert len(setting.old.search(SearchRequest(text="x", collection="c", top_k=50)).hits) == 11
 
     done = setting.run()
 
-    assert (done.published, done.embedded, done.failures) == (True, 10, [])
+    assert (done.published, done.embedded, done.failures) == (True, 11, [])
     assert held(setting.new) == before
     stats = setting.new.stats("c")
-    assert stats.model == "new/random" and stats.generations == {stats.serving: 10}
-    assert len(setting.new.search(SearchRequest(text="x", collection="c", top_k=50)).hits) == 10
+    assert stats.model == "new/random" and stats.generations == {stats.serving: 11}
+    assert len(setting.new.search(SearchRequest(text="x", collection="c", top_k=50)).hits) == 11
     with pytest.raises(CollectionMismatch, match="vision-rag reindex --collection c"):
         setting.old.search(SearchRequest(text="x", collection="c"))
-    assert (setting.run().embedded, len(setting.encoder.embedded)) == (0, 10)  # nothing to do
+    assert (setting.run().embedded, len(setting.encoder.embedded)) == (0, 11)  # nothing to do
 
 
 def test_what_is_staged_already_is_not_embedded_again(setting: Setting) -> None:
