@@ -29,7 +29,6 @@ from rag.schemas import (
 )
 from rag.searching import Embedder, degraded, search
 from rag.settings import RagSettings
-from rag.store import Vector
 from rag.thumbnails import Thumbnails
 
 
@@ -72,8 +71,11 @@ class IndexAnswering:
         )
         if outcome is None:
             vector = await self._embedder.embed_image(picture.data, normalize=True)
-            await asyncio.to_thread(self._add, picture, vector, collection, request)
+            await asyncio.to_thread(
+                self._pictures.add, [picture], [vector], collection, staged=request.staged
+            )
             outcome = "indexed"
+        await asyncio.to_thread(self._thumbnails.keep, picture, collection)
         return IndexResponse(
             id=request.id, dao_id=request.dao_id, collection=collection, outcome=outcome
         )
@@ -167,12 +169,6 @@ class IndexAnswering:
             if not hasattr(error, "code"):
                 raise
             return degraded(error, request)
-
-    def _add(
-        self, picture: Picture, vector: Vector, collection: str, request: IndexRequest
-    ) -> None:
-        self._pictures.add([picture], [vector], collection, staged=request.staged)
-        self._thumbnails.keep(picture, collection)
 
     def _thumbnail(self, image_id: str, dao_id: str, collection: str) -> tuple[bytes, str]:
         record = self._pictures.record(image_id, dao_id, collection)

@@ -42,14 +42,17 @@ class Thumbnails:
         self._max_bytes = max_bytes
 
     def keep(self, picture: Picture, collection: str) -> None:
-        """Make the thumbnail of a picture that was just indexed, unless its file is here."""
+        """Make the thumbnail of an indexed picture, unless it or the picture's file is here."""
         point = point_id(picture.dao_id, picture.image_id)
+        file = self._file(collection, point, picture.content_hash)
+        if file.exists():
+            return
         self.forget(collection, point)
         size = len(picture.data)
         if any(_size(path) == size for path in (picture.image_path, *picture.duplicates)):
             return
         try:
-            self._make(self._file(collection, point, picture.content_hash), picture.data)
+            self._make(file, picture.data)
         except OSError as error:
             logger.warning("no thumbnail is kept: %s", error)  # the picture is indexed all the same
 

@@ -688,6 +688,22 @@ def test_a_thumbnail_comes_from_the_indexed_file_or_from_what_was_sent(
     assert http.get(url).status_code == 404  # of another tenant
 
 
+def test_a_picture_that_loses_its_path_is_shown_from_what_was_sent(
+    http: httpx.Client, tmp_path: Path
+) -> None:
+    file = tmp_path / "moved.png"
+    scene_image(43).save(file)
+    body = {"id": "moved", "dao_id": "moved", "image_base64": encoded(file.read_bytes())}
+    url, who = "/images/moved/thumbnail", {"dao_id": "moved"}
+    http.post("/images", json={**body, "image_path": str(file)})
+    file.unlink()  # before anybody looked at it
+    assert http.get(url, params=who).status_code == 404
+    for outcome in ("updated", "unchanged"):
+        sent = http.post("/images", json={**body, "image_path": "moved.png"})
+        assert sent.json()["outcome"] == outcome
+        assert http.get(url, params=who).status_code == 200
+
+
 def test_a_thumbnail_shows_nothing_but_what_was_indexed(http: httpx.Client, tmp_path: Path) -> None:
     secret, public = tmp_path / "secret.png", tmp_path / "public.png"
     scene_image(41).save(secret)
