@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,16 @@ def transfer(page: Page, path: Path) -> JSHandle:
 def text_of(request: Request) -> Any:
     """Return the text that a request asks for."""
     return json.loads(request.post_data or "{}").get("text")
+
+
+def add(visit: Visit, files: list[Path], *, tenant: str = "", tags: str = "") -> Locator:
+    """Add files through the dialog; return the box that says how that goes."""
+    visit.page.get_by_role("button", name="Add pictures").click()
+    visit.page.set_input_files("#files", files)
+    visit.page.locator("#add [name=dao_id]").fill(tenant)
+    visit.page.locator("#add [name=tags]").fill(tags)
+    visit.page.locator("#start-add").click()
+    return visit.page.locator("#runs article").last
 
 
 def refuse(status: int, error: str, **headers: str) -> Any:
@@ -553,6 +564,43 @@ def test_a_broken_file_among_good_ones_is_named_and_the_others_are_added(
     assert len(listed(server, "page_added")) == 9
 
 
+def test_what_is_there_already_keeps_all_that_is_known_of_it(
+    visit: Visit, server: Server, tmp_path: Path
+) -> None:
+    visit.allowed = {404}  # of a picture that is not there yet
+    held, new, copy = (tmp_path / f"{name}.png" for name in ("held", "new", "copy"))
+    held.write_bytes(file_bytes(scene_image(200)))
+    for file in (new, copy):
+        file.write_bytes(file_bytes(scene_image(201)))
+    index(
+        server,
+        "page_held",
+        200,
+        id=sha256(held.read_bytes()).hexdigest()[:32],
+        dao_id="museum",
+        image_path=str(held),
+        duplicates=["/elsewhere.png"],
+        metadata={"title": "Sunset", "tags": ["old"], "year": 1999},
+    )
+    (before,) = listed(server, "page_held")
+    visit.open("page_held")
+    run = add(visit, [held, new, copy], tenant="museum")
+    expect(run.locator("p")).to_have_text("1 picture added, 2 were there already")
+    images = listed(server, "page_held")
+    assert len(images) == 2 and before in images
+    run = add(visit, [held, new], tenant="museum", tags="mine, old")
+    expect(run.locator("p")).to_have_text("0 pictures added, 2 were there already")
+    images = {image["id"]: image for image in listed(server, "page_held")}
+    assert len(images) == 2
+    after = images.pop(before["id"])
+    assert after["payload"].pop("indexed_at") > before["payload"].pop("indexed_at")
+    assert after == {**before, "payload": {**before["payload"], "tags": ["old", "mine"]}}
+    (other,) = images.values()
+    assert other["payload"]["tags"] == ["mine", "old"]
+    run = add(visit, [held], tenant="archive")
+    expect(run.locator("p")).to_have_text("1 picture added")
+
+
 def test_a_picture_dropped_to_be_added_is_added(
     visit: Visit, server: Server, samples: list[Sample]
 ) -> None:
@@ -576,7 +624,7 @@ def test_a_run_ends_when_the_service_goes_away(
         tried.append(route)
         route.abort()
 
-    visit.page.route("**/images", refuse_connection)
+    visit.page.route("**/search", refuse_connection)  # whether the first ones are there already
     visit.page.set_input_files("#files", [sample.path for sample in samples[:12]])
     visit.page.get_by_role("button", name="Add 12 pictures").click()
     run = visit.page.locator("#runs article")

@@ -9,6 +9,8 @@ const TYPING_MS = 250; // of rest before a search is made
 const TRIES = 4; // of a request that is answered 429
 const LONGEST_WAIT = 10; // seconds between two of them, whatever the service says
 const ONE_PICTURES = new Set([400, 413, 415, 422, 429]); // statuses that say nothing of the next
+// what the index itself sets of a payload, and takes from nobody
+const OURS = "dao_id image_id image_path duplicates content_hash indexed_at".split(" ");
 
 // ---- language ------------------------------------------------------------------------------
 
@@ -108,17 +110,24 @@ function rest(ms, signal) {
   });
 }
 
-/** Return a file as a data: URI. Raises `Failure` where it is too large or unreadable. */
-async function dataOf(file) {
+/** Return the bytes of a file. Raises `Failure` where it is too large or unreadable. */
+async function read(file) {
   const most = info.max_image_bytes;
   if (file.size > most) {
     throw new Failure(t("tooLarge", { size: Math.ceil(file.size / 1e6), most: most / 1e6 }), 413);
   }
+  return file.arrayBuffer().catch(() => {
+    throw new Failure(t("unreadable"), 400);
+  });
+}
+
+/** Return bytes as a data: URI. */
+function dataOf(bytes) {
   return new Promise((resolve, reject) => {
     const reader = new FileReader();
     reader.onload = () => resolve(reader.result);
     reader.onerror = () => reject(new Failure(t("unreadable"), 400));
-    reader.readAsDataURL(file);
+    reader.readAsDataURL(new Blob([bytes]));
   });
 }
 
@@ -281,7 +290,7 @@ async function find(from, signal) {
   }
   const share = Number(value("share")) / 100;
   const image = example
-    ? { image_base64: await dataOf(example) }
+    ? { image_base64: await dataOf(await read(example)) }
     : value("like") && { id: value("like") };
   const body = {
     // a search needs an example: where there are only conditions, any will do
@@ -579,7 +588,8 @@ function drawChosen() {
 function add(files, daoId, tags) {
   const stopping = new AbortController();
   const { signal } = stopping;
-  const counts = { indexed: 0, unchanged: 0 };
+  const counts = { added: 0, unchanged: 0 };
+  const begun = new Map(); // by the pictures' ids: two files may have the same picture
   const failed = make("ul");
   const title = make("p");
   const bar = make("progress", { max: files.length, value: 0 });
@@ -592,7 +602,7 @@ function add(files, daoId, tags) {
 
   const draw = () => {
     const n = files.length;
-    const results = [t("added", { n: counts.indexed })];
+    const results = [t("added", { n: counts.added })];
     if (counts.unchanged) results.push(t("unchanged", { n: counts.unchanged }));
     if (failed.children.length) results.push(t("failed", { n: failed.children.length }));
     if (bar.value < n) results.push(t("stopped", { n: n - bar.value }));
@@ -604,8 +614,12 @@ function add(files, daoId, tags) {
   };
   const addOne = async (file) => {
     try {
-      const { outcome } = await index(file, daoId, tags, signal);
-      counts[outcome === "unchanged" ? "unchanged" : "indexed"] += 1;
+      const bytes = await read(file);
+      const id = await idOf(bytes);
+      const twice = begun.has(id);
+      if (!twice) begun.set(id, index(id, bytes, file.name, daoId, tags, signal));
+      const added = (await begun.get(id)) && !twice;
+      counts[added ? "added" : "unchanged"] += 1;
     } catch (error) {
       if (signal.aborted) return;
       if (!(error instanceof Failure)) throw error;
@@ -637,27 +651,57 @@ function add(files, daoId, tags) {
   });
 }
 
-async function index(file, daoId, tags, signal) {
-  const data = await dataOf(file);
+/** Index a picture, and say whether it is new; one that is held only gets the tags it lacks. */
+async function index(id, bytes, name, daoId, tags, signal) {
+  if (await isHeld(id, daoId, signal)) {
+    if (tags.length) await tag(id, daoId, tags, signal);
+    return false;
+  }
   // the title that `vision-rag index` gives a file
-  const metadata = { title: file.name.replace(/\.[^.]+$/, "").replaceAll("_", " ") };
+  const metadata = { title: name.replace(/\.[^.]+$/, "").replaceAll("_", " ") };
   if (tags.length) metadata.tags = tags;
   const body = {
-    id: await idOf(file),
-    image_base64: data,
-    dao_id: daoId || "default",
-    image_path: file.name,
+    id,
+    image_base64: await dataOf(bytes),
+    dao_id: daoId,
+    image_path: name,
     metadata,
     collection,
   };
-  return ask("images", { method: "POST", body, signal });
+  const { outcome } = await ask("images", { method: "POST", body, signal });
+  return outcome === "indexed";
+}
+
+/** Say whether a tenant has a picture; a search by its vector embeds nothing. */
+async function isHeld(id, daoId, signal) {
+  const body = { image: { id }, dao_id: daoId, top_k: 1, collection };
+  try {
+    await ask("search", { method: "POST", body, signal });
+  } catch (error) {
+    if (error.status === 404) return false; // nor perhaps is there the collection
+    throw error;
+  }
+  return true;
+}
+
+/** Give a picture that is held those tags that it lacks, and leave what else is known of it. */
+async function tag(id, daoId, tags, signal) {
+  const filter = { must: [{ key: "image_id", match: { value: id } }] };
+  const body = { text: "a picture", dao_id: daoId, filter, top_k: 1, collection };
+  const { hits } = await ask("search", { method: "POST", body, signal });
+  if (hits.length === 0) return; // it was forgotten meanwhile
+  const { payload } = hits[0];
+  const lacking = tags.filter((one) => !tagsOf(payload).includes(one));
+  if (lacking.length === 0) return;
+  const given = Object.entries(payload).filter(([name]) => !OURS.includes(name));
+  const metadata = { ...Object.fromEntries(given), tags: [payload.tags ?? [], lacking].flat() };
+  await ask(addressOf(id, daoId), { method: "PATCH", body: { metadata }, signal });
 }
 
 /** Return an id that the same file always has, 32 hexadecimal digits. */
-async function idOf(file) {
+async function idOf(bytes) {
   if (!crypto.subtle) return newId(); // plain http, and not from this very machine
-  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", await file.arrayBuffer()));
-  return hex(digest.slice(0, 16));
+  return hex(new Uint8Array(await crypto.subtle.digest("SHA-256", bytes)).slice(0, 16));
 }
 
 const hex = (bytes) => [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
@@ -768,7 +812,7 @@ function listen() {
   };
   $("#add form").onsubmit = () => {
     const tags = fields.tags.value.split(",").map((tag) => tag.trim());
-    add(chosen, fields.dao_id.value.trim(), tags.filter(Boolean));
+    add(chosen, fields.dao_id.value.trim() || "default", tags.filter(Boolean));
   };
   for (const button of document.querySelectorAll("[data-language]")) {
     button.onclick = () => {
