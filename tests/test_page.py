@@ -556,10 +556,7 @@ def test_a_broken_file_among_good_ones_is_named_and_the_others_are_added(
     run.get_by_role("button", name="Close").click()
     expect(run).to_have_count(0)
     # the same again: nothing is embedded twice, nor listed twice
-    visit.page.get_by_role("button", name="Add pictures").click()
-    visit.page.set_input_files("#files", files[:3])
-    dialog.get_by_label("Tags").fill("mine, new")
-    dialog.get_by_role("button", name="Add 3 pictures").click()
+    run = add(visit, files[:3], tenant="museum", tags="mine, new")
     expect(run.locator("p")).to_have_text("0 pictures added, 3 were there already")
     assert len(listed(server, "page_added")) == 9
 
@@ -599,6 +596,23 @@ def test_what_is_there_already_keeps_all_that_is_known_of_it(
     assert other["payload"]["tags"] == ["mine", "old"]
     run = add(visit, [held], tenant="archive")
     expect(run.locator("p")).to_have_text("1 picture added")
+
+
+def test_the_dialog_opens_with_the_tenant_of_the_filter_and_no_tags(
+    visit: Visit, samples: list[Sample]
+) -> None:
+    tenant, tags = (visit.page.locator(f"#add [name={name}]") for name in ("dao_id", "tags"))
+    visit.open(query="&dao_id=museum")
+    visit.page.get_by_role("button", name="Add pictures").click()
+    expect(tenant).to_have_value("museum")
+    tags.fill("old")
+    visit.page.keyboard.press("Escape")
+    for now in ("archive", ""):
+        visit.page.locator("#search [name=dao_id]").fill(now)
+        visit.page.get_by_role("button", name="Add pictures").click()
+        expect(tenant).to_have_value(now)
+        expect(tags).to_have_value("")
+        visit.page.keyboard.press("Escape")
 
 
 def test_a_picture_dropped_to_be_added_is_added(

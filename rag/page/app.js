@@ -563,7 +563,8 @@ function choose(files) {
   if (!adding.open) {
     if (details.open) details.close();
     chosen = [];
-    fields.dao_id.value ||= value("dao_id");
+    fields.dao_id.value = value("dao_id");
+    fields.tags.value = "";
     adding.showModal();
   }
   chosen = [...chosen, ...files];
