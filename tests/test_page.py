@@ -648,6 +648,33 @@ def test_a_run_ends_when_the_service_goes_away(
     assert len(tried) <= 8
 
 
+def test_a_file_that_cannot_be_read_is_named_and_holds_nothing_up(
+    visit: Visit, server: Server, tmp_path: Path
+) -> None:
+    visit.allowed = {404}
+    visit.page.add_init_script(
+        """const { arrayBuffer } = Blob.prototype;
+        Blob.prototype.arrayBuffer = async function () {
+          if (this.name === "changed.png") throw new DOMException("gone", "NotReadableError");
+          return arrayBuffer.call(this);
+        };
+        const digest = crypto.subtle.digest.bind(crypto.subtle);
+        crypto.subtle.digest = async (name, bytes) => {
+          if (bytes.byteLength === 3) throw new Error("it is odd");
+          return digest(name, bytes);
+        };"""
+    )
+    changed, odd, good = files = [tmp_path / f"{name}.png" for name in ("changed", "odd", "good")]
+    changed.write_bytes(b"it was another")
+    odd.write_bytes(b"odd")
+    good.write_bytes(file_bytes(scene_image(210)))
+    visit.open("page_unreadable")
+    run = add(visit, files)
+    expect(run.locator("p")).to_have_text("1 picture added, 2 could not be added")
+    expect(run.locator("li")).to_contain_text(["changed.png The file cannot be read.", "it is odd"])
+    expect(add(visit, [good]).locator("p")).to_have_text("0 pictures added, 1 was there already")
+
+
 def test_a_file_that_is_too_large_is_not_sent(
     visit: Visit, server: Server, samples: list[Sample]
 ) -> None:

@@ -623,10 +623,10 @@ function add(files, daoId, tags) {
       counts[added ? "added" : "unchanged"] += 1;
     } catch (error) {
       if (signal.aborted) return;
-      if (!(error instanceof Failure)) throw error;
       const name = make("b", { textContent: file.name });
       failed.append(make("li", {}, name, ` ${error.message}`));
-      if (!ONE_PICTURES.has(error.status)) stopping.abort(); // the next ones would fail alike
+      const alike = error instanceof Failure && !ONE_PICTURES.has(error.status);
+      if (alike) stopping.abort(); // the next ones would fail as well
     }
     bar.value += 1;
     draw();
@@ -642,11 +642,14 @@ function add(files, daoId, tags) {
   redrawn.add(draw);
   draw();
   $("#runs").append(box);
-  turn = turn.then(async () => {
+  turn = turn.finally(async () => {
     const queue = [...files];
-    await Promise.all(Array.from({ length: UPLOADS }, () => work(queue)));
-    ended = true;
-    draw();
+    try {
+      await Promise.all(Array.from({ length: UPLOADS }, () => work(queue)));
+    } finally {
+      ended = true;
+      draw();
+    }
     count();
     if (isBrowsing()) run();
   });
