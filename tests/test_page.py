@@ -195,6 +195,27 @@ def transfer(page: Page, path: Path) -> JSHandle:
     )
 
 
+HOLD = """const plain = window.fetch;
+window.held = 0;  // pictures that wait to be sent until release() is called
+const released = new Promise((resolve) => (window.release = resolve));
+window.fetch = async (path, options) => {
+  if (path === "images") {
+    window.held += 1;
+    await released;
+    window.held -= 1;
+  }
+  return plain(path, options);
+};"""
+
+
+def pictures(folder: Path, first: int, count: int) -> list[Path]:
+    """Write files of pictures of their own numbers."""
+    files = [folder / f"picture {number}.png" for number in range(first, first + count)]
+    for number, file in enumerate(files, first):
+        file.write_bytes(file_bytes(scene_image(number)))
+    return files
+
+
 def text_of(request: Request) -> Any:
     """Return the text that a request asks for."""
     return json.loads(request.post_data or "{}").get("text")
@@ -673,6 +694,39 @@ def test_a_file_that_cannot_be_read_is_named_and_holds_nothing_up(
     expect(run.locator("p")).to_have_text("1 picture added, 2 could not be added")
     expect(run.locator("li")).to_contain_text(["changed.png The file cannot be read.", "it is odd"])
     expect(add(visit, [good]).locator("p")).to_have_text("0 pictures added, 1 was there already")
+
+
+def test_stop_lets_finish_what_is_under_way_and_ends_what_waits_at_once(
+    visit: Visit, server: Server, tmp_path: Path
+) -> None:
+    visit.allowed = {404}
+    visit.page.add_init_script(HOLD)
+    visit.open("page_stopped")
+    files = pictures(tmp_path, 220, 8)
+    first, second = (visit.page.locator("#runs article").nth(number) for number in range(2))
+    add(visit, files[:6])
+    visit.page.wait_for_function("held === 4")
+    add(visit, files[6:])
+    expect(second.locator("p")).to_have_text("Adding 2 pictures")
+    second.get_by_role("button", name="Stop").click()
+    expect(second.locator("p")).to_have_text("0 pictures added, 2 were left out")
+    first.get_by_role("button", name="Stop").click()
+    visit.page.evaluate("release()")
+    expect(first.locator("p")).to_have_text("4 pictures added, 2 were left out")
+    assert len(listed(server, "page_stopped")) == 4
+    expect(add(visit, files[6:]).locator("p")).to_have_text("2 pictures added")
+
+
+def test_stop_ends_the_waiting_for_a_busy_service(
+    visit: Visit, server: Server, tmp_path: Path
+) -> None:
+    visit.allowed = {429}
+    visit.open()
+    visit.page.route("**/search", refuse(429, "busy", **{"Retry-After": "10"}))
+    with visit.page.expect_response("**/search"):
+        run = add(visit, pictures(tmp_path, 230, 1))
+    run.get_by_role("button", name="Stop").click()
+    expect(run.locator("p")).to_have_text("0 pictures added, 1 was left out")
 
 
 def test_a_file_that_is_too_large_is_not_sent(

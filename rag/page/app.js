@@ -55,8 +55,12 @@ class Failure extends Error {
   }
 }
 
-/** Ask the service, and again while it is busy. Raises `Failure`, or AbortError. */
-async function ask(path, { method = "GET", body, signal, onBusy = () => {} } = {}) {
+/**
+ * Ask the service, and again while it is busy. Raises `Failure`, or AbortError: `signal` ends the
+ * request, `patience` only the waiting for the next one.
+ */
+async function ask(path, options = {}) {
+  const { method = "GET", body, signal, patience = signal, onBusy = () => {} } = options;
   for (let tries = 1; ; tries++) {
     let answer;
     try {
@@ -77,7 +81,7 @@ async function ask(path, { method = "GET", body, signal, onBusy = () => {} } = {
     if (answer.status === 429 && tries < TRIES) {
       const seconds = Number(answer.headers.get("Retry-After")) || 1;
       onBusy(Math.min(seconds, LONGEST_WAIT));
-      await rest(Math.min(seconds, LONGEST_WAIT) * 1000, signal);
+      await rest(Math.min(seconds, LONGEST_WAIT) * 1000, patience);
       continue;
     }
     const data = await answer.json().catch(() => null);
@@ -102,6 +106,7 @@ async function send(path, { headers, ...options } = {}) {
 
 function rest(ms, signal) {
   return new Promise((resolve, reject) => {
+    signal?.throwIfAborted();
     const waiting = setTimeout(resolve, ms);
     signal?.addEventListener("abort", () => {
       clearTimeout(waiting);
@@ -599,6 +604,7 @@ function add(files, daoId, tags) {
   button.append($("#details .close").firstElementChild.cloneNode(true));
   const box = make("article", {}, title, button, bar, far, failed);
   title.role = "status";
+  let started = false;
   let ended = false;
 
   const draw = () => {
@@ -622,7 +628,7 @@ function add(files, daoId, tags) {
       const added = (await begun.get(id)) && !twice;
       counts[added ? "added" : "unchanged"] += 1;
     } catch (error) {
-      if (signal.aborted) return;
+      if (error.name === "AbortError") return; // stopped while the service was busy
       const name = make("b", { textContent: file.name });
       failed.append(make("li", {}, name, ` ${error.message}`));
       const alike = error instanceof Failure && !ONE_PICTURES.has(error.status);
@@ -634,8 +640,16 @@ function add(files, daoId, tags) {
   const work = async (queue) => {
     while (queue.length && !signal.aborted) await addOne(queue.shift());
   };
+  const end = () => {
+    ended = true;
+    draw();
+  };
   button.onclick = () => {
-    if (!ended) return stopping.abort();
+    if (!ended) {
+      stopping.abort(); // what is under way is let finish
+      if (!started) end();
+      return;
+    }
     redrawn.delete(draw);
     box.remove();
   };
@@ -643,12 +657,13 @@ function add(files, daoId, tags) {
   draw();
   $("#runs").append(box);
   turn = turn.finally(async () => {
+    if (ended) return; // stopped before its turn
+    started = true;
     const queue = [...files];
     try {
       await Promise.all(Array.from({ length: UPLOADS }, () => work(queue)));
     } finally {
-      ended = true;
-      draw();
+      end();
     }
     count();
     if (isBrowsing()) run();
@@ -656,9 +671,9 @@ function add(files, daoId, tags) {
 }
 
 /** Index a picture, and say whether it is new; one that is held only gets the tags it lacks. */
-async function index(id, bytes, name, daoId, tags, signal) {
-  if (await isHeld(id, daoId, signal)) {
-    if (tags.length) await tag(id, daoId, tags, signal);
+async function index(id, bytes, name, daoId, tags, patience) {
+  if (await isHeld(id, daoId, patience)) {
+    if (tags.length) await tag(id, daoId, tags, patience);
     return false;
   }
   // the title that `vision-rag index` gives a file
@@ -672,15 +687,15 @@ async function index(id, bytes, name, daoId, tags, signal) {
     metadata,
     collection,
   };
-  const { outcome } = await ask("images", { method: "POST", body, signal });
+  const { outcome } = await ask("images", { method: "POST", body, patience });
   return outcome === "indexed";
 }
 
 /** Say whether a tenant has a picture; a search by its vector embeds nothing. */
-async function isHeld(id, daoId, signal) {
+async function isHeld(id, daoId, patience) {
   const body = { image: { id }, dao_id: daoId, top_k: 1, collection };
   try {
-    await ask("search", { method: "POST", body, signal });
+    await ask("search", { method: "POST", body, patience });
   } catch (error) {
     if (error.status === 404) return false; // nor perhaps is there the collection
     throw error;
@@ -689,17 +704,17 @@ async function isHeld(id, daoId, signal) {
 }
 
 /** Give a picture that is held those tags that it lacks, and leave what else is known of it. */
-async function tag(id, daoId, tags, signal) {
+async function tag(id, daoId, tags, patience) {
   const filter = { must: [{ key: "image_id", match: { value: id } }] };
   const body = { text: "a picture", dao_id: daoId, filter, top_k: 1, collection };
-  const { hits } = await ask("search", { method: "POST", body, signal });
+  const { hits } = await ask("search", { method: "POST", body, patience });
   if (hits.length === 0) return; // it was forgotten meanwhile
   const { payload } = hits[0];
   const lacking = tags.filter((one) => !tagsOf(payload).includes(one));
   if (lacking.length === 0) return;
   const given = Object.entries(payload).filter(([name]) => !OURS.includes(name));
   const metadata = { ...Object.fromEntries(given), tags: [payload.tags ?? [], lacking].flat() };
-  await ask(addressOf(id, daoId), { method: "PATCH", body: { metadata }, signal });
+  await ask(addressOf(id, daoId), { method: "PATCH", body: { metadata }, patience });
 }
 
 /** Return an id that the same file always has, 32 hexadecimal digits. */
