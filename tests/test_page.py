@@ -196,13 +196,12 @@ def transfer(page: Page, path: Path) -> JSHandle:
 
 
 HOLD = """const plain = window.fetch;
-window.held = 0;  // pictures that wait to be sent until release() is called
+let held = 0;  // pictures that wait to be sent until release() is called
 const released = new Promise((resolve) => (window.release = resolve));
 window.fetch = async (path, options) => {
   if (path === "images") {
-    window.held += 1;
+    document.documentElement.dataset.held = ++held;
     await released;
-    window.held -= 1;
   }
   return plain(path, options);
 };"""
@@ -257,8 +256,7 @@ def test_typing_alone_shows_the_right_picture_first(visit: Visit, samples: list[
     visit.expect_first(samples[7].title)
     expect(visit.page.locator("#status")).to_have_text("24 pictures, best first")
     expect(visit.cards.first.locator(".score")).to_have_text(re.compile(r"^0\.\d{3}$"))
-    loaded = "image => image.complete && image.naturalWidth > 0"
-    visit.page.wait_for_function(f"({loaded})(document.querySelector('#grid img'))")
+    expect(visit.cards.first.locator("img")).to_have_js_property("naturalWidth", 160)
 
 
 def test_descriptions_find_their_pictures(visit: Visit, samples: list[Sample]) -> None:
@@ -705,7 +703,7 @@ def test_stop_lets_finish_what_is_under_way_and_ends_what_waits_at_once(
     files = pictures(tmp_path, 220, 8)
     first, second = (visit.page.locator("#runs article").nth(number) for number in range(2))
     add(visit, files[:6])
-    visit.page.wait_for_function("held === 4")
+    expect(visit.page.locator("html")).to_have_attribute("data-held", "4")
     add(visit, files[6:])
     expect(second.locator("p")).to_have_text("Adding 2 pictures")
     second.get_by_role("button", name="Stop").click()
@@ -717,16 +715,30 @@ def test_stop_lets_finish_what_is_under_way_and_ends_what_waits_at_once(
     expect(add(visit, files[6:]).locator("p")).to_have_text("2 pictures added")
 
 
-def test_stop_ends_the_waiting_for_a_busy_service(
-    visit: Visit, server: Server, tmp_path: Path
-) -> None:
-    visit.allowed = {429}
-    visit.open()
+def test_stop_ends_the_waiting_for_a_busy_service(visit: Visit, tmp_path: Path) -> None:
+    visit.allowed = {404, 429}
+    visit.open("page_busy")
     visit.page.route("**/search", refuse(429, "busy", **{"Retry-After": "10"}))
     with visit.page.expect_response("**/search"):
         run = add(visit, pictures(tmp_path, 230, 1))
     run.get_by_role("button", name="Stop").click()
     expect(run.locator("p")).to_have_text("0 pictures added, 1 was left out")
+
+
+def test_leaving_during_an_upload_is_asked_about(visit: Visit, tmp_path: Path) -> None:
+    visit.allowed = {404}
+    visit.page.add_init_script(HOLD)
+    visit.open("page_leaving")
+    run = add(visit, pictures(tmp_path, 240, 1))
+    expect(visit.page.locator("html")).to_have_attribute("data-held", "1")
+    with visit.page.expect_event("dialog") as asked:
+        visit.page.close(run_before_unload=True)
+    assert asked.value.type == "beforeunload"
+    asked.value.dismiss()
+    visit.page.evaluate("release()")
+    expect(run.locator("p")).to_have_text("1 picture added")
+    with visit.page.expect_event("close"):
+        visit.page.close(run_before_unload=True)
 
 
 def test_a_file_that_is_too_large_is_not_sent(

@@ -562,6 +562,7 @@ const adding = $("#add");
 const fields = $("#add form").elements;
 
 let chosen = [];
+const unended = new Set(); // boxes of runs
 let turn = Promise.resolve(); // of the next run: one at a time, so that `UPLOADS` holds for all
 
 function choose(files) {
@@ -642,6 +643,7 @@ function add(files, daoId, tags) {
   };
   const end = () => {
     ended = true;
+    unended.delete(box);
     draw();
   };
   button.onclick = () => {
@@ -656,6 +658,7 @@ function add(files, daoId, tags) {
   redrawn.add(draw);
   draw();
   $("#runs").append(box);
+  unended.add(box);
   turn = turn.finally(async () => {
     if (ended) return; // stopped before its turn
     started = true;
@@ -669,6 +672,10 @@ function add(files, daoId, tags) {
     if (isBrowsing()) run();
   });
 }
+
+window.addEventListener("beforeunload", (event) => {
+  if (unended.size) event.preventDefault(); // the browser asks whether to lose the rest
+});
 
 /** Index a picture, and say whether it is new; one that is held only gets the tags it lacks. */
 async function index(id, bytes, name, daoId, tags, patience) {
