@@ -481,6 +481,34 @@ def test_a_picture_is_forgotten_after_asking(visit: Visit, server: Server) -> No
     )
 
 
+def test_forgetting_the_last_picture_says_how_to_add_one(visit: Visit, server: Server) -> None:
+    for number, query in enumerate(("", "&q=a+circle")):
+        index(server, "page_last", number, metadata={"title": f"no. {number}"})
+        visit.open("page_last", query)
+        visit.cards.first.click()
+        visit.page.get_by_role("button", name="Forget", exact=True).click()
+        visit.page.get_by_role("button", name="Forget it").click()
+        expect(visit.page.locator("#empty")).to_be_visible()
+        expect(visit.page.locator("#status")).to_have_text(f"Forgotten: no. {number}")
+        expect(visit.page.locator("[name=q]")).to_be_focused()
+
+
+def test_forgetting_all_that_is_shown_shows_the_next_ones(visit: Visit, server: Server) -> None:
+    for number in range(2):
+        index(server, "page_next", number, metadata={"title": f"no. {number}"})
+    visit.page.route(
+        "**/images?limit=24", lambda route: route.continue_(url=route.request.url[:-2] + "1")
+    )
+    visit.open("page_next")
+    visit.cards.first.click()
+    (gone,) = visit.titles
+    visit.page.get_by_role("button", name="Forget", exact=True).click()
+    visit.page.get_by_role("button", name="Forget it").click()
+    expect(visit.page.locator("#status")).to_have_text(f"Forgotten: {gone}")
+    expect(visit.cards).to_have_count(1)
+    assert visit.titles != [gone]
+
+
 def test_a_failure_to_forget_is_said_in_the_dialog(visit: Visit, samples: list[Sample]) -> None:
     visit.allowed = {503}
     visit.open()
@@ -692,6 +720,34 @@ def test_a_file_that_cannot_be_read_is_named_and_holds_nothing_up(
     expect(run.locator("p")).to_have_text("1 picture added, 2 could not be added")
     expect(run.locator("li")).to_contain_text(["changed.png The file cannot be read.", "it is odd"])
     expect(add(visit, [good]).locator("p")).to_have_text("0 pictures added, 1 was there already")
+
+
+def test_pictures_are_added_where_a_search_found_an_empty_collection(
+    visit: Visit, tmp_path: Path
+) -> None:
+    visit.allowed = {404}
+    visit.open("page_filled", "&q=a+circle")
+    expect(visit.page.locator("#empty")).to_be_visible()
+    add(visit, pictures(tmp_path, 250, 1))
+    expect(visit.cards).to_have_count(1)
+    expect(visit.page.locator("#empty")).to_be_hidden()
+
+
+def test_the_end_of_an_upload_leaves_the_reader_where_they_are(
+    visit: Visit, server: Server, tmp_path: Path
+) -> None:
+    visit.allowed = {404}
+    for number in range(2):
+        index(server, "page_reading", number)
+    visit.page.add_init_script(HOLD)
+    visit.open("page_reading")
+    add(visit, pictures(tmp_path, 260, 1))
+    visit.cards.nth(1).click()
+    visit.page.evaluate("release()")
+    expect(visit.page.locator("#collection")).to_have_text("3 pictures in page_reading")
+    visit.page.keyboard.press("Escape")
+    expect(visit.cards.nth(1)).to_be_focused()
+    expect(visit.cards).to_have_count(2)
 
 
 def test_stop_lets_finish_what_is_under_way_and_ends_what_waits_at_once(

@@ -339,6 +339,8 @@ function drawQuery() {
 
 const titles = new Map(); // of pictures seen, by their addresses
 
+const main = $("main");
+
 let found = { pictures: [], next: null };
 let status = () => "";
 let controller = new AbortController(); // of the search whose answer is wanted
@@ -353,7 +355,6 @@ async function run({ more = false } = {}) {
   controller.abort();
   controller = new AbortController();
   const { signal } = controller;
-  const main = $("main");
   main.ariaBusy = "true";
   $("#more").hidden = true;
   try {
@@ -543,7 +544,9 @@ async function forget() {
     return;
   }
   details.close();
-  const at = found.pictures.indexOf(picture);
+  const at = found.pictures.findIndex(
+    ({ id, dao_id }) => id === picture.id && dao_id === picture.dao_id,
+  );
   if (at >= 0) {
     found.pictures.splice(at, 1);
     if (typeof found.next === "number") found.next -= 1; // so many are left out of the next page
@@ -551,9 +554,10 @@ async function forget() {
     const { children } = $("#grid");
     (children[Math.min(at, children.length - 1)]?.firstChild ?? form.elements.q).focus();
   }
+  await count();
+  if (found.pictures.length === 0) await run(); // the next ones, or that there are none
   status = () => t("forgotten", { title: titleOf(picture) });
   drawStatus();
-  count();
 }
 
 // ---- adding pictures -----------------------------------------------------------------------
@@ -668,9 +672,19 @@ function add(files, daoId, tags) {
     } finally {
       end();
     }
-    count();
-    if (isBrowsing()) run();
+    showAdded();
   });
+}
+
+/** Show what was added, unless that would take away what the reader is at. */
+async function showAdded() {
+  await count();
+  const reading =
+    main.ariaBusy === "true" ||
+    document.querySelector("dialog[open]") ||
+    $("#grid").contains(document.activeElement) ||
+    found.pictures.length > PAGE;
+  if (!$("#empty").hidden || (isBrowsing() && !reading)) run();
 }
 
 window.addEventListener("beforeunload", (event) => {
@@ -855,7 +869,7 @@ async function start() {
     info = await ask("info");
   } catch (error) {
     showFailure(error);
-    $("main").ariaBusy = "false";
+    main.ariaBusy = "false";
     $("#alert button").onclick = () => location.reload();
     return;
   }
@@ -865,7 +879,7 @@ async function start() {
   const off = !info.qdrant_enabled;
   $("#off").hidden = !off;
   form.hidden = $("#open-add").hidden = off;
-  $("main").ariaBusy = String(!off);
+  main.ariaBusy = String(!off);
   if (off) return;
   listen();
   count();
