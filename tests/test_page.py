@@ -324,6 +324,9 @@ def test_more_like_a_picture_of_another_tenant(visit: Visit, server: Server) -> 
     expect(visit.page.locator("#chip-title")).to_have_text(title)
     expect(visit.page.locator("[name=q]")).to_be_focused()
     assert "like_dao_id=museum" in visit.page.url
+    visit.page.go_back()
+    expect(visit.cards).to_have_count(4)
+    expect(visit.page.locator("#chip")).to_be_hidden()
 
 
 def test_a_search_is_shown_page_by_page(visit: Visit, samples: list[Sample]) -> None:
@@ -374,6 +377,49 @@ def test_an_answer_is_shown_as_what_was_asked_for(visit: Visit, samples: list[Sa
     expect(visit.cards).to_have_count(24)
     expect(visit.page.locator("#status")).to_have_text("From this collection")
     expect(visit.page.locator("#grid .score")).to_have_count(0)
+
+
+def test_what_is_typed_before_the_service_answers_is_searched_for(
+    visit: Visit, samples: list[Sample]
+) -> None:
+    held: list[Route] = []
+    visit.page.route("**/info", lambda route: held.append(route))
+    with visit.page.expect_request("**/info"):
+        visit.page.goto(f"{visit.url}/ui?collection={COLLECTION}&tag=nobody-has-it")
+    visit.page.locator("#search [name=tag]").fill("")
+    visit.page.locator("[name=q]").press_sequentially(samples[7].english)
+    held[0].continue_()
+    visit.expect_first(samples[7].title)
+    expect(visit.page.locator("[name=q]")).to_have_value(samples[7].english)
+
+
+def test_what_is_typed_before_the_script_is_there_is_searched_for(
+    visit: Visit, samples: list[Sample]
+) -> None:
+    held: list[Route] = []
+    visit.page.route("**/texts.js", lambda route: held.append(route))
+    with visit.page.expect_request("**/texts.js"):
+        query = f"collection={COLLECTION}&q=a+heart&dao_id=default"
+        visit.page.goto(f"{visit.url}/ui?{query}", wait_until="commit")
+    visit.page.fill("[name=q]", samples[7].english)
+    held[0].continue_()
+    visit.expect_first(samples[7].title)
+    expect(visit.page.locator("#search [name=dao_id]")).to_have_value("default")
+
+
+def test_a_picture_dropped_before_the_service_answers_is_found(
+    visit: Visit, samples: list[Sample]
+) -> None:
+    held: list[Route] = []
+    visit.page.route("**/info", lambda route: held.append(route))
+    with visit.page.expect_request("**/info"):
+        visit.page.goto(f"{visit.url}/ui?collection={COLLECTION}")
+    data = transfer(visit.page, samples[3].path)
+    visit.page.dispatch_event("body", "dragover", {"dataTransfer": data})
+    visit.page.dispatch_event("[data-drop=search]", "drop", {"dataTransfer": data})
+    held[0].continue_()
+    visit.expect_first(samples[3].title)
+    expect(visit.page.locator("#chip-title")).to_have_text(samples[3].path.name)
 
 
 def test_filters_restrict_to_a_tenant_and_to_a_tag(visit: Visit, server: Server) -> None:

@@ -204,7 +204,10 @@ function askForKey(refused) {
 // ---- what is searched for ------------------------------------------------------------------
 
 const form = $("#search");
+const BLANK = new Map([...form.elements].map(({ name, defaultValue }) => [name, defaultValue]));
 const examples = new Map(); // files searched by, by the key that the history has of them
+
+const { promise: ready, resolve: begin } = Promise.withResolvers(); // when these are known
 
 let info = {};
 let collection = "";
@@ -228,6 +231,7 @@ function address() {
   return location.pathname + (text && `?${text}`);
 }
 
+const isOff = () => info.qdrant_enabled === false;
 const isMixed = () => Boolean(value("q") && (example || value("like")));
 
 /** Make the search that the form says, and give it a place in the history. */
@@ -250,18 +254,23 @@ function goSoon() {
   timer = setTimeout(go, TYPING_MS, { typing: true });
 }
 
-/** Fill the form with what the page's address says, and search. */
+/** Search for what the page's address says. */
 function comeBack() {
   clearTimeout(timer);
   details.close();
+  fill(form.elements);
+  return run();
+}
+
+/** Fill fields of the form with what the page's address says. */
+function fill(fields) {
   const query = new URLSearchParams(location.search);
-  for (const one of form.elements) {
-    if (one.name) one.value = query.get(one.name) ?? one.defaultValue;
+  for (const { name } of fields) {
+    if (name) form.elements[name].value = query.get(name) ?? BLANK.get(name);
   }
   example = examples.get(history.state?.example) ?? null;
   if (value("not") || value("dao_id") || value("tag")) $("#filters").open = true;
   drawQuery();
-  return run();
 }
 
 function searchBy(file) {
@@ -322,7 +331,7 @@ function drawQuery() {
   $("#chip").hidden = !example && !like;
   $("#mix").hidden = !isMixed();
   document.title = [value("q"), t("title")].filter(Boolean).join(" · ");
-  if ($("#chip").hidden || chip === (example ?? like)) return;
+  if ($("#chip").hidden || !collection || chip === (example ?? like)) return;
   chip = example ?? like;
   const daoId = value("like_dao_id") || "default";
   const image = $("#chip-picture");
@@ -358,6 +367,7 @@ async function run({ more = false } = {}) {
   main.ariaBusy = "true";
   $("#more").hidden = true;
   try {
+    await ready;
     const page = await find(more ? found.next : null, signal);
     if (signal.aborted) return;
     const seen = more ? found.pictures : [];
@@ -388,7 +398,7 @@ function showFound(from) {
   if (from > 0) $("#grid").children[from]?.firstChild.focus();
 }
 
-function showFailure(error, more) {
+function showFailure(error, more, again = () => run({ more })) {
   if (!(error instanceof Failure)) throw error;
   if (more) $("#more").hidden = false;
   const empty = error.code === "collection_not_found";
@@ -399,7 +409,7 @@ function showFailure(error, more) {
   $("#empty").hidden = !empty;
   $("#alert").hidden = empty;
   $("#alert p").textContent = error.message;
-  $("#alert button").onclick = () => run({ more });
+  $("#alert button").onclick = again;
 }
 
 function remember({ id, dao_id, payload }) {
@@ -554,8 +564,11 @@ async function forget() {
     const { children } = $("#grid");
     (children[Math.min(at, children.length - 1)]?.firstChild ?? form.elements.q).focus();
   }
-  await count();
-  if (found.pictures.length === 0) await run(); // the next ones, or that there are none
+  const counted = count();
+  if (found.pictures.length === 0) {
+    await counted;
+    await run(); // the next ones, or that there are none
+  }
   status = () => t("forgotten", { title: titleOf(picture) });
   drawStatus();
 }
@@ -567,7 +580,7 @@ const fields = $("#add form").elements;
 
 let chosen = [];
 const unended = new Set(); // boxes of runs
-let turn = Promise.resolve(); // of the next run: one at a time, so that `UPLOADS` holds for all
+let turn = ready; // of the next run: one at a time, so that `UPLOADS` holds for all
 
 function choose(files) {
   if (!adding.open) {
@@ -754,13 +767,13 @@ const drop = $("#drop");
 const hasFiles = (event) => event.dataTransfer?.types.includes("Files");
 
 function take(where, files) {
-  if (files.length === 0 || !info.qdrant_enabled) return;
+  if (files.length === 0 || isOff()) return;
   if (adding.open || where === "add") choose(files);
   else searchBy(files[0]);
 }
 
 window.addEventListener("dragover", (event) => {
-  if (!hasFiles(event) || !info.qdrant_enabled) return;
+  if (!hasFiles(event) || isOff()) return;
   event.preventDefault();
   if (details.open) details.close();
   drop.hidden = adding.open; // then the dialog takes them
@@ -862,28 +875,41 @@ function listen() {
   }
 }
 
-async function start() {
+function start() {
   speak(language);
   $("#filters").open = matchMedia("(min-width: 45rem)").matches;
+  const typed = (one) => one.name && one.value !== BLANK.get(one.name);
+  const early = [...form.elements].some(typed); // before this script was here
+  fill([...form.elements].filter((one) => !typed(one)));
+  listen();
+  if (early) goSoon();
+  else run();
+  connect();
+}
+
+/** Ask what the service is, and let begin what has waited for that. */
+async function connect() {
+  main.ariaBusy = "true";
   try {
     info = await ask("info");
   } catch (error) {
-    showFailure(error);
+    showFailure(error, false, connect);
     main.ariaBusy = "false";
-    $("#alert button").onclick = () => location.reload();
     return;
   }
   const asked = new URLSearchParams(location.search).get("collection");
   collection = asked ?? info.collection ?? "";
   if (asked) $(".brand").search = new URLSearchParams({ collection }).toString();
-  const off = !info.qdrant_enabled;
-  $("#off").hidden = !off;
-  form.hidden = $("#open-add").hidden = off;
-  main.ariaBusy = String(!off);
-  if (off) return;
-  listen();
+  $("#off").hidden = !isOff();
+  form.hidden = $("#open-add").hidden = isOff();
+  if (isOff()) {
+    $("#alert").hidden = true;
+    main.ariaBusy = "false";
+    return;
+  }
+  begin();
+  drawQuery();
   count();
-  await comeBack();
 }
 
 start();
