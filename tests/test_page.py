@@ -648,6 +648,7 @@ def test_a_broken_file_among_good_ones_is_named_and_the_others_are_added(
         assert image["payload"]["content_hash"].startswith(image["id"])
     run.get_by_role("button", name="Close").click()
     expect(run).to_have_count(0)
+    expect(visit.page.get_by_role("button", name="Add pictures")).to_be_focused()
     # the same again: nothing is embedded twice, nor listed twice
     run = add(visit, files[:3], tenant="museum", tags="mine, new")
     expect(run.locator("p")).to_have_text("0 pictures added, 3 were there already")
@@ -864,8 +865,60 @@ def test_an_error_is_shown_and_trying_again_helps(visit: Visit, samples: list[Sa
     alert = visit.page.locator("main").get_by_role("alert")
     expect(alert).to_contain_text("Qdrant does not answer at <b>nowhere</b>")
     expect(visit.cards).to_have_count(0)
+    again = alert.get_by_role("button", name="Try again")
+    with visit.page.expect_response("**/search"):
+        again.click()
+    visit.page.wait_for_selector("main[aria-busy=false]")
+    expect(again).to_be_focused()
     visit.page.unroute("**/search")
-    alert.get_by_role("button", name="Try again").click()
+    again.click()
+    expect(visit.cards).to_have_count(24)
+    expect(alert).to_be_hidden()
+    expect(visit.page.locator("[name=q]")).to_be_focused()
+
+
+def test_a_failure_to_show_more_is_shown_where_more_would_be(
+    visit: Visit, samples: list[Sample]
+) -> None:
+    visit.allowed = {503}
+    visit.open(query="&q=a+heart")
+    visit.page.route("**/search", refuse(503, "the store is away"))
+    visit.page.get_by_role("button", name="Show more").click()
+    alert = visit.page.locator("main").get_by_role("alert")
+    expect(alert.locator("p")).to_be_in_viewport()
+    expect(alert.get_by_role("button", name="Try again")).to_be_focused()
+    visit.page.unroute("**/search")
+    visit.page.keyboard.press("Enter")
+    expect(visit.cards).to_have_count(48)
+    expect(visit.cards.nth(24)).to_be_focused()
+    expect(alert).to_be_hidden()
+    visit.page.route("**/search", refuse(503, "the store is away"))
+    visit.search("a circle")
+    expect(visit.page.locator("#alert + #grid")).to_be_attached()
+
+
+def test_the_count_comes_back_with_the_service(visit: Visit, samples: list[Sample]) -> None:
+    visit.allowed = {503}
+    visit.page.route("**/collections/**", refuse(503, "the store is away"))
+    visit.open()
+    expect(visit.page.locator("#collection")).to_have_text(COLLECTION)
+    visit.page.unroute("**/collections/**")
+    visit.page.get_by_role("button", name="Try again").click()
+    expect(visit.cards).to_have_count(24)
+    expect(visit.page.locator("#collection")).to_have_text(f"{SCENES} pictures in {COLLECTION}")
+
+
+def test_a_service_that_is_away_at_the_start_is_said_in_the_language_of_the_moment(
+    visit: Visit, samples: list[Sample]
+) -> None:
+    visit.page.route("**/info", lambda route: route.abort())
+    visit.open()
+    alert = visit.page.locator("main").get_by_role("alert")
+    expect(alert).to_contain_text("The service does not answer")
+    visit.page.get_by_role("button", name="Українська").click()
+    expect(alert).to_contain_text("Служба не відповідає")
+    visit.page.unroute("**/info")
+    alert.get_by_role("button", name="Спробувати ще раз").click()
     expect(visit.cards).to_have_count(24)
     expect(alert).to_be_hidden()
 
@@ -909,6 +962,8 @@ def test_a_service_without_search_says_how_to_turn_it_on(visit: Visit, server: S
     expect(visit.page.locator("#off")).to_contain_text("QDRANT_ENABLED=true")
     expect(visit.page.get_by_role("search")).to_be_hidden()
     expect(visit.page.get_by_role("button", name="Add pictures")).to_be_hidden()
+    visit.page.get_by_role("button", name="Українська").click()
+    expect(visit.page.locator("#off")).to_contain_text("Пошук вимкнено")
 
 
 def test_an_empty_collection_says_how_to_fill_it(visit: Visit, server: Server) -> None:

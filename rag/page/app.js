@@ -18,7 +18,14 @@ const $ = (selector) => document.querySelector(selector);
 
 let language = localStorage.getItem("language") ?? navigator.language.slice(0, 2);
 if (!(language in TEXTS)) language = "en";
-const redrawn = new Set([drawQuery, drawStatus, drawCollection, drawPictures, drawChosen]);
+const redrawn = new Set([
+  drawQuery,
+  drawStatus,
+  drawAlert,
+  drawCollection,
+  drawPictures,
+  drawChosen,
+]);
 
 function t(key, values = {}) {
   const texts = TEXTS[language][key];
@@ -48,10 +55,16 @@ function speak(wanted) {
 // ---- the service ---------------------------------------------------------------------------
 
 class Failure extends Error {
-  constructor(sentence, status, code) {
-    super(sentence);
+  /** `say` returns the sentence, in the language of the moment. */
+  constructor(say, status, code) {
+    super();
+    this.say = say;
     this.status = status;
     this.code = code;
+  }
+
+  get message() {
+    return this.say();
   }
 }
 
@@ -72,7 +85,7 @@ async function ask(path, options = {}) {
       });
     } catch (error) {
       if (error.name === "AbortError") throw error;
-      throw new Failure(t("away"));
+      throw new Failure(() => t("away"));
     }
     if (answer.status === 401 && (await unlock(answer.key))) {
       tries -= 1;
@@ -86,9 +99,9 @@ async function ask(path, options = {}) {
     }
     const data = await answer.json().catch(() => null);
     if (!answer.ok || !data) {
-      const said = answer.status === 401 ? t("keyNeeded") : data?.error;
-      const sentence = said ?? t("odd", { status: answer.status });
-      throw new Failure(sentence, answer.status, data?.code);
+      const { status } = answer;
+      const said = () => (status === 401 ? t("keyNeeded") : data?.error) ?? t("odd", { status });
+      throw new Failure(said, status, data?.code);
     }
     return data;
   }
@@ -119,10 +132,11 @@ function rest(ms, signal) {
 async function read(file) {
   const most = info.max_image_bytes;
   if (file.size > most) {
-    throw new Failure(t("tooLarge", { size: Math.ceil(file.size / 1e6), most: most / 1e6 }), 413);
+    const size = Math.ceil(file.size / 1e6);
+    throw new Failure(() => t("tooLarge", { size, most: most / 1e6 }), 413);
   }
   return file.arrayBuffer().catch(() => {
-    throw new Failure(t("unreadable"), 400);
+    throw new Failure(() => t("unreadable"), 400);
   });
 }
 
@@ -131,7 +145,7 @@ function dataOf(bytes) {
   return new Promise((resolve, reject) => {
     const reader = new FileReader();
     reader.onload = () => resolve(reader.result);
-    reader.onerror = () => reject(new Failure(t("unreadable"), 400));
+    reader.onerror = () => reject(new Failure(() => t("unreadable"), 400));
     reader.readAsDataURL(new Blob([bytes]));
   });
 }
@@ -349,9 +363,11 @@ function drawQuery() {
 const titles = new Map(); // of pictures seen, by their addresses
 
 const main = $("main");
+const alert = $("#alert");
 
 let found = { pictures: [], next: null };
 let status = () => "";
+let problem = () => "";
 let controller = new AbortController(); // of the search whose answer is wanted
 
 function onBusy(n) {
@@ -372,8 +388,9 @@ async function run({ more = false } = {}) {
     if (signal.aborted) return;
     const seen = more ? found.pictures : [];
     found = { ...page, pictures: [...seen, ...page.pictures] };
-    $("#alert").hidden = true;
     showFound(seen.length);
+    hideAlert();
+    if (points === null && !counting) count(); // it was away
   } catch (error) {
     if (!signal.aborted) showFailure(error, more);
   } finally {
@@ -407,9 +424,20 @@ function showFailure(error, more, again = () => run({ more })) {
   drawStatus();
   if (!more) drawPictures();
   $("#empty").hidden = !empty;
-  $("#alert").hidden = empty;
-  $("#alert p").textContent = error.message;
+  problem = () => error.message;
+  drawAlert();
+  if (empty) return hideAlert();
+  const place = more ? $("#more") : $("#grid");
+  if (alert.nextElementSibling !== place) place.before(alert); // moving it would lose the focus
+  alert.hidden = false;
   $("#alert button").onclick = again;
+  if (more) $("#alert button").focus();
+}
+
+function hideAlert() {
+  const focused = alert.contains(document.activeElement);
+  alert.hidden = true;
+  if (focused) form.elements.q.focus();
 }
 
 function remember({ id, dao_id, payload }) {
@@ -477,6 +505,10 @@ function drawPictures(from = 0) {
 
 function drawStatus() {
   $("#status").textContent = status();
+}
+
+function drawAlert() {
+  $("#alert p").textContent = problem();
 }
 
 /** Move the focus in the grid with the arrow keys. */
@@ -670,6 +702,8 @@ function add(files, daoId, tags) {
       return;
     }
     redrawn.delete(draw);
+    const beside = box.nextElementSibling ?? box.previousElementSibling;
+    (beside?.querySelector("button") ?? $("#open-add")).focus({ preventScroll: true });
     box.remove();
   };
   redrawn.add(draw);
@@ -798,6 +832,7 @@ window.addEventListener("paste", (event) => {
 // ---- the collection, and the start ---------------------------------------------------------
 
 let points = null; // in the collection
+let counting = false;
 
 function drawCollection() {
   $("#collection").textContent =
@@ -805,11 +840,14 @@ function drawCollection() {
 }
 
 async function count() {
+  counting = true;
   try {
     points = (await ask(`collections/${encodeURIComponent(collection)}`)).points;
   } catch (error) {
     if (!(error instanceof Failure)) throw error;
     points = null; // the search says what is wrong
+  } finally {
+    counting = false;
   }
   drawCollection();
 }
@@ -903,7 +941,7 @@ async function connect() {
   $("#off").hidden = !isOff();
   form.hidden = $("#open-add").hidden = isOff();
   if (isOff()) {
-    $("#alert").hidden = true;
+    hideAlert();
     main.ariaBusy = "false";
     return;
   }
