@@ -504,6 +504,29 @@ def test_a_payload_is_shown_as_text_never_as_html(visit: Visit, server: Server) 
     assert visit.page.evaluate("window.wrong") is None
 
 
+@pytest.mark.parametrize("width", [1280, 360])
+def test_a_long_payload_is_shown_from_its_beginning(
+    visit: Visit, server: Server, width: int
+) -> None:
+    index(server, "page_long", 1, metadata={f"field {number}": number for number in range(60)})
+    visit.page.set_viewport_size({"width": width, "height": 600})
+    visit.open("page_long")
+    visit.cards.first.click()
+    expect(visit.page.locator("#details-title")).to_be_focused()
+    details = visit.page.locator("#details")
+    assert details.evaluate("dialog => dialog.scrollTop") == 0
+    expect(details.locator(".photo img")).to_be_in_viewport(ratio=0.9)
+    close = details.get_by_role("button", name="Close")
+    for _ in range(2):  # at the dialog's beginning and at its end
+        place, around = close.bounding_box(), details.bounding_box()
+        assert place and around
+        assert 0 <= place["y"] - around["y"] <= 16
+        assert 0 <= around["x"] + around["width"] - place["x"] - place["width"] <= 32
+        assert details.evaluate("dialog => (dialog.scrollTop = 9999, dialog.scrollTop)") > 500
+    close.click()
+    expect(details).to_be_hidden()
+
+
 def test_a_picture_is_forgotten_after_asking(visit: Visit, server: Server) -> None:
     for number in range(3):
         index(server, "page_forget", number, metadata={"title": f"no. {number}"})

@@ -549,6 +549,8 @@ function openDetails(picture) {
   $("#details .problem").textContent = "";
   askToForget(false);
   details.showModal();
+  $("#details-title").focus(); // the first button may be below a long table
+  details.scrollTop = 0;
 }
 
 function cell(data) {
