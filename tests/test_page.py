@@ -281,12 +281,14 @@ def test_a_dropped_picture_is_found(visit: Visit, samples: list[Sample]) -> None
 
 def test_a_pasted_picture_is_found(visit: Visit, samples: list[Sample]) -> None:
     visit.open()
+    visit.page.evaluate("scrollTo(0, 9999)")
     visit.page.evaluate(
         """(clipboardData) => document.activeElement.dispatchEvent(
           new ClipboardEvent("paste", { clipboardData, bubbles: true, cancelable: true }))""",
         transfer(visit.page, samples[4].path),
     )
     visit.expect_first(samples[4].title)
+    assert visit.page.evaluate("scrollY") == 0
 
 
 def test_the_slider_weighs_text_against_picture(visit: Visit, samples: list[Sample]) -> None:
@@ -445,9 +447,13 @@ def test_filters_restrict_to_a_tenant_and_to_a_tag(visit: Visit, server: Server)
     expect(visit.cards).to_have_count(3)
     visit.page.locator("#search [name=tag]").fill("")
     expect(visit.cards).to_have_count(6)
+    visit.page.set_viewport_size({"width": 400, "height": 400})
     visit.cards.filter(has_text="no. 2").click()
+    visit.page.evaluate("scrollTo(0, 9999)")
     visit.page.locator("#details .tags").get_by_role("button", name="new").click()
     expect(visit.cards).to_have_count(3)
+    assert visit.page.evaluate("scrollY") == 0
+    expect(visit.page.locator("[name=q]")).to_be_focused()
     assert set(visit.titles) == {"no. 0", "no. 2", "no. 4"}
 
 

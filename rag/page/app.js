@@ -291,6 +291,7 @@ function searchBy(file) {
   examples.set(crypto.getRandomValues(new Uint32Array(2)).join(""), file);
   example = file;
   form.elements.like.value = form.elements.like_dao_id.value = "";
+  scrollTo({ top: 0 });
   return go();
 }
 
@@ -299,6 +300,14 @@ function searchLike(picture) {
   example = null;
   form.elements.like.value = picture.id;
   form.elements.like_dao_id.value = picture.dao_id;
+  return goFromDetails();
+}
+
+/** Make the search that the form says, the dialog being where it was wanted. */
+function goFromDetails() {
+  details.close();
+  form.elements.q.focus();
+  scrollTo({ top: 0 });
   return go();
 }
 
@@ -564,10 +573,9 @@ function cell(data) {
 function tagButton(tag) {
   const button = make("button", { type: "button", textContent: tag });
   button.onclick = () => {
-    details.close();
     form.elements.tag.value = tag;
     $("#filters").open = true;
-    go();
+    goFromDetails();
   };
   return button;
 }
@@ -880,12 +888,7 @@ function listen() {
     form.elements.q.focus();
     go();
   };
-  $("#like-this").onclick = () => {
-    details.close();
-    searchLike(opened);
-    form.elements.q.focus();
-    scrollTo({ top: 0 });
-  };
+  $("#like-this").onclick = () => searchLike(opened);
   $("#forget").onclick = () => askToForget(true);
   $("#forget-no").onclick = () => {
     askToForget(false);
