@@ -352,6 +352,23 @@ def test_a_collection_is_shown_page_by_page(visit: Visit, samples: list[Sample])
     assert set(visit.titles) == {sample.title for sample in samples}
 
 
+def test_show_more_just_after_typing_shows_what_was_typed(
+    visit: Visit, samples: list[Sample]
+) -> None:
+    visit.open()
+    visit.page.evaluate(
+        """(text) => {
+          const q = document.querySelector("[name=q]");
+          q.value = text;
+          q.dispatchEvent(new Event("input", { bubbles: true }));
+          document.querySelector("#more").click();
+        }""",
+        samples[7].english,
+    )
+    visit.expect_first(samples[7].title)
+    expect(visit.cards).to_have_count(24)
+
+
 def test_a_newer_search_ends_the_older_one(visit: Visit, samples: list[Sample]) -> None:
     visit.open()
 

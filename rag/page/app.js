@@ -314,6 +314,7 @@ function goFromDetails() {
 /** Return one page of pictures `from` a place on, and what it is a page of. */
 async function find(from, signal) {
   // taken now: the form may say something else when the answer comes
+  const asked = address();
   const browsing = isBrowsing();
   const scored = Boolean(example || value("q") || value("like"));
   const filtered = Boolean(!browsing || value("dao_id"));
@@ -323,7 +324,7 @@ async function find(from, signal) {
     if (from) query.set("start", from);
     const path = `collections/${encodeURIComponent(collection)}/images?${query}`;
     const { images, next } = await ask(path, { signal, onBusy });
-    return { pictures: images, next, browsing, scored, filtered };
+    return { pictures: images, next, asked, browsing, scored, filtered };
   }
   const share = Number(value("share")) / 100;
   const image = example
@@ -346,7 +347,7 @@ async function find(from, signal) {
   };
   const { hits, next_offset: next } = await ask("search", { method: "POST", body, signal, onBusy });
   const pictures = hits.map((hit) => ({ ...hit, dao_id: hit.payload.dao_id ?? "default" }));
-  return { pictures, next, browsing, scored, filtered };
+  return { pictures, next, asked, browsing, scored, filtered };
 }
 
 function drawQuery() {
@@ -876,7 +877,10 @@ function listen() {
   };
   window.onpopstate = comeBack;
   $("#grid").onkeydown = moveFocus;
-  $("#more").onclick = () => run({ more: true });
+  $("#more").onclick = () => {
+    if (found.asked === address()) run({ more: true });
+    else go({ typing: true }); // what was typed since is searched for first
+  };
   $("#choose").onclick = () => $("#example").click();
   $("#example").onchange = ({ target }) => {
     take("search", [...target.files]);
