@@ -331,6 +331,18 @@ def test_more_like_a_picture_of_another_tenant(visit: Visit, server: Server) -> 
     expect(visit.page.locator("#chip")).to_be_hidden()
 
 
+def test_two_tenants_may_have_pictures_of_one_id(visit: Visit, server: Server) -> None:
+    for number, tenant in enumerate(("museum", "archive")):
+        index(server, "page_same", number, id="same", dao_id=tenant, metadata={"title": tenant})
+    visit.open("page_same")
+    for tenant in ("museum", "archive"):
+        visit.cards.filter(has_text=tenant).click()
+        visit.page.get_by_role("button", name="More like this").click()
+        expect(visit.page.locator("#chip-title")).to_have_text(tenant)
+        expect(visit.page.locator("#chip-picture")).to_have_attribute("src", re.compile(tenant))
+        visit.page.get_by_label("Search without this picture").click()
+
+
 def test_a_search_is_shown_page_by_page(visit: Visit, samples: list[Sample]) -> None:
     visit.open(query="&q=a+heart")
     more = visit.page.get_by_role("button", name="Show more")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -117,6 +118,11 @@ def test_a_search_and_its_pictures_are_asked_for_with_the_key(visit: Visit) -> N
     expect_pictures(page.locator("#details .photo img"), 1)
     page.get_by_role("button", name="More like this").click()
     expect_pictures(page.locator("#chip-picture"), 1)
+    visit.allowed |= {404}
+    page.route("**/thumbnail?*", refuse(404, "there is no thumbnail"))
+    visit.cards.first.click()
+    page.get_by_role("button", name="More like this").click()
+    expect(page.locator("#chip-picture")).not_to_have_attribute("src", re.compile("."))
 
 
 def test_what_is_refused_later_is_asked_again_with_another_key(visit: Visit) -> None:

@@ -226,7 +226,7 @@ const { promise: ready, resolve: begin } = Promise.withResolvers(); // when thes
 let info = {};
 let collection = "";
 let example = null; // the file to search by
-let chip = null; // what the chip shows: that file, or the id of an indexed picture
+let chip = null; // what the chip shows: that file, or the address of an indexed picture
 let timer = null; // of a search while typing
 
 const value = (name) => form.elements[name].value.trim();
@@ -355,14 +355,16 @@ function drawQuery() {
   $("#chip").hidden = !example && !like;
   $("#mix").hidden = !isMixed();
   document.title = [value("q"), t("title")].filter(Boolean).join(" · ");
-  if ($("#chip").hidden || !collection || chip === (example ?? like)) return;
-  chip = example ?? like;
   const daoId = value("like_dao_id") || "default";
+  const wanted = example ?? addressOf(like, daoId);
+  if ($("#chip").hidden || !collection || chip === wanted) return;
+  chip = wanted;
   const image = $("#chip-picture");
   URL.revokeObjectURL(image.src);
+  image.removeAttribute("src"); // what is shown now may have no thumbnail
   if (example) image.path = image.src = URL.createObjectURL(example);
   else show(image, addressOf(like, daoId, "/thumbnail"));
-  const title = titles.get(addressOf(like, daoId));
+  const title = titles.get(wanted);
   $("#chip-title").textContent = example
     ? example.name
     : titleOf({ id: like, path: like, payload: { title } });
