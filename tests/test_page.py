@@ -652,6 +652,9 @@ def test_the_keyboard_is_enough(visit: Visit, samples: list[Sample]) -> None:
     expect(visit.cards.nth(columns + 1)).to_be_focused()
     outline = "getComputedStyle(document.activeElement).outlineStyle"
     assert visit.page.evaluate(outline) == "solid"
+    for key in ("Alt+ArrowLeft", "Shift+ArrowLeft", "Control+Home", "Meta+ArrowUp"):
+        keyboard.press(key)
+        expect(visit.cards.nth(columns + 1)).to_be_focused()
     keyboard.press("Home")
     keyboard.press("Enter")
     expect(visit.page.get_by_role("dialog", name=samples[7].title)).to_be_visible()

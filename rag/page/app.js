@@ -525,6 +525,7 @@ function drawAlert() {
 
 /** Move the focus in the grid with the arrow keys. */
 function moveFocus(event) {
+  if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return; // the browser's
   const cards = [...$("#grid").children];
   const at = cards.findIndex((one) => one.contains(document.activeElement));
   const columns = cards.findIndex((one) => one.offsetTop > cards[0].offsetTop);
