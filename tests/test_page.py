@@ -1118,3 +1118,40 @@ def test_a_phone_in_the_dark_needs_no_sideways_scrolling(
     assert fits()
     page.context.close()
     assert visit.wrong == []
+
+
+def test_a_placeholder_can_be_read(browser: Browser, server: Server) -> None:
+    visit = visit_of(browser, server, color_scheme="light")
+    visit.page.goto(f"{server.url}/ui")
+    look = """selector => {
+      const { color, backgroundColor, opacity } = getComputedStyle(
+        document.querySelector(selector), selector === "[name=q]" ? "::placeholder" : null);
+      return [color, backgroundColor, opacity];
+    }"""
+    color, _, opacity = visit.page.evaluate(look, "[name=q]")
+    _, ground, _ = visit.page.evaluate(look, ".bar")
+    assert opacity == "1" and contrast(color, ground) >= 4.5
+    visit.page.context.close()
+
+
+def contrast(one: str, other: str) -> float:
+    """Return the contrast of two colours, `rgb(r, g, b)`, as WCAG 2 defines it."""
+    values = np.array([re.findall(r"\d+", color)[:3] for color in (one, other)], float) / 255
+    linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+    dark, light = sorted(linear @ [0.2126, 0.7152, 0.0722])
+    return float((light + 0.05) / (dark + 0.05))
+
+
+def test_the_focus_and_what_is_chosen_are_seen_where_colours_are_forced(
+    browser: Browser, server: Server
+) -> None:
+    visit = visit_of(browser, server, forced_colors="active")
+    page = visit.page
+    page.goto(f"{server.url}/ui")
+    for name, around in (("q", ".bar"), ("tag", "#search .field:has([name=tag])")):
+        page.locator(f"#search [name={name}]").focus()
+        assert page.locator(around).evaluate("one => getComputedStyle(one).outlineStyle") == "solid"
+    background = "one => getComputedStyle(one).backgroundColor"
+    chosen, other = (page.locator(f"[data-language={one}]") for one in ("en", "uk"))
+    assert chosen.evaluate(background) != other.evaluate(background)
+    page.context.close()
