@@ -36,6 +36,8 @@ Handler = Callable[[Request], Awaitable[Response]]
 _PAGE: Final = Path(__file__).parent / "page"
 _ASSETS: Final = {
     "app.js": "text/javascript",
+    "language.js": "text/javascript",
+    "service.js": "text/javascript",
     "texts.js": "text/javascript",
     "style.css": "text/css",
 }

@@ -1,219 +1,17 @@
 // The search page. What the service says is only ever set as text, never as HTML; the query
 // string of the page's address holds the search, under the names of the form's fields.
 
-import { TEXTS } from "./texts.js";
+import { language, redrawn, speak, t } from "./language.js";
+import { Failure, ask, dataOf, show } from "./service.js";
 
 const PAGE = 24; // pictures at a time
 const UPLOADS = 4; // requests under way at a time
 const TYPING_MS = 250; // of rest before a search is made
-const TRIES = 4; // of a request that is answered 429
-const LONGEST_WAIT = 10; // seconds between two of them, whatever the service says
 const ONE_PICTURES = new Set([400, 413, 415, 422, 429]); // statuses that say nothing of the next
 // what the index itself sets of a payload, and takes from nobody
 const OURS = "dao_id image_id image_path duplicates content_hash indexed_at".split(" ");
 
-// ---- language ------------------------------------------------------------------------------
-
 const $ = (selector) => document.querySelector(selector);
-
-let language = localStorage.getItem("language") ?? navigator.language.slice(0, 2);
-if (!(language in TEXTS)) language = "en";
-const redrawn = new Set([
-  drawQuery,
-  drawStatus,
-  drawAlert,
-  drawCollection,
-  drawPictures,
-  drawChosen,
-]);
-
-function t(key, values = {}) {
-  const texts = TEXTS[language][key];
-  const text = texts[new Intl.PluralRules(language).select(values.n)] ?? texts;
-  return text.replace(/\{(\w+)\}/g, (_, name) =>
-    typeof values[name] === "number" ? values[name].toLocaleString(language) : values[name],
-  );
-}
-
-function speak(wanted) {
-  language = wanted;
-  document.documentElement.lang = language;
-  for (const one of document.querySelectorAll("[data-t]")) one.textContent = t(one.dataset.t);
-  for (const one of document.querySelectorAll("[data-t-label]")) {
-    one.ariaLabel = t(one.dataset.tLabel);
-    if (one.matches("button")) one.title = one.ariaLabel;
-  }
-  for (const one of document.querySelectorAll("[data-t-placeholder]")) {
-    one.placeholder = t(one.dataset.tPlaceholder);
-  }
-  for (const one of document.querySelectorAll("[data-language]")) {
-    one.ariaPressed = String(one.dataset.language === language);
-  }
-  for (const draw of redrawn) draw();
-}
-
-// ---- the service ---------------------------------------------------------------------------
-
-class Failure extends Error {
-  /** `say` returns the sentence, in the language of the moment. */
-  constructor(say, status, code) {
-    super();
-    this.say = say;
-    this.status = status;
-    this.code = code;
-  }
-
-  get message() {
-    return this.say();
-  }
-}
-
-/**
- * Ask the service, and again while it is busy. Raises `Failure`, or AbortError: `signal` ends the
- * request, `patience` only the waiting for the next one.
- */
-async function ask(path, options = {}) {
-  const { method = "GET", body, signal, patience = signal, onBusy = () => {} } = options;
-  for (let tries = 1; ; tries++) {
-    let answer;
-    try {
-      answer = await send(path, {
-        method,
-        signal,
-        headers: body && { "Content-Type": "application/json" },
-        body: body && JSON.stringify(body),
-      });
-    } catch (error) {
-      if (error.name === "AbortError") throw error;
-      throw new Failure(() => t("away"));
-    }
-    if (answer.status === 401 && (await unlock(answer.key))) {
-      tries -= 1;
-      continue;
-    }
-    if (answer.status === 429 && tries < TRIES) {
-      const seconds = Number(answer.headers.get("Retry-After")) || 1;
-      onBusy(Math.min(seconds, LONGEST_WAIT));
-      await rest(Math.min(seconds, LONGEST_WAIT) * 1000, patience);
-      continue;
-    }
-    const data = await answer.json().catch(() => null);
-    if (!answer.ok || !data) {
-      const { status } = answer;
-      const said = () => (status === 401 ? t("keyNeeded") : data?.error) ?? t("odd", { status });
-      throw new Failure(said, status, data?.code);
-    }
-    return data;
-  }
-}
-
-/** Send a request with the key, if there is one; the answer's `key` is what was sent. */
-async function send(path, { headers, ...options } = {}) {
-  const sent = key;
-  const answer = await fetch(path, {
-    ...options,
-    headers: { ...headers, ...(sent && { Authorization: `Bearer ${sent}` }) },
-  });
-  return Object.assign(answer, { key: sent });
-}
-
-function rest(ms, signal) {
-  return new Promise((resolve, reject) => {
-    signal?.throwIfAborted();
-    const waiting = setTimeout(resolve, ms);
-    signal?.addEventListener("abort", () => {
-      clearTimeout(waiting);
-      reject(signal.reason);
-    });
-  });
-}
-
-/** Return the bytes of a file. Raises `Failure` where it is too large or unreadable. */
-async function read(file) {
-  const most = info.max_image_bytes;
-  if (file.size > most) {
-    const size = Math.ceil(file.size / 1e6);
-    throw new Failure(() => t("tooLarge", { size, most: most / 1e6 }), 413);
-  }
-  return file.arrayBuffer().catch(() => {
-    throw new Failure(() => t("unreadable"), 400);
-  });
-}
-
-/** Return bytes as a data: URI. */
-function dataOf(bytes) {
-  return new Promise((resolve, reject) => {
-    const reader = new FileReader();
-    reader.onload = () => resolve(reader.result);
-    reader.onerror = () => reject(new Failure(() => t("unreadable"), 400));
-    reader.readAsDataURL(new Blob([bytes]));
-  });
-}
-
-/** Return the address of what the service has of one picture. */
-function addressOf(id, daoId, what = "") {
-  const query = new URLSearchParams({ dao_id: daoId, collection });
-  return `images/${encodeURIComponent(id)}${what}?${query}`;
-}
-
-/** Show a picture of the service's, which an <img> alone cannot ask for where a key is needed. */
-async function show(image, path) {
-  image.path = path;
-  if (!key) {
-    image.src = path;
-    return;
-  }
-  const answer = await send(path).catch(() => null);
-  const source = answer?.ok ? URL.createObjectURL(await answer.blob()) : "";
-  if (image.path !== path || !source) {
-    URL.revokeObjectURL(source);
-    if (image.path === path) image.dispatchEvent(new Event("error"));
-    return;
-  }
-  image.addEventListener("load", () => URL.revokeObjectURL(source), { once: true });
-  image.src = source;
-}
-
-// ---- the key -------------------------------------------------------------------------------
-
-const lock = $("#lock");
-
-let key = sessionStorage.getItem("key") ?? ""; // kept until the tab is closed
-let unlocking = null; // the answer to the question that is being asked
-
-/** Ask for a key in place of the one that was refused, and say whether there is another now. */
-async function unlock(refused) {
-  if (refused !== key) return true; // it came while that request was under way
-  unlocking ??= askForKey(refused).finally(() => {
-    unlocking = null;
-  });
-  return unlocking;
-}
-
-function askForKey(refused) {
-  const input = $("#key");
-  const draw = () => {
-    $("#lock-text").textContent = t(refused ? "keyWrong" : "keyNeeded");
-  };
-  redrawn.add(draw);
-  draw();
-  input.value = "";
-  input.ariaInvalid = String(Boolean(refused));
-  lock.returnValue = "";
-  lock.showModal();
-  return new Promise((resolve) => {
-    lock.onclose = () => {
-      redrawn.delete(draw);
-      const given = lock.returnValue === "given";
-      if (given) {
-        key = input.value.trim();
-        sessionStorage.setItem("key", key);
-      }
-      input.value = "";
-      resolve(given);
-    };
-  });
-}
 
 // ---- what is searched for ------------------------------------------------------------------
 
@@ -368,6 +166,24 @@ function drawQuery() {
   $("#chip-title").textContent = example
     ? example.name
     : titleOf({ id: like, path: like, payload: { title } });
+}
+
+/** Return the address of what the service has of one picture. */
+function addressOf(id, daoId, what = "") {
+  const query = new URLSearchParams({ dao_id: daoId, collection });
+  return `images/${encodeURIComponent(id)}${what}?${query}`;
+}
+
+/** Return the bytes of a file. Raises `Failure` where it is too large or unreadable. */
+async function read(file) {
+  const most = info.max_image_bytes;
+  if (file.size > most) {
+    const size = Math.ceil(file.size / 1e6);
+    throw new Failure(() => t("tooLarge", { size, most: most / 1e6 }), 413);
+  }
+  return file.arrayBuffer().catch(() => {
+    throw new Failure(() => t("unreadable"), 400);
+  });
 }
 
 // ---- what is found -------------------------------------------------------------------------
@@ -926,6 +742,8 @@ function listen() {
 }
 
 function start() {
+  const draws = [drawQuery, drawStatus, drawAlert, drawCollection, drawPictures, drawChosen];
+  for (const draw of draws) redrawn.add(draw);
   speak(language);
   $("#filters").open = matchMedia("(min-width: 45rem)").matches;
   const typed = (one) => one.name && one.value !== BLANK.get(one.name);

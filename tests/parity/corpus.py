@@ -88,6 +88,8 @@ _PAGES: Final = [
     _get("/healthz"),
     _get("/ui"),
     _get("/ui/app.js"),
+    _get("/ui/language.js"),
+    _get("/ui/service.js"),
     _get("/ui/texts.js"),
     _get("/ui/style.css"),
     _get("/ui/no-such.js"),
