@@ -2,20 +2,27 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
-# the environment goes before .env, as in the settings
-dotenv = $(shell sed -n 's/^$(1)=//p' .env 2>/dev/null)
+# the environment goes before .env, as in the settings; there values may have quotes or a comment
+dotenv = $(shell sed -nE 's/^(export +)?$(1)=//p' .env 2>/dev/null | tail -n 1 | \
+  sed -E "s/[[:space:]]+\#.*//; s/[[:space:]]*$$//; s/^'(.*)'$$/\1/; s/^\"(.*)\"$$/\1/")
+setting = $(or $($(1)),$(call dotenv,$(1)))
 
 PYTHON ?= python3
-PORT ?= $(or $(call dotenv,PORT),8001)
-MODEL_NAME ?= $(or $(VISION_MODEL_NAME),$(call dotenv,MODEL_NAME),$(call dotenv,VISION_MODEL_NAME))
-QDRANT_ENABLED ?= $(or $(call dotenv,QDRANT_ENABLED),true)
+PORT := $(or $(call setting,PORT),8001)
+MODEL_NAME := $(or $(MODEL_NAME),$(VISION_MODEL_NAME),$(call dotenv,MODEL_NAME),$(call dotenv,VISION_MODEL_NAME))
+MODEL_PRETRAINED := $(or $(MODEL_PRETRAINED),$(VISION_MODEL_PRETRAINED),$(call dotenv,MODEL_PRETRAINED),$(call dotenv,VISION_MODEL_PRETRAINED))
+QDRANT_ENABLED := $(or $(call setting,QDRANT_ENABLED),true)
 QDRANT_URL ?= http://localhost:6333
-QDRANT_API_KEY ?= $(call dotenv,QDRANT_API_KEY)
-COLLECTION := $(or $(IMAGE_SEARCH_COLLECTION),$(call dotenv,IMAGE_SEARCH_COLLECTION),daarion_images)
+COLLECTION := $(or $(call setting,IMAGE_SEARCH_COLLECTION),daarion_images)
 SIZE ?= 768
 IMAGE ?= vision-encoder:latest
 VENV := .venv
 BIN := $(VENV)/bin
+
+# for what wants a real model
+image fetch-weights: export MODEL_NAME := $(MODEL_NAME)
+image fetch-weights: export MODEL_PRETRAINED := $(MODEL_PRETRAINED)
+WANTED := $(MODEL_NAME)
 
 # Without MODEL_NAME the bundled model is served: it needs no download.
 ifeq ($(MODEL_NAME),)
@@ -27,9 +34,13 @@ else
 endif
 
 export BENTOML_DO_NOT_TRACK := True
-demo serve: export PORT := $(PORT)
-demo serve: export MODEL_NAME := $(MODEL_NAME)
-demo serve: export QDRANT_ENABLED := $(QDRANT_ENABLED)
+demo serve gpu-check: export PORT := $(PORT)
+demo serve gpu-check image-run: export MODEL_NAME := $(MODEL_NAME)
+demo serve gpu-check: export QDRANT_ENABLED := $(QDRANT_ENABLED)
+image-run: export MODEL_PRETRAINED := $(or $(MODEL_PRETRAINED),openai)
+image-run: export API_KEY := $(call setting,API_KEY)
+image-run: export UI_PUBLIC := $(call setting,UI_PUBLIC)
+collection: export QDRANT_API_KEY := $(call setting,QDRANT_API_KEY)
 
 .PHONY: help install demo serve test loadtest soak overload fidelity lint audit bento image image-run image-test fetch-weights gpu-check collection check-port
 
@@ -55,8 +66,10 @@ serve: install check-port ## serve on PORT (8001)
 test: install ## run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
+# HOST in the environment may be the service's setting, an address to listen on
+loadtest: deployment = $(if $(or $(filter command,$(origin HOST)),$(filter http%,$(HOST))),$(HOST))
 loadtest: install ## a minute of load that ends in pass or fail (PROFILE, SHAPE, SECONDS, RATE, WEIGHTS; HOST)
-	@$(BIN)/python -m loadtests --slo-profile $(or $(PROFILE),ci) $(if $(HOST),--host $(HOST)) \
+	@$(BIN)/python -m loadtests --slo-profile $(or $(PROFILE),ci) $(if $(deployment),--host $(deployment)) \
 	  $(if $(ROUTER),--router $(ROUTER)) $(if $(SHAPE),--shape $(SHAPE)) $(if $(RATE),--rate $(RATE)) \
 	  $(if $(SECONDS),--seconds $(SECONDS)) $(if $(WEIGHTS),--weights $(WEIGHTS))
 
@@ -92,7 +105,7 @@ image-run: check-port ## run the image on PORT (8001), with the bundled model un
 	@$(SAY_MODEL)
 	@engine=$$(command -v docker || command -v podman) || { echo "neither docker nor podman is here"; exit 1; }; \
 	  exec $$engine run --rm --init -p 127.0.0.1:$(PORT):8001 \
-	  -e API_KEY -e UI_PUBLIC -e MODEL_NAME=$(MODEL_NAME) -e MODEL_PRETRAINED=$(or $(MODEL_PRETRAINED),openai) \
+	  -e API_KEY -e UI_PUBLIC -e MODEL_NAME -e MODEL_PRETRAINED \
 	  -e HF_HOME=/data/weights/huggingface -v vision-encoder-weights:/data/weights \
 	  -e QDRANT_ENABLED=true -e QDRANT_PATH=/data/qdrant -v vision-encoder-qdrant:/data/qdrant \
 	  -e THUMBNAILS_PATH=/data/thumbnails -v vision-encoder-thumbnails:/data/thumbnails $(IMAGE)
@@ -101,14 +114,16 @@ image-test: install ## build the image with podman and hold its answers to the c
 	@BIN="$(CURDIR)/$(BIN)" deploy/oci/test.sh
 
 fetch-weights: install ## fetch the weights of MODEL_NAME into the cache (HF_HOME), and load them once
-	@MODEL_NAME=$(MODEL_NAME) $(BIN)/python -m bento.fetch_weights
+	@[ -n '$(WANTED)' ] || { echo "MODEL_NAME is needed, such as MODEL_NAME=ViT-L-14 MODEL_PRETRAINED=openai"; exit 1; }
+	@$(BIN)/python -m bento.fetch_weights
 
-gpu-check: install ## say whether this machine can run the service as it is set (JSON=1: as JSON)
+gpu-check: install ## say whether this machine can run what `make serve` would start (JSON=1: as JSON)
+	@$(if $(JSON),:,$(SAY_MODEL))
 	@$(BIN)/python -m bento.doctor $(if $(JSON),--json)
 
 collection: ## make the collection on a Qdrant server (QDRANT_URL, SIZE=768)
 	@curl -sS --fail-with-body -X PUT '$(QDRANT_URL)/collections/$(COLLECTION)' \
-	  -H 'Content-Type: application/json' -H @<(echo 'api-key: $(QDRANT_API_KEY)') \
+	  -H 'Content-Type: application/json' -H @<(echo "api-key: $$QDRANT_API_KEY") \
 	  -d '{"vectors": {"size": $(SIZE), "distance": "Cosine"}}' && echo || { echo; \
 	  echo "not made: is Qdrant at QDRANT_URL=$(QDRANT_URL), and is $(COLLECTION) new?"; exit 1; }
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from bento.errors import ModelLoadError
 from bento.model import Encoder
-from bento.settings import Settings
+from bento.settings import Settings, explain
 
 
 def main() -> int:
@@ -20,7 +20,10 @@ def main() -> int:
         settings = Settings(device="cpu", dtype="float32", compile=False)
         print(f"loading {settings.model_name} {settings.model_pretrained}", flush=True)
         encoder = Encoder.load(settings)
-    except (ModelLoadError, ValidationError) as error:
+    except ValidationError as error:
+        print(f"error: a variable is not valid: {explain(error)}", file=sys.stderr)
+        return 1
+    except ModelLoadError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"{encoder.model} is here: {encoder.embedding_dim} dimensions")

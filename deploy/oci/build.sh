@@ -23,7 +23,8 @@ if [ "$engine" = docker ] && ! docker version >/dev/null 2>&1; then
   exit 1
 fi
 
-model=${MODEL_NAME:-ViT-L-14} pretrained=${MODEL_PRETRAINED:-openai}
+model=${MODEL_NAME:-${VISION_MODEL_NAME:-ViT-L-14}}
+pretrained=${MODEL_PRETRAINED:-${VISION_MODEL_PRETRAINED:-openai}}
 if [ -n "${BAKE_WEIGHTS:-}" ]; then
   case $model in local-dir:*)
     echo "BAKE_WEIGHTS=1 bakes what a hub has, not $model: mount the folder, or serve the bundled model, which is in every image" >&2

@@ -15,9 +15,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 from urllib.error import URLError
-from urllib.request import urlopen
+from urllib.request import ProxyHandler, build_opener
 
 import numpy as np
+import psutil
 from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from rich.table import Table
@@ -45,8 +46,9 @@ _console = Console()
 def run_demo(*, pictures: int, once: bool) -> int:
     """Run the demo; return 1 when a search did not put the right picture first.
 
-    The service's settings come from the environment, as for `make serve`. It is stopped at
-    the end: at once if `once`, else when Ctrl-C is pressed.
+    The service's settings come from the environment, as for `make serve`, but for its store: the
+    samples are not among a user's own pictures. It is stopped at the end: at once if `once`, else
+    when Ctrl-C is pressed.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stopped alike, nothing left behind
     url = f"http://127.0.0.1:{os.environ.get('PORT', '8001')}"
@@ -55,6 +57,8 @@ def run_demo(*, pictures: int, once: bool) -> int:
     query = _DATA / "query.png"
     draw_scene(_IMAGE, np.random.default_rng(3), side=320).save(query)
     log = _DATA / "service.log"
+    own = {"QDRANT_PATH": str(_DATA / "qdrant"), "THUMBNAILS_PATH": str(_DATA / "thumbnails")}
+    environment = {**own, **os.environ, "VISION_ENCODER_URL": url}
     with log.open("wb") as output:
         service = subprocess.Popen(
             [
@@ -66,27 +70,33 @@ def run_demo(*, pictures: int, once: bool) -> int:
                 "--working-dir",
                 str(_ROOT),
             ],
+            env=environment,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C reaches this process, which stops the service
         )
+    workers: list[psutil.Process] = []
+    searched = False
     try:
         _wait_until_ready(url, service, log)
-        environment = {**os.environ, "VISION_ENCODER_URL": url}
+        workers = psutil.Process(service.pid).children(recursive=True)
         subprocess.run([*_RAG, "index", str(folder)], env=environment, check=True)
         right = _search_all(environment, query)
+        searched = True
         _console.print(f"contact sheet: {_SHEET}    log: {log}")
         if not once:
             where = f"search page: {url}/ui, API: {url}/docs"
             _console.print(f"serving ({where}); Ctrl-C stops it", soft_wrap=True)
             service.wait()
+            _console.print(f"the service ended by itself; see {log}")
+            return 1
         return 0 if right else 1
     except KeyboardInterrupt:
-        return 0
+        return 0 if searched else 130
     except subprocess.CalledProcessError as error:
         return int(error.returncode)
     finally:
-        _stop(service)
+        _stop(service, workers)
 
 
 _RAG: Final = (sys.executable, "-m", "rag")
@@ -95,11 +105,12 @@ _RAG: Final = (sys.executable, "-m", "rag")
 def _wait_until_ready(url: str, service: subprocess.Popen[bytes], log: Path) -> None:
     started = time.monotonic()
     deadline = started + _START_SECONDS
+    opener = build_opener(ProxyHandler({}))  # nobody's proxy reaches this machine's loopback
     with _console.status("starting the service"):
         while time.monotonic() < deadline:
             if service.poll() is not None:
                 raise SystemExit(f"the service did not start:\n{log.read_text()[-2000:]}")
-            with suppress(URLError, OSError), urlopen(f"{url}/readyz", timeout=5):
+            with suppress(URLError, OSError), opener.open(f"{url}/readyz", timeout=5):
                 _console.print(f"the service is ready after {time.monotonic() - started:.1f} s")
                 return
             time.sleep(0.2)
@@ -171,11 +182,14 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 
-def _stop(service: subprocess.Popen[bytes]) -> None:
+def _stop(service: subprocess.Popen[bytes], workers: list[psutil.Process]) -> None:
     """Stop the service and whatever it started."""
     if service.poll() is None:
         service.send_signal(signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
             service.wait(30)
-    with suppress(ProcessLookupError):  # its session: a worker that outlived it
+    with suppress(ProcessLookupError):  # what has not told of itself yet
         os.killpg(service.pid, signal.SIGKILL)
+    for worker in workers:  # in sessions of their own, they outlive one that was killed
+        with suppress(psutil.NoSuchProcess):
+            worker.kill()
