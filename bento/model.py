@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -50,7 +51,7 @@ class Encoder:
         self.device = device
         self.model_name = settings.model_name
         self.pretrained = _pretrained(settings)
-        self.weights_digest = _weights_digest(model)
+        self.weights_digest = _weights_digest(model, settings.model_name)
         self.preprocess_description = _describe(preprocess)
         self._max_batch_size = settings.max_batch_size
         self.image_limits = {
@@ -249,7 +250,8 @@ def _device(wanted: str) -> str:
 def _wants_quick_gelu(settings: Settings) -> bool:
     from open_clip.pretrained import get_pretrained_cfg
 
-    cfg = get_pretrained_cfg(settings.model_name, settings.model_pretrained)
+    name = settings.model_name.replace("/", "-")  # as OpenCLIP takes ViT-B/32
+    cfg = get_pretrained_cfg(name, settings.model_pretrained)
     return bool((cfg or {}).get("quick_gelu", False))
 
 
@@ -259,8 +261,10 @@ def _explained(settings: Settings) -> Iterator[None]:
     name, pretrained = settings.model_name, settings.model_pretrained
     try:
         with warnings.catch_warnings():
-            # a model and weights trained with different activations give wrong vectors
-            warnings.filterwarnings("error", message="QuickGELU mismatch", category=UserWarning)
+            # Weights trained with QuickGELU give wrong vectors without it. (Of a model that has
+            # it and a tag that does not say so, the tables of OpenCLIP alone are at odds.)
+            mismatch = r"QuickGELU mismatch .*\(quick_gelu=False\) and"
+            warnings.filterwarnings("error", message=mismatch, category=UserWarning)
             yield
     except Exception as error:
         what = str(error).strip() or type(error).__name__
@@ -291,17 +295,26 @@ def _explained(settings: Settings) -> Iterator[None]:
         ) from error
 
 
-def _weights_digest(model: Any) -> str:
+def _weights_digest(model: Any, model_name: str) -> str:
     """Return 16 hex digits that tell these weights from others, whatever their dtype later.
 
-    A sample of every tensor is hashed, so that a large model costs milliseconds.
+    A sample of every tensor is hashed, so that a large model costs milliseconds; of a local folder
+    also its configuration, which somebody may change beside the weights. Raises `ModelLoadError`
+    for a sample that is no number.
     """
     digest = hashlib.blake2b(digest_size=8)
     for name, tensor in sorted(model.state_dict().items()):
         flat = tensor.detach().reshape(-1)
         step = max(1, flat.numel() // _SAMPLES)
+        sample = flat[::step].float().cpu().numpy()
+        if np.isnan(sample).any():
+            raise ModelLoadError(f"the weights of {model_name} are damaged: {name} has NaN")
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(flat[::step].float().cpu().numpy().tobytes())
+        digest.update(sample.tobytes())
+    if model_name.startswith("local-dir:"):
+        from open_clip import get_model_config
+
+        digest.update(json.dumps(get_model_config(model_name), sort_keys=True).encode())
     return digest.hexdigest()
 
 

@@ -50,7 +50,8 @@ class PackedPatches(nn.Module):
 
 def pack_weights(module: nn.Module) -> None:
     """Pack the weights of a tower's patches and blocks, if the CPU has products in their dtype."""
-    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+    mkldnn = torch.ops.mkldnn
+    if not (hasattr(mkldnn, "_is_mkldnn_bf16_supported") and mkldnn._is_mkldnn_bf16_supported()):
         return
     for part in module.modules():
         if isinstance(part, VisionTransformer) and _embeds_patches(part.conv1):

@@ -12,7 +12,7 @@ TEXTS = ["a large red circle on a yellow background", "маленька синя
 
 
 def main() -> None:
-    encoder = Encoder.load(Settings(model_name=BUNDLED, device="cpu"))
+    encoder = Encoder.load(Settings(model_name=BUNDLED, device="cpu", dtype="float32"))
     golden = {
         "weights_digest": encoder.weights_digest,
         "texts": dict(zip(TEXTS, encoder.encode_texts(TEXTS).tolist(), strict=True)),

@@ -10,7 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -21,11 +22,12 @@ import open_clip
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from bento import Encoder, Settings
 from bento.errors import EncoderError, ModelLoadError, NotAnImage
 from bento.images import load_image
+from bento.model import _explained
 from models.shapes import MODEL_DIR
 
 from .conftest import BUNDLED, ROOT, Reference, file_bytes, scene_image
@@ -236,6 +238,56 @@ def test_other_weights_have_another_digest(encoder: Encoder, tmp_path: Path) -> 
     (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
     other = Encoder.load(Settings(model_name=f"local-dir:{tmp_path}", device="cpu"))
     assert other.weights_digest != encoder.weights_digest
+
+
+def changed(folder: Path, change: Callable[[dict[str, Any], dict[str, Any]], None]) -> Settings:
+    """Return the settings of the bundled model, with its configuration and weights changed."""
+    config = json.loads((MODEL_DIR / "open_clip_config.json").read_text())
+    weights = load_file(MODEL_DIR / "open_clip_model.safetensors")
+    change(config["model_cfg"], weights)
+    save_file(weights, folder / "open_clip_model.safetensors")
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    return Settings(model_name=f"local-dir:{folder}", device="cpu", dtype="float32")
+
+
+def test_the_same_weights_otherwise_configured_have_another_digest(
+    encoder: Encoder, tmp_path: Path
+) -> None:
+    def change(config: dict[str, Any], weights: dict[str, Any]) -> None:
+        config["quick_gelu"] = not config.get("quick_gelu", False)
+
+    assert Encoder.load(changed(tmp_path, change)).weights_digest != encoder.weights_digest
+
+
+def test_damaged_weights_are_refused(tmp_path: Path) -> None:
+    def change(config: dict[str, Any], weights: dict[str, Any]) -> None:
+        weights["ln_final.weight"][0] = float("nan")
+
+    with pytest.raises(ModelLoadError, match=r"are damaged: ln_final\.weight has NaN"):
+        Encoder.load(changed(tmp_path, change))
+
+
+def test_a_model_without_quick_gelu_is_refused_for_weights_that_want_it() -> None:
+    sentence = "QuickGELU mismatch between final model config (quick_gelu={}) and pretrained tag"
+    with pytest.raises(ModelLoadError, match="QuickGELU"), _explained(Settings()):
+        warnings.warn(sentence.format(False), UserWarning, stacklevel=1)
+    with _explained(Settings()), pytest.warns(UserWarning, match="mismatch"):
+        warnings.warn(sentence.format(True), UserWarning, stacklevel=1)  # roberta-ViT-B-32
+
+
+def test_16_bits_run_on_a_cpu_without_products_in_them() -> None:
+    code = f"""
+from bento import Encoder, Settings
+encoder = Encoder.load(Settings(model_name={BUNDLED!r}, device="cpu", dtype="bfloat16"))
+print(*encoder.encode_texts([{TEXTS[0]!r}])[0])
+"""
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    given = np.array(run.stdout.split(), np.float32)
+    assert given @ np.array(GOLDEN["texts"][TEXTS[0]], np.float32) > 0.999
 
 
 @pytest.mark.parametrize(

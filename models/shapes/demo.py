@@ -18,7 +18,7 @@ from urllib.error import URLError
 from urllib.request import ProxyHandler, build_opener
 
 import numpy as np
-import psutil
+import psutil  # type: ignore[import-untyped]
 from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from rich.table import Table
