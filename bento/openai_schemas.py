@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema, model_validator
 
-from bento.schemas import Body, ImageSource, Text
+from bento.schemas import Body, ImageSource, Many, Text
 
 
 class InputItem(Body):
@@ -58,7 +58,7 @@ class OpenAIEmbeddingsRequest(Body):
 
     model: str = Field(description="The model that is served: NAME or NAME/PRETRAINED.")
     input: Annotated[
-        list[InputItem],
+        Many[InputItem],
         BeforeValidator(_input_items),
         Field(
             min_length=1,

@@ -28,6 +28,7 @@ _SENTENCES: Final = {
     500: "something broke in the service; its log has the request id of this answer",
     503: "the service is not ready yet",
 }
+_TOLD: Final = 10  # errors of one body
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -70,14 +71,16 @@ def error_response(error: _Answerable) -> JSONResponse:
 
 
 def describe_validation(details: Sequence[Any]) -> str:
-    """Put pydantic's error details into one sentence that names the fields."""
+    """Put pydantic's error details, the first of them, into one sentence that names the fields."""
     parts = []
-    for detail in details:
+    for detail in details[:_TOLD]:
         where = ".".join(str(part) for part in detail.get("loc", ()) if part != "root")
         what = str(detail.get("msg", "is not valid")).removeprefix("Value error, ")
         if detail.get("type") == "extra_forbidden":
             what = "is not a field of this request"
         parts.append(f"{where}: {what}" if where else what)
+    if more := len(details) - len(parts):
+        parts.append(f"and {more:,} more")
     return "; ".join(parts)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import Annotated, Protocol
+from typing import Annotated, Any, Protocol, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -26,11 +26,22 @@ Normalize = Annotated[
     Field(description="L2-normalise the embedding; without it, as the service is set."),
 ]
 
+T = TypeVar("T")
+Many = Annotated[list[T], Field(fail_fast=True)]  # else an error for each of a million wrong items
+
 
 class Body(BaseModel):
     """A request: unknown fields are errors, so that a typo is noticed."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_more_than_there_are(cls, given: Any) -> Any:
+        if isinstance(given, dict) and len(given) > len(cls.model_fields):
+            allowed = ", ".join(cls.model_fields)
+            raise ValueError(f"{len(given):,} fields are too many; allowed are {allowed}")
+        return given
 
 
 class TextRequest(Body):
@@ -65,7 +76,7 @@ class ImageRequest(ImageSource):
 
 
 class TextsRequest(Body):
-    texts: list[Text] = Field(min_length=1, examples=[["a red circle", "a blue square"]])
+    texts: Many[Text] = Field(min_length=1, examples=[["a red circle", "a blue square"]])
     normalize: Normalize = None
 
 
@@ -73,7 +84,7 @@ class RankRequest(Body):
     """An image, and the texts of which one describes it best."""
 
     image: ImageSource
-    texts: list[Text] = Field(min_length=1, examples=[["a photo of a cat", "a photo of a dog"]])
+    texts: Many[Text] = Field(min_length=1, examples=[["a photo of a cat", "a photo of a dog"]])
 
 
 class EmbeddingResponse(BaseModel):

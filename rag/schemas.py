@@ -6,7 +6,7 @@ They are the bodies of the HTTP routes and the arguments of the library alike.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -58,6 +58,9 @@ CollectionName = Annotated[
 ]
 Weight = Annotated[float, Field(gt=0, le=100)]
 
+T = TypeVar("T")
+Many = Annotated[list[T], Field(fail_fast=True)]  # else an error for each of a million wrong items
+
 
 def _listed(value: Any) -> Any:
     return value if value is None or isinstance(value, list) else [value]
@@ -67,6 +70,14 @@ class Body(BaseModel):
     """A request: unknown fields are errors, so that a typo is noticed."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_more_than_there_are(cls, given: Any) -> Any:
+        if isinstance(given, dict) and len(given) > len(cls.model_fields):
+            allowed = ", ".join(cls.model_fields)
+            raise ValueError(f"{len(given):,} fields are too many; allowed are {allowed}")
+        return given
 
 
 class IndexRequest(Body):
@@ -79,7 +90,7 @@ class IndexRequest(Body):
     )
     dao_id: DaoId = "default"
     image_path: Path = Field("", description="Where you keep the picture.")
-    duplicates: list[Path] = Field(
+    duplicates: Many[Path] = Field(
         default_factory=list, max_length=10_000, description="Other places of the same picture."
     )
     metadata: dict[str, Any] = Field(
@@ -109,7 +120,7 @@ class IndexResponse(BaseModel):
 class UpdateRequest(Body):
     """What replaces what is known of a picture; what is left out stays."""
 
-    paths: list[Path] | None = Field(
+    paths: Many[Path] | None = Field(
         None, max_length=10_000, description="Where it lies: image_path, then duplicates."
     )
     metadata: dict[str, Any] | None = None
@@ -145,14 +156,14 @@ class Examples(Body):
     """Texts and images, each with a weight."""
 
     text: Annotated[
-        list[Text] | None,
+        Many[Text] | None,
         BeforeValidator(_listed, json_schema_input_type=Text | list[Text] | None),
     ] = Field(None, examples=["a red circle"])
     image: Annotated[
-        list[ImageExample] | None,
+        Many[ImageExample] | None,
         BeforeValidator(_listed, json_schema_input_type=ImageExample | list[ImageExample] | None),
     ] = None
-    weights: list[Weight] | None = Field(
+    weights: Many[Weight] | None = Field(
         None, description="One for each text, then one for each image."
     )
 
@@ -227,7 +238,7 @@ class SearchResponse(BaseModel):
 class ManySearchesRequest(Body):
     """Many searches in one call; each is answered for itself."""
 
-    searches: list[dict[str, Any]] = Field(min_length=1, max_length=MAX_SEARCHES)
+    searches: Many[dict[str, Any]] = Field(min_length=1, max_length=MAX_SEARCHES)
 
 
 class ManySearchesResponse(BaseModel):

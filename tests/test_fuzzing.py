@@ -103,6 +103,46 @@ def bodies(model: type[BaseModel]) -> st.SearchStrategy[Any]:
     return values | st.dictionaries(names, values | inner | st.lists(inner, max_size=3))
 
 
+MANY = 10_000
+WRONG = {"ones": [1] * MANY, "objects": [{}] * MANY, "mixed": [{}, "a", None, 1.5] * MANY}
+
+
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
+@pytest.mark.parametrize(
+    ("model", "fields"),
+    [
+        (TextsRequest, ("texts",)),
+        (RankRequest, ("texts",)),
+        (OpenAIEmbeddingsRequest, ("input",)),
+        (IndexRequest, ("duplicates",)),
+        (UpdateRequest, ("paths",)),
+        (SearchRequest, ("text", "image", "weights")),
+        (ManySearchesRequest, ("searches",)),
+    ],
+)
+def test_of_many_wrong_items_the_first_is_told(
+    model: type[BaseModel], fields: tuple[str, ...], wrong: list[Any]
+) -> None:
+    with pytest.raises(ValidationError) as caught:
+        model.model_validate_json(json.dumps(dict.fromkeys(fields, wrong)))
+    assert len(caught.value.errors()) <= len(model.model_fields)
+
+
+@pytest.mark.parametrize("model", [TextRequest, OpenAIEmbeddingsRequest, SearchRequest])
+def test_many_unknown_fields_are_one_error(model: type[BaseModel]) -> None:
+    with pytest.raises(ValidationError) as caught:
+        model.model_validate_json(json.dumps(dict.fromkeys(map(str, range(MANY)))))
+    (error,) = caught.value.errors()
+    assert "10,000 fields are too many; allowed are" in error["msg"]
+    assert all(name in error["msg"] for name in model.model_fields)
+
+
+def test_of_many_errors_the_first_are_told() -> None:
+    said = describe_validation([{"loc": (f"a{i}",), "msg": "is wrong"} for i in range(MANY)])
+    assert said.startswith("a0: is wrong; a1: is wrong; ")
+    assert said.endswith("; a9: is wrong; and 9,990 more")
+
+
 @pytest.mark.parametrize(
     "model",
     [
