@@ -13,7 +13,7 @@ from bento.bodies import embedding_answer, embeddings_answer, images_answer, ope
 from bento.errors import EncoderError, InvalidInput, ModelNotFound, TooLarge
 from bento.fetch import ImageFetcher
 from bento.model import Encoder, normalized
-from bento.openai_schemas import OpenAIEmbeddingsRequest
+from bento.openai_schemas import OpenAIEmbeddingsRequest, input_items
 from bento.runners import Runners
 from bento.schemas import (
     ImageGiven,
@@ -70,13 +70,14 @@ class Answering:
             return images_answer(rows, self.encoder.embedding_dim, self.encoder.model, wanted)
 
     async def openai(self, request: OpenAIEmbeddingsRequest) -> Response:
-        encoder, items = self.encoder, request.input
+        encoder = self.encoder
         if request.model not in (encoder.model, encoder.model_name):
             raise ModelNotFound(
                 f"the model {request.model} is not served here; allowed: {encoder.model}, "
                 f"{encoder.model_name}"
             )
-        self._check_count(items, "inputs")
+        self._check_count(request.input, "inputs")
+        items = input_items(request.input)
         dimension = request.dimensions or encoder.embedding_dim
         if dimension > encoder.embedding_dim:
             raise InvalidInput(

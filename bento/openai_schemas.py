@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 
+from bento.errors import InvalidInput
+from bento.responses import describe_validation
 from bento.schemas import Body, ImageSource, Many, Text
 
 
@@ -28,17 +39,29 @@ class InputItem(Body):
         return ImageSource(image_base64=self.image) if inline else ImageSource(image_url=self.image)
 
 
-def _input_items(given: Any) -> Any:
-    """Bring the `input` of an OpenAI request to a list of items."""
-    items = given if isinstance(given, list) else [given]
-    if any(isinstance(item, int | list) for item in items):
-        raise ValueError("token ids are not taken: send texts")
-    return [
-        {"image" if item.startswith("data:image/") else "text": item}
-        if isinstance(item, str)
-        else item
-        for item in items
-    ]
+_ITEMS: Final = TypeAdapter(Many[InputItem])
+
+
+def input_items(given: Sequence[Any]) -> list[InputItem]:
+    """Return the inputs of a request as items. Raises `InvalidInput`."""
+    if any(isinstance(item, int | list) for item in given):
+        raise InvalidInput("input: token ids are not taken: send texts")
+    try:
+        return _ITEMS.validate_python(
+            [
+                {"image" if item.startswith("data:image/") else "text": item}
+                if isinstance(item, str)
+                else item
+                for item in given
+            ]
+        )
+    except ValidationError as error:
+        details = [{**detail, "loc": ("input", *detail["loc"])} for detail in error.errors()]
+        raise InvalidInput(describe_validation(details)) from None
+
+
+def _listed(given: Any) -> Any:
+    return given if isinstance(given, list) else [given]
 
 
 _ITEM_SCHEMA: Final[dict[str, Any]] = {
@@ -58,8 +81,8 @@ class OpenAIEmbeddingsRequest(Body):
 
     model: str = Field(description="The model that is served: NAME or NAME/PRETRAINED.")
     input: Annotated[
-        Many[InputItem],
-        BeforeValidator(_input_items),
+        list[Any],  # items they become when they are counted: see `input_items`
+        BeforeValidator(_listed),
         Field(
             min_length=1,
             description="A string or a list of them. An image is a data: URI, or {image: URI}.",

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import BaseModel, ValidationError
 
-from bento.errors import EncoderError
+from bento.errors import EncoderError, InvalidInput
 from bento.images import decode_image
-from bento.openai_schemas import OpenAIEmbeddingsRequest
+from bento.openai_schemas import OpenAIEmbeddingsRequest, input_items
 from bento.responses import describe_validation
 from bento.schemas import ImageRequest, RankRequest, TextRequest, TextsRequest, base64_bytes
 from rag.schemas import IndexRequest, ManySearchesRequest, SearchRequest, UpdateRequest, describe
@@ -113,7 +113,6 @@ WRONG = {"ones": [1] * MANY, "objects": [{}] * MANY, "mixed": [{}, "a", None, 1.
     [
         (TextsRequest, ("texts",)),
         (RankRequest, ("texts",)),
-        (OpenAIEmbeddingsRequest, ("input",)),
         (IndexRequest, ("duplicates",)),
         (UpdateRequest, ("paths",)),
         (SearchRequest, ("text", "image", "weights")),
@@ -126,6 +125,12 @@ def test_of_many_wrong_items_the_first_is_told(
     with pytest.raises(ValidationError) as caught:
         model.model_validate_json(json.dumps(dict.fromkeys(fields, wrong)))
     assert len(caught.value.errors()) <= len(model.model_fields)
+
+
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
+def test_so_it_is_of_openais_inputs(wrong: list[Any]) -> None:
+    with pytest.raises(InvalidInput, match=r"^input\b.{1,200}$"):
+        input_items(wrong)
 
 
 @pytest.mark.parametrize("model", [TextRequest, OpenAIEmbeddingsRequest, SearchRequest])

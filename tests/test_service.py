@@ -170,6 +170,7 @@ REFUSED: list[tuple[str, Any, int, str, str]] = [
     ("/v1/embeddings", {"model": BUNDLED, "input": [{}]}, 400, "invalid_request", "exactly one"),
     ("/v1/embeddings", {"model": BUNDLED, "input": ["a", " "]}, 400, "invalid_request", "input"),
     ("/v1/embeddings", {"model": BUNDLED, "input": ["a"] * 1001}, 413, "too_large", "1,000"),
+    ("/v1/embeddings", {"model": BUNDLED, "input": [{}] * 1001}, 413, "too_large", "1,001 inputs"),
     (
         "/v1/embeddings",
         {"model": BUNDLED, "input": ["a", "data:image/png;base64,AAAA"]},
