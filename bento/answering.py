@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from starlette.responses import Response
@@ -25,6 +25,9 @@ from bento.schemas import (
     base64_bytes,
 )
 from bento.settings import Settings
+
+A = TypeVar("A")
+B = TypeVar("B")
 
 
 class Answering:
@@ -86,7 +89,7 @@ class Answering:
         texts = [item.text for item in items if item.text is not None]
         sources = [source for item in items if (source := item.image_source())]
         images = [await self.image_bytes(source) for source in sources]
-        (text_rows, tokens), image_rows = await asyncio.gather(
+        (text_rows, tokens), image_rows = await _both(
             self.runners.embed_texts(texts, normalize=True),
             self.runners.embed_images(images, normalize=True),
         )
@@ -108,7 +111,7 @@ class Answering:
         """Zero-shot classification: softmax of the scaled cosines, as CLIP was trained."""
         self._check_count(request.texts, "texts")
         data = await self.image_bytes(request.image)
-        image, (texts, _) = await asyncio.gather(
+        image, (texts, _) = await _both(
             self.runners.embed_image(data, normalize=True),
             self.runners.embed_texts(request.texts, normalize=True),
         )
@@ -143,3 +146,13 @@ class Answering:
                 f"the request has {len(items):,} {what}; at most "
                 f"{self._settings.max_request_items:,} are allowed (MAX_REQUEST_ITEMS)"
             )
+
+
+async def _both(first: Coroutine[Any, Any, A], second: Coroutine[Any, Any, B]) -> tuple[A, B]:
+    """Await both at once; when one fails the other is given up, so that it works for nobody."""
+    tasks = asyncio.create_task(first), asyncio.create_task(second)
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()

@@ -1,0 +1,81 @@
+"""What the embedding routes do when a part of a request fails."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bento import Settings
+from bento.answering import Answering
+from bento.errors import BrokenImage, EncoderError
+from bento.openai_schemas import OpenAIEmbeddingsRequest
+from bento.schemas import ImageSource, RankRequest
+
+PICTURE = base64.b64encode(b"picture").decode()
+URI = f"data:image/png;base64,{PICTURE}"
+
+
+class Towers:
+    """Stand-ins for the runners: texts take for ever if `slow`, images fail as they are told."""
+
+    def __init__(self) -> None:
+        self.slow = False
+        self.given_up = 0  # requests for texts
+        self.fails: EncoderError | None = None  # all images
+        self.bad: EncoderError | None = None  # each image
+        self.images: list[bytes] = []
+
+    async def embed_texts(self, texts: Sequence[str], *, normalize: bool) -> tuple[Any, int]:
+        try:
+            if self.slow:
+                await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.given_up += 1
+            raise
+        return np.ones((len(texts), 2), np.float32), len(texts)
+
+    async def embed_image(self, data: bytes, *, normalize: bool) -> Any:
+        (row,) = await self.embed_images([data], normalize=normalize)
+        return row
+
+    async def embed_images(self, images: Sequence[bytes], *, normalize: bool) -> list[Any]:
+        await asyncio.sleep(0)  # the texts begin
+        if self.fails:
+            raise self.fails
+        self.images += images
+        return [self.bad or np.ones(2, np.float32) for _ in images]
+
+
+@pytest.fixture
+def towers() -> Towers:
+    return Towers()
+
+
+@pytest.fixture
+def answering(towers: Towers) -> Answering:
+    encoder = SimpleNamespace(model="m/p", model_name="m", embedding_dim=2, logit_scale=1.0)
+    return Answering(encoder, towers, Settings())  # type: ignore[arg-type]
+
+
+def inputs(*given: Any) -> OpenAIEmbeddingsRequest:
+    return OpenAIEmbeddingsRequest(model="m", input=list(given))
+
+
+def test_where_an_image_fails_its_texts_are_given_up(answering: Answering, towers: Towers) -> None:
+    towers.slow, towers.fails = True, BrokenImage("it is broken")
+    rank = RankRequest(image=ImageSource(image_base64=PICTURE), texts=["a"])
+
+    async def scene() -> None:
+        for i, answer in enumerate((answering.rank(rank), answering.openai(inputs("a", URI)))):
+            with pytest.raises(BrokenImage, match=r"^it is broken$"):
+                await answer
+            await asyncio.sleep(0)
+            assert towers.given_up == i + 1
+
+    asyncio.run(scene())
