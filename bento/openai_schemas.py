@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Final, Literal
 
@@ -17,7 +18,7 @@ from pydantic import (
 
 from bento.errors import InvalidInput
 from bento.responses import describe_validation
-from bento.schemas import Body, ImageSource, Many, Text
+from bento.schemas import Body, ImageSource, Many, Text, is_data_uri
 
 
 class InputItem(Body):
@@ -35,11 +36,13 @@ class InputItem(Body):
     def image_source(self) -> ImageSource | None:
         if self.image is None:
             return None
-        inline = self.image.startswith("data:")
-        return ImageSource(image_base64=self.image) if inline else ImageSource(image_url=self.image)
+        if is_data_uri(self.image):
+            return ImageSource(image_base64=self.image)
+        return ImageSource(image_url=self.image)
 
 
 _ITEMS: Final = TypeAdapter(Many[InputItem])
+_IMAGE: Final = re.compile(r"\s*data:(image/|[^,]*;base64,)", re.IGNORECASE)
 
 
 def input_items(given: Sequence[Any]) -> list[InputItem]:
@@ -49,9 +52,7 @@ def input_items(given: Sequence[Any]) -> list[InputItem]:
     try:
         return _ITEMS.validate_python(
             [
-                {"image" if item.startswith("data:image/") else "text": item}
-                if isinstance(item, str)
-                else item
+                {"image" if _IMAGE.match(item) else "text": item} if isinstance(item, str) else item
                 for item in given
             ]
         )

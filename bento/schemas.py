@@ -161,11 +161,15 @@ class ErrorResponse(BaseModel):
     code: str = Field(description="Stable, snake_case.")
 
 
+def is_data_uri(value: str) -> bool:
+    return value.lstrip()[:5].lower() == "data:"
+
+
 def base64_bytes(value: str) -> bytes:
     """Decode base64, bare or in a data: URI. Raises `InvalidInput`."""
-    if value.startswith("data:"):
+    if is_data_uri(value):
         head, comma, value = value.partition(",")
-        if not comma or not head.endswith(";base64"):
+        if not comma or not head.lower().endswith(";base64"):
             raise InvalidInput("image_base64 as a data: URI must be data:TYPE;base64,DATA")
     try:
         return base64.b64decode("".join(value.split()), validate=True)

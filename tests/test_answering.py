@@ -13,7 +13,7 @@ import pytest
 
 from bento import Settings
 from bento.answering import Answering
-from bento.errors import BrokenImage, EncoderError
+from bento.errors import BrokenImage, EncoderError, InvalidInput
 from bento.openai_schemas import OpenAIEmbeddingsRequest
 from bento.schemas import ImageSource, RankRequest
 
@@ -79,3 +79,31 @@ def test_where_an_image_fails_its_texts_are_given_up(answering: Answering, tower
             assert towers.given_up == i + 1
 
     asyncio.run(scene())
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        f"DATA:image/png;base64,{PICTURE}",
+        f"data:image/png;BASE64,{PICTURE}",
+        f" \n{URI}",
+        f"data:application/octet-stream;base64,{PICTURE}",
+        f"data:;base64,{PICTURE}",
+    ],
+)
+def test_a_data_uri_is_an_image_however_it_is_written(
+    answering: Answering, towers: Towers, uri: str
+) -> None:
+    asyncio.run(answering.openai(inputs(uri, {"image": uri})))
+    assert towers.images == [b"picture"] * 2
+
+
+def test_a_data_uri_of_an_image_that_is_no_base64_is_refused(answering: Answering) -> None:
+    for given in ("Data:image/svg+xml,<svg/>", {"image": "Data:image/svg+xml,<svg/>"}):
+        with pytest.raises(InvalidInput, match="must be data:TYPE;base64,DATA"):
+            asyncio.run(answering.openai(inputs(given)))
+
+
+def test_a_text_about_data_is_a_text(answering: Answering, towers: Towers) -> None:
+    asyncio.run(answering.openai(inputs("data: a chart, in base64")))
+    assert towers.images == []
