@@ -98,7 +98,7 @@ class Answering:
         for i, item in enumerate(items):
             row = next(of_image) if item.text is None else next(of_text)
             if isinstance(row, EncoderError):
-                raise InvalidInput(f"input {i}: {row}")
+                raise row if row.status >= 500 else InvalidInput(f"input {i}: {row}")
             rows.append(row[:dimension])
         return openai_answer(
             normalized(np.stack(rows)),

@@ -107,3 +107,15 @@ def test_a_data_uri_of_an_image_that_is_no_base64_is_refused(answering: Answerin
 def test_a_text_about_data_is_a_text(answering: Answering, towers: Towers) -> None:
     asyncio.run(answering.openai(inputs("data: a chart, in base64")))
     assert towers.images == []
+
+
+def test_an_input_at_fault_is_told_and_the_services_own_fault_is_not_the_clients(
+    answering: Answering, towers: Towers
+) -> None:
+    towers.bad = BrokenImage("it is broken")
+    with pytest.raises(InvalidInput, match=r"^input 1: it is broken$"):
+        asyncio.run(answering.openai(inputs("a", URI)))
+    towers.bad = EncoderError("this image failed in the service")
+    with pytest.raises(EncoderError) as caught:
+        asyncio.run(answering.openai(inputs("a", URI)))
+    assert caught.value is towers.bad
