@@ -102,7 +102,8 @@ class ImageFetcher:
             raise UrlFailed(
                 f"fetching the image took longer than {self._timeout:.0f} s: {_shown(url)}"
             ) from None
-        except (httpx.HTTPError, UnicodeError) as error:  # the latter of hosts that redirects name
+        # the latter two of what redirects name
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
             # the words of others would quote what a server that speaks no HTTP said
             what = str(error) if isinstance(error, httpx.ConnectError) else type(error).__name__
             raise UrlFailed(f"the image could not be fetched: {what}: {_shown(url)}") from None

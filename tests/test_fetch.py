@@ -330,7 +330,13 @@ def test_a_redirect_is_checked_as_the_url_is(site: Server, location: str) -> Non
     assert len(site.hosts) == 1
 
 
-@pytest.mark.parametrize("location", ["http://a:b/", "http://xn--a/", "http://0177.0.0.1/"])
+@pytest.mark.parametrize(
+    "location",
+    [
+        *("http://a:b/", "http://xn--a/", "http://0177.0.0.1/"),
+        *("mailto:x", "http:foo", "data:,x"),
+    ],
+)
 def test_a_redirect_to_no_url_is_told(site: Server, location: str) -> None:
     with pytest.raises(UrlFailed, match="could not be fetched"):
         get(fetcher(site), url(site, f"/to/{location}"))
