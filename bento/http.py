@@ -10,6 +10,7 @@ from time import perf_counter
 from typing import Final
 from uuid import uuid4
 
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -126,6 +127,10 @@ class RequestMiddleware:
             raise UnsupportedMediaType(
                 f"{path[:200]} takes {allowed}, not {media_type[:80] or 'an untyped body'}"
             )
+        _, options = parse_options_header(headers["content-type"])  # as they are read for a form
+        charset = options.get(b"charset", b"utf-8").decode("latin-1")
+        if path in self.form_routes and charset.lower() not in ("utf-8", "utf8"):
+            raise UnsupportedMediaType(f"a form is taken in utf-8, not in {charset[:80]}")
 
     def _count(self, exchange: _Exchange) -> None:
         scope = exchange.scope

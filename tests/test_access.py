@@ -489,6 +489,25 @@ def test_so_it_is_in_a_part_of_a_form(http: httpx.Client, path: str) -> None:
         assert http.post(path, files=files, headers=key()).status_code == 200, media_type
 
 
+@pytest.mark.parametrize("path", sorted(FORMS))
+def test_a_form_is_utf_8(http: httpx.Client, path: str) -> None:
+    name = "files" if path == "/embed/images" else "file"
+    form = (
+        f'--x\r\nContent-Disposition: form-data; name="{name}"; filename="a"\r\n\r\n'.encode()
+        + file_bytes(scene_image(1))
+        + b"\r\n--x\r\n"
+        + b'Content-Disposition: form-data; name="\\ud800"\r\n\r\n1\r\n--x--\r\n'
+    )
+    for charset, status in (
+        *(("undefined", 415), ("Punycode", 415), ("unicode_escape", 415), ('"utf-7"', 415)),
+        *(("utf-8", 400), ('"UTF-8"', 400), ("utf8", 400)),  # for the field that is unknown
+    ):
+        headers = {"Content-Type": f"multipart/form-data; boundary=x; Charset={charset}"}
+        answer = http.post(path, content=form, headers={**key(), **headers})
+        assert answer.status_code == status, (charset, answer.text)
+        assert status == 400 or "utf-8" in answer.json()["error"]
+
+
 def test_the_name_of_an_upload_is_never_a_path(http: httpx.Client, locked: Server) -> None:
     home = locked.log.parent
     name = f"{uuid4()}.png"
