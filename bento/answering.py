@@ -66,9 +66,14 @@ class Answering:
         with self.runners.image.metrics.responding():
             return embedding_answer(embedding, self.encoder.model, wanted)
 
-    async def images(self, images: Sequence[bytes], normalize: bool | None) -> Response:
+    async def images(
+        self, images: Sequence[bytes | EncoderError], normalize: bool | None
+    ) -> Response:
+        """Answer with what each image got; an error in place of one is its answer."""
         wanted = self._normalize(normalize)
-        rows = await self.runners.embed_images(images, normalize=wanted)
+        files = [image for image in images if isinstance(image, bytes)]
+        embedded = iter(await self.runners.embed_images(files, normalize=wanted))
+        rows = [next(embedded) if isinstance(image, bytes) else image for image in images]
         with self.runners.image.metrics.responding():
             return images_answer(rows, self.encoder.embedding_dim, self.encoder.model, wanted)
 

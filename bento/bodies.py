@@ -122,9 +122,12 @@ async def read_upload(request: Request) -> tuple[bytes, bool | None]:
         return await read_picture(file), normalize
 
 
-async def read_uploads(request: Request, max_files: int) -> tuple[list[bytes], bool | None]:
+async def read_uploads(
+    request: Request, max_files: int
+) -> tuple[list[bytes | EncoderError], bool | None]:
     """Return all `files` of a multipart form, and its `normalize` if it has one.
 
+    In place of a file that is said to be no picture is its error.
     Raises `InvalidInput` when there is none, or anything else besides, and `TooLarge`.
     """
     try:
@@ -135,12 +138,19 @@ async def read_uploads(request: Request, max_files: int) -> tuple[list[bytes], b
                 raise InvalidInput(
                     "send the pictures as multipart/form-data, each in a field named files"
                 )
-            pictures = [await read_picture(f) for f in files if isinstance(f, UploadFile)]
+            pictures = [await _picture_or_error(f) for f in files if isinstance(f, UploadFile)]
             return pictures, normalize
     except HTTPException as error:
         if "Too many files" in error.detail:
             raise TooLarge(f"at most {max_files:,} images are allowed in one request") from None
         raise
+
+
+async def _picture_or_error(file: UploadFile) -> bytes | EncoderError:
+    try:
+        return await read_picture(file)
+    except UnsupportedMediaType as error:
+        return error
 
 
 async def read_picture(file: UploadFile) -> bytes:

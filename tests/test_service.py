@@ -265,6 +265,23 @@ def test_one_broken_image_among_31_costs_them_nothing(http: httpx.Client, encode
     assert_same(rows, encoder.encode_images(images[:7] + images[8:]))
 
 
+def test_one_file_of_another_type_costs_the_pictures_nothing(
+    http: httpx.Client, encoder: Encoder
+) -> None:
+    good, other = file_bytes(scene_image(1)), ("a.txt", b"hello", "text/plain")
+    files = [("files", it) for it in (other, ("a.png", good), ("b.png", b"hello"), other)]
+    answer = http.post("/embed/images", files=files)
+    assert answer.status_code == 200, answer.text
+    first, row, *rest = answer.json()["embeddings"]
+    assert [first, *rest] == [None] * 3
+    assert_same(row, encoder.encode_images([good])[0])
+    assert [(error["index"], error["code"]) for error in answer.json()["errors"]] == [
+        (0, "unsupported_media_type"),
+        (2, "not_an_image"),
+        (3, "unsupported_media_type"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("request_", "status", "says"),
     [
