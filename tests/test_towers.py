@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import shutil
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -583,6 +582,8 @@ class FakeTower:
     A dtype takes `milliseconds`, and its embeddings have the `cosine` to float32's.
     """
 
+    now = 0.0  # seconds
+
     def __init__(self, **behaviour: tuple[float, float]) -> None:
         torch.manual_seed(5)
         self.use(torch.nn.Linear(8, 8), "float32")
@@ -602,7 +603,7 @@ class FakeTower:
 
     def embed(self, items: Sequence[torch.Tensor]) -> Embeddings:
         milliseconds, cosine = self._behaviour[self.dtype]
-        time.sleep(milliseconds / 1000)
+        self.now += milliseconds / 1000
         weight = self.module.weight
         assert weight.dtype == getattr(torch, self.dtype)
         rows = torch.zeros(len(items), 8)
@@ -612,10 +613,17 @@ class FakeTower:
         return rows.numpy()
 
 
+def settle(tower: FakeTower, wanted: str) -> None:
+    """Settle a tower's dtype by the clock that goes as it says."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bento.towers.perf_counter", lambda: tower.now)
+        settle_dtype(tower, wanted, "cuda")
+
+
 def settled(wanted: str = "auto", **behaviour: tuple[float, float]) -> FakeTower:
     """Settle a tower that starts in float32, at 4 ms, as on a device that has both dtypes."""
     tower = FakeTower(**behaviour)
-    settle_dtype(tower, wanted, "cuda")
+    settle(tower, wanted)
     assert {weight.dtype for weight in tower.module.parameters()} == {getattr(torch, tower.dtype)}
     return tower
 
@@ -648,13 +656,13 @@ class Disturbed(FakeTower):
 
     def embed(self, items: Sequence[torch.Tensor]) -> Embeddings:
         if self.dtype == "bfloat16" and self.tries == 1:
-            time.sleep(0.01)
+            self.now += 0.01
         return super().embed(items)
 
 
 def test_auto_measures_once_more_what_does_not_seem_faster() -> None:
     tower = Disturbed(bfloat16=(1, FAITHFUL_B16), float16=SLOW)
-    settle_dtype(tower, "auto", "cuda")
+    settle(tower, "auto")
     assert (tower.dtype, tower.tries) == ("bfloat16", 2)
     assert {weight.dtype for weight in tower.module.parameters()} == {torch.bfloat16}
 
