@@ -67,7 +67,7 @@ class Runner:
         self._accepted = 0  # items that are not yet answered
         self._window = 2 * limits.count  # of one request's items that are worked on at a time
         self._item_bytes = int(tower.probe()[0].nbytes)
-        self._prepare_seconds = 0.0  # of an item, as of late
+        self._prepare_seconds = 0.0  # of a core for an item, as of late
         self.queue: BatchQueue[torch.Tensor, Embeddings] = BatchQueue(
             name,
             self._run,
@@ -162,18 +162,26 @@ class Runner:
         self.metrics.length.set(self._accepted)
 
     async def _embed(self, preparation: Preparation, due: float) -> Embeddings:
-        loop = asyncio.get_running_loop()
-        item = await loop.run_in_executor(self._shared.threads, self._timed, preparation)
-        if callable(item):
-            item = await loop.run_in_executor(self._shared.large, self._timed, item)
+        loop, shared = asyncio.get_running_loop(), self._shared
+        item = await loop.run_in_executor(shared.threads, self._prepare, preparation, due)
+        if callable(item):  # alone, as if it had all cores
+            item = await loop.run_in_executor(shared.large, self._prepare, item, due, shared.cpus)
         return await asyncio.wrap_future(self.queue.submit(item, due=due))
 
-    def _timed(self, prepare: Callable[[], Prepared]) -> Prepared:
+    def _prepare(self, step: Callable[[], Prepared], due: float, cores: int = 1) -> Prepared:
+        """Do one step of a preparation. Raises `Busy` instead when the answer is already late.
+
+        What an item takes is learnt from the step that gives it: to read a header takes nothing.
+        """
         started = monotonic()
-        item = prepare()
-        seconds = monotonic() - started
-        self._prepare_seconds += 0.1 * (seconds - self._prepare_seconds)
-        self.metrics.decoded(seconds)
+        if started > due:
+            self.metrics.late()
+            raise Busy(f"the {self.name} items before yours took too long: try again later")
+        item = step()
+        if not callable(item):
+            seconds = monotonic() - started
+            self._prepare_seconds += 0.1 * (seconds * cores - self._prepare_seconds)
+            self.metrics.decoded(seconds)
         return item
 
     def _enter(self, nice: int, shares: int) -> None:

@@ -367,6 +367,67 @@ def test_slow_decoding_counts_in_the_predicted_wait(towers: Towers) -> None:
         runners.close()
 
 
+def test_a_large_picture_that_is_already_late_is_not_decoded(
+    towers: Towers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    for module in (runner, batching):
+        monkeypatch.setattr(module, "monotonic", lambda: now[0])
+    monkeypatch.setattr(runners_module, "LARGE_PIXELS", 20)
+    prepare, free = towers.image.prepare, threading.Event()
+
+    def slow(image: Any) -> torch.Tensor:
+        assert free.wait(10)
+        now[0] += 2.1
+        return prepare(image)
+
+    monkeypatch.setattr(towers.image, "prepare", slow)
+    runners = make(towers, max_queue_ms=2000)
+
+    async def scene() -> list[Any]:
+        asked = [
+            asyncio.create_task(runners.embed_image(picture(11), normalize=False)) for _ in range(4)
+        ]
+        await until(lambda: runners._large._work_queue.qsize() == 3)
+        free.set()
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    try:
+        answers = asyncio.run(scene())
+    finally:
+        free.set()
+        runners.close()
+    assert [type(answer) for answer in answers] == [np.ndarray] + [Busy] * 3
+    assert towers.image.prepared == 1
+    assert sample(towers, "rejected_total", limit="late") == 3
+    assert towers.budget.held == 0
+
+
+@pytest.mark.parametrize(("large", "cores"), [(10**6, 1), (20, 3)])
+def test_what_a_picture_takes_is_learnt_from_its_decoding_and_the_cores_that_it_keeps(
+    towers: Towers, monkeypatch: pytest.MonkeyPatch, large: int, cores: int
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(runner, "monotonic", lambda: now[0])
+    monkeypatch.setattr(runners_module, "available_cpus", lambda: 3)
+    monkeypatch.setattr(runners_module, "LARGE_PIXELS", large)
+    prepare = towers.image.prepare
+
+    def slow(image: Any) -> torch.Tensor:
+        now[0] += 2.0
+        return prepare(image)
+
+    monkeypatch.setattr(towers.image, "prepare", slow)
+    runners = make(towers)
+    try:
+        for _ in range(2):
+            asyncio.run(runners.embed_image(picture(11), normalize=False))
+    finally:
+        runners.close()
+    assert runners.image._prepare_seconds == pytest.approx((0.1 + 0.9 * 0.1) * 2.0 * cores)
+    assert sample(towers, "stage_seconds_count", stage="decode", tower="image") == 2
+
+
 def test_prepared_items_count_in_the_byte_budget(towers: Towers, runners: Runners) -> None:
     # 10 bytes an item, as the tower's probe says
     async def scene() -> None:
