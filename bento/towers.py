@@ -15,7 +15,6 @@ from typing import Any, Final, Protocol
 import numpy as np
 import torch
 from open_clip import CLIP
-from open_clip.tokenizer import SimpleTokenizer
 from open_clip.transformer import TextTransformer, text_global_pool
 from PIL import Image
 from torch.nn.functional import cosine_similarity, pad
@@ -28,6 +27,7 @@ from bento.graphs import Graphs, sizes
 from bento.model import Embeddings
 from bento.packing import pack_weights
 from bento.resizing import quick_resize
+from bento.tokenizing import bounded
 
 logger = logging.getLogger("vision_encoder")
 
@@ -35,7 +35,6 @@ logger = logging.getLogger("vision_encoder")
 FIDELITY: Final = {"float16": 0.9999, "bfloat16": 0.999}
 _GAIN: Final = 1.2  # and only if it is faster by this, so that noise does not decide
 _TRIES: Final = 2  # and what does not seem faster is measured once more
-_CACHED_WORDS: Final = 100_000
 # What one more forward costs, in tokens: on 2 cores of an x86-64 CPU a ViT-B-32 text forward
 # in float32 takes about 18 ms + 0.45 ms a token; on a GPU 32 queries cost hardly more than one.
 _FORWARD_TOKENS: Final = {"cpu": 40, "cuda": 100_000}
@@ -83,7 +82,7 @@ class TextTower:
     def __init__(self, model: Any, tokenizer: Any, device: str, max_batch_size: int) -> None:
         self.context_length = int(getattr(tokenizer, "context_length", None) or 77)
         self.cuts = _is_cuttable(_text_parts(model))
-        self._tokenizer = _with_bounded_cache(tokenizer)
+        self._tokenizer = bounded(tokenizer)
         nothing = tokenizer([""])[0]
         self._padding = nothing[-1]
         self._padding_ends = bool((nothing == nothing[-1]).all())  # SigLIP: the end is the padding
@@ -427,19 +426,6 @@ def _groups(lengths: Sequence[int], forward_tokens: int) -> list[list[int]]:
         else:
             group.append(i)
     return groups
-
-
-class _BoundedCache(dict[str, str]):
-    def __setitem__(self, key: str, value: str) -> None:
-        if len(self) < _CACHED_WORDS:
-            super().__setitem__(key, value)
-
-
-def _with_bounded_cache(tokenizer: Any) -> Any:
-    """Bound what OpenCLIP's tokenizer remembers: every word that it has ever seen."""
-    if isinstance(tokenizer, SimpleTokenizer):
-        tokenizer.cache = _BoundedCache(tokenizer.cache)
-    return tokenizer
 
 
 def _first(output: Any) -> torch.Tensor:

@@ -1,0 +1,140 @@
+"""OpenCLIP's tokenizer within bounds: the same tokens, of any text, for less."""
+
+from __future__ import annotations
+
+import random
+import string
+from collections.abc import Callable
+from typing import Any, Final
+
+import pytest
+import torch
+from open_clip.tokenizer import SimpleTokenizer
+
+from bento import tokenizing
+from bento.tokenizing import bounded
+
+LETTERS: Final = (
+    string.ascii_lowercase,
+    "etaoin",
+    "ab",
+    "абвгґдеєжзиіїйклмнопрстуфхцчшщьюя",
+    "αβγδεζηθικλμνξοπρστυφχψω",
+    "我爱北京天安门的一是不了在人有",
+    "あいうえおカキクケコ",
+    "가나다라마바사",
+    "अआइईउकखगघ",
+    "ابتثجحخد",
+    "😂😍🔥❤🇺🇸👩‍👩‍👧",
+    "0123456789½٣",
+    ".!?-=_*'\"<>&;#\\/()",
+    string.printable,
+    "ﬁéÅ\u0301\u200b\ufffd\x00\x85",
+)
+TEXTS: Final = (
+    "",
+    " \t\n ",
+    "a photo of a cat",
+    "It's what they've said: we'll, I'd, you're, 'em, ''s 'sun",
+    "&lt;b&gt; &amp;amp; &#39;x&#39; &eacute;&copy &unknown; R&D" * 3,
+    "Дві червоні кулі та зелений куб, що стоять на столі. " * 8,
+    "<start_of_text>a<END_OF_TEXT>b<end_of_text> <|im_start|>",
+    "ISBN 978-3-16-148410-0, 3.14159265358979 " * 5,
+    "one\n\n  two\t\tthree\u00a0four\u3000five " * 30,
+    "https://example.org/a/very/long/path?with=queries&and=more#" + "fragment" * 20,
+    "antidisestablishmentarianism" * 30,
+    "international" * 80,
+    "ha" * 700,
+    "-" * 3000,
+    "=*" * 400,
+    "😂" * 700,
+    "👩‍👩‍👧" * 100,
+    "我爱北京天安门" * 90,
+    "ÃÂÃ©" * 90,
+    "a " * 500,
+    "!" * 75 + " word",
+)
+
+
+def random_text(chance: random.Random) -> str:
+    """Return words of one to hundreds of letters of one script each."""
+    words = []
+    for _ in range(chance.choice((1, 3, 20, 60))):
+        length = chance.choice((1, 3, 7, 7, 12, 40, 350)) if len(words) < 9 else 5
+        words.append("".join(chance.choices(chance.choice(LETTERS), k=length)))
+    return chance.choice((" ", " ", "", ", ")).join(words)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"context_length": 12},
+        {"clean": "whitespace", "additional_special_tokens": ["<end_of_mask>"]},
+        {"clean": "canonicalize", "context_length": 248},
+    ],
+    ids=str,
+)
+def test_the_tokens_are_those_of_openclip(options: dict[str, Any]) -> None:
+    chance = random.Random(7)
+    texts = [*TEXTS, *(random_text(chance) for _ in range(150)), "x<end_of_mask>y" * 9]
+    ours, theirs = bounded(SimpleTokenizer(**options)), SimpleTokenizer(**options)
+    cut = 0
+    for text in texts:
+        expected = theirs([text])
+        assert torch.equal(ours([text]), expected), text
+        cut += bool(expected[0, -1])
+    assert cut > 30  # and others are shorter than the context
+
+
+def test_a_reduction_keeps_tokens_from_all_of_a_text() -> None:
+    text = " ".join(string.ascii_lowercase * 10)
+    tokens = []
+    for prepare in (bounded, lambda it: it):
+        random.seed(3)
+        tokens.append(prepare(SimpleTokenizer(reduction_mask="simple"))([text]))
+    assert torch.equal(*tokens)
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> tuple[Any, list[int]]:
+    """A tokenizer within bounds, and how much its BPE is given."""
+    given: list[int] = []
+    bpe: Callable[[Any, str], str] = SimpleTokenizer.bpe
+
+    def watch(tokenizer: Any, symbols: str) -> str:
+        given.append(len(symbols))
+        return bpe(tokenizer, symbols)
+
+    monkeypatch.setattr(SimpleTokenizer, "bpe", watch)
+    return bounded(SimpleTokenizer()), given
+
+
+def test_of_a_long_word_the_beginning_is_tokenized(watched: tuple[Any, list[int]]) -> None:
+    tokenizer, given = watched
+    chance = random.Random(1)
+    words = ["".join(chance.choices(string.ascii_lowercase, k=n)) for n in (10_000, 500, 500)]
+    for text in (words[0], " ".join(words[1:])):
+        given.clear()
+        tokenizer([text])
+        assert given == [308]
+
+
+def test_a_text_is_tokenized_no_further_than_the_context(watched: tuple[Any, list[int]]) -> None:
+    tokenizer, given = watched
+    tokenizer(["a " * 5000])
+    assert len(given) == 77
+
+
+def test_the_cache_keeps_a_bounded_number_of_short_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = bounded(SimpleTokenizer())
+    before = len(tokenizer.cache)
+    tokenizer(["b" * 64 + " " + "c" * 65 + " короткі слова"])
+    assert set(list(tokenizer.cache)[before + 1 :]) == {
+        "".join(tokenizer.byte_encoder[byte] for byte in word.encode())
+        for word in ("короткі", "слова")
+    }
+    assert "b" * 64 in tokenizer.cache
+    monkeypatch.setattr(tokenizing, "_CACHED_WORDS", len(tokenizer.cache) + 1)
+    tokenizer(["two new words"])
+    assert len(tokenizer.cache) == before + 4
