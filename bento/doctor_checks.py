@@ -89,9 +89,10 @@ class Machine:
     transport: httpx.BaseTransport | None = None
     seconds: float = CHECK_SECONDS
 
-    def ask(self, method: str, url: str, *, key: str = "", proxied: bool = True) -> httpx.Response:
+    def ask(
+        self, method: str, url: str, headers: dict[str, str] | None = None, *, proxied: bool = True
+    ) -> httpx.Response:
         """Return the answer to an HTTP request, through a proxy if the environment names one."""
-        headers = {"api-key": key} if key else {}
         with httpx.Client(
             timeout=ANSWER_SECONDS, transport=self.transport, trust_env=proxied, headers=headers
         ) as client:
@@ -272,7 +273,8 @@ def _server(address: str, qdrant: QdrantSettings, machine: Machine) -> Finding:
     url = f"{scheme}://{host}:{qdrant.qdrant_port}"
     try:
         ready, root, listed = (
-            machine.ask("GET", url + path, key=key) for path in ("/readyz", "/", "/collections")
+            machine.ask("GET", url + path, {"api-key": key} if key else None)
+            for path in ("/readyz", "/", "/collections")
         )
         refused = {401, 403} & {answer.status_code for answer in (ready, root, listed)}
         version = "" if refused else str(root.json()["version"])
@@ -316,7 +318,9 @@ def check_port(settings: Settings, machine: Machine) -> Finding:
         return Finding("ok", f"{address} is free")
     try:
         ready = machine.ask("GET", f"http://{address}/readyz", proxied=False)
-        info = machine.ask("GET", f"http://{address}/info", proxied=False)
+        keys = settings.api_keys
+        headers = {"Authorization": f"Bearer {keys[0]}"} if keys else None
+        info = machine.ask("GET", f"http://{address}/info", headers, proxied=False)
         model = info.json()["model_name"] if ready.status_code == 200 else ""
     except (httpx.HTTPError, ValueError, LookupError, TypeError):
         model = ""

@@ -703,6 +703,23 @@ def test_a_port_that_the_service_itself_has_is_fine(
     assert failed(examine(machine())) == {"port"}
 
 
+def test_a_service_that_wants_a_key_is_asked_with_the_first(
+    monkeypatch: pytest.MonkeyPatch, loopback: Callable[..., Loopback]
+) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/readyz":
+            return httpx.Response(200)
+        if request.headers.get("authorization") != "Bearer first":
+            return httpx.Response(401, json={"error": {"code": "unauthorized"}})
+        return httpx.Response(200, json={"model_name": "ViT-L-14"})
+
+    monkeypatch.setenv("PORT", str(loopback().port))
+    taken = machine(transport=httpx.MockTransport(answer))
+    assert failed(examine(taken)) == {"port"}
+    monkeypatch.setenv("API_KEY", "first,second")
+    assert not failed(examine(taken))
+
+
 def test_an_address_of_another_machine_cannot_be_listened_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
