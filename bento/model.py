@@ -51,6 +51,7 @@ class Encoder:
         self.device = device
         self.model_name = settings.model_name
         self.pretrained = _pretrained(settings)
+        model.text_decoder = None  # CoCa's writes captions
         self.weights_digest = _weights_digest(model, settings.model_name)
         self.preprocess_description = _describe(preprocess)
         self._max_batch_size = settings.max_batch_size
@@ -69,7 +70,6 @@ class Encoder:
         replace_attention(model)
         self.logit_scale = float(model.logit_scale.exp())
         visual, model.visual = model.visual, torch.nn.Identity()
-        model.text_decoder = None  # CoCa's writes captions
         self.image = ImageTower(visual, preprocess, device, settings.max_batch_size)
         self.text = TextTower(model, tokenizer, device, settings.max_batch_size)
         self.context_length = self.text.context_length

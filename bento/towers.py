@@ -407,12 +407,13 @@ def _pooling(parts: Any) -> tuple[str, int | None]:
 
 
 def _is_cuttable(parts: Any) -> bool:
-    if isinstance(parts, TextTransformer):
-        # a class token at the end (CoCa) is read instead of the end-of-text token
-        causal = parts.attn_mask is not None and parts.cls_emb is None
-        return causal and not parts.use_pad_mask and parts.pool_type in ("argmax", "eos")
-    causal = isinstance(parts, CLIP) and parts.attn_mask is not None
-    return causal and parts.text_pool_type in ("argmax", "eos")
+    if not isinstance(parts, CLIP | TextTransformer) or parts.attn_mask is None:
+        return False
+    # a class token at the end (CoCa) is read instead of the end-of-text token
+    if isinstance(parts, TextTransformer) and (parts.cls_emb is not None or parts.use_pad_mask):
+        return False
+    pool_type, eos_id = _pooling(parts)
+    return pool_type == "argmax" or (pool_type == "eos" and bool(eos_id))  # 0 is the padding
 
 
 def _groups(lengths: Sequence[int], forward_tokens: int) -> list[list[int]]:

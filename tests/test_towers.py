@@ -91,6 +91,7 @@ ARCHITECTURES: Final = {
     "clip_resnet": _architecture(CLIP, RESNET, {}, cuts=True),
     "clip_wide": _architecture(CLIP, VIT | {"image_size": WIDE}, {}, cuts=True),
     "clip_eos": _architecture(CLIP, VIT, EOS, cuts=True),  # worldwide
+    "clip_eos_0": _architecture(CLIP, VIT, EOS | {"eos_id": 0}, cuts=False),  # the padding
     "clipa": _architecture(
         CLIP,
         VIT | {"pool_type": "avg", "final_ln_after_pool": True},
