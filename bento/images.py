@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from bento.errors import BrokenImage, EncoderError, InvalidInput, NotAnImage, TooLarge
@@ -23,6 +23,9 @@ PIXELS_PER_BYTE: Final = 32
 LARGE_PIXELS: Final = 16_000_000  # larger pictures are decoded one at a time
 _STRIP: Final = 1 << 18  # pixels that are converted at a time
 _TILE: Final = (322, 323)  # the TIFF tags of a tile's width and length
+_BITS: Final = 258  # that of the bits per sample
+_PHOTOMETRIC: Final = 262  # and that of what the values mean
+_WHITE_IS_ZERO: Final = 0
 # What begins a segment of a JPEG: 0xFF00 is data, and 0xFFD0 to D7 are restarts within it.
 _MARKER: Final = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")
 _SCAN: Final = 0xDA
@@ -35,11 +38,12 @@ Image.MAX_IMAGE_PIXELS = None
 def decode_image(data: bytes, *, max_bytes: int, max_pixels: int) -> Image.Image:
     """Decode a picture file into an RGB image, upright, its first frame, over white.
 
-    EXIF orientation is applied, transparency is laid over white, 16-bit greyscale is
+    EXIF orientation is applied, transparency is laid over white, deeper greyscale is
     scaled to 8 bits. Both limits are checked before anything is decoded, which adds at most
     9 bytes of memory for each pixel that is allowed.
 
-    Raises `InvalidInput` (empty, or a line), `TooLarge`, `NotAnImage` or `BrokenImage`.
+    Raises `InvalidInput` (empty, a line, or greyscale of an unknown range), `TooLarge`,
+    `NotAnImage` or `BrokenImage`.
     """
     return load_image(open_image(data, max_bytes=max_bytes, max_pixels=max_pixels))
 
@@ -72,6 +76,8 @@ def load_image(image: Image.Image) -> Image.Image:
         with suppress(Exception):  # unreadable EXIF says nothing about orientation
             ImageOps.exif_transpose(image, in_place=True)
         return _to_rgb(image)
+    except EncoderError:
+        raise
     except Exception as error:
         raise BrokenImage(
             f"the {image.format} image is broken or truncated: {_said(error)}"
@@ -144,13 +150,16 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     rows = max(1, _STRIP // image.width)
     for top in range(0, image.height, rows):
         box = (0, top, image.width, min(top + rows, image.height))
-        rgb.paste(_strip_to_rgb(image.crop(box)), box)
+        strip = image.crop(box)
+        if strip.mode.startswith(("I", "F")):
+            strip = _to_8_bit(strip, getattr(image, "tag_v2", {}))
+        rgb.paste(_strip_to_rgb(strip), box)
     return rgb
 
 
 def _strip_to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(_to_8_bit(np.asarray(image))).convert("RGB")
+    if image.mode == "La":
+        image = image.convert("LA")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
@@ -158,10 +167,21 @@ def _strip_to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _to_8_bit(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """Scale greyscale deeper than 8 bits: 16-bit integers, or floats from 0 to 1."""
-    if np.issubdtype(values.dtype, np.floating):
-        scaled = np.nan_to_num(values) * 255
-    else:
-        scaled = values.astype(np.float64) / 257  # 65,535 / 255
-    return np.asarray(np.clip(np.rint(scaled), 0, 255), np.uint8)
+def _to_8_bit(image: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
+    """Scale greyscale deeper than 8 bits: integers of up to 16, or floats from 0 to 1.
+
+    `tags` are those of a TIFF. Raises `InvalidInput` for values of another range, which is not
+    known.
+    """
+    values = np.nan_to_num(np.asarray(image, np.float64))
+    white = 1.0 if image.mode == "F" else 2.0 ** min(tags.get(_BITS, (16,))[0], 16) - 1
+    beyond = 1.0 if image.mode == "F" else 0.0  # floats of photographs may be, and are clipped
+    if values.min() < -beyond or values.max() > white + beyond:
+        raise InvalidInput(
+            f"the image is greyscale of mode {image.mode} with values outside of 0 to "
+            f"{white:,.0f}, and which of them is white is not known: save it with 8 or 16 bits, or "
+            "with floats from 0 to 1"
+        )
+    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        values = white - values
+    return Image.fromarray(np.uint8(np.clip(np.rint(values * (255 / white)), 0, 255)))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import struct
 import zlib
+from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from PIL import Image
 
@@ -13,6 +16,13 @@ from bento.images import decode_image, open_image
 
 from .conftest import file_bytes, scene_image
 
+TIFF_TAGS: Final = {
+    "width": 256,
+    "bits": 258,
+    "photometric": 262,
+    "extra_samples": 338,
+    "sample_format": 339,
+}
 pillow_warns = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 
 
@@ -85,6 +95,66 @@ def test_float_tiff_is_read_from_0_to_1() -> None:
         255,
         255,
     ]
+
+
+def tiff(values: npt.NDArray[Any], **tags: int) -> bytes:
+    """Return a TIFF of one row of pixels in which these tags have other values."""
+    data = file_bytes(Image.fromarray(values), "TIFF")
+    for name, value in tags.items():
+        at = max(data.find(struct.pack("<HHI", TIFF_TAGS[name], kind, 1)) for kind in (3, 4)) + 8
+        data = data[:at] + struct.pack("<H", value) + data[at + 2 :]
+    return data
+
+
+def greys(data: bytes) -> list[int]:
+    """Return the row of a grey picture."""
+    rows = np.asarray(decode(data))
+    assert (rows == rows[..., :1]).all()
+    return [int(grey) for grey in rows[0, :, 0]]
+
+
+def test_greyscale_whose_white_is_zero_is_no_negative() -> None:
+    integers = np.array([[0, 257 * 100, 65535]], np.uint16)
+    assert greys(tiff(integers, photometric=0)) == [255, 155, 0]
+    floats = np.array([[0.0, 0.4, 1.0]], np.float32)
+    assert greys(tiff(floats, photometric=0)) == [255, 153, 0]
+
+
+def test_12_bit_greyscale_is_scaled_to_its_own_white() -> None:
+    row = np.frombuffer(bytes.fromhex("000fff7ff000"), np.uint16)[None]  # 3 values of 16, 4 of 12
+    assert greys(tiff(row, width=4, bits=12)) == [0, 255, 127, 0]
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (np.array([[0, 70_000]], np.int32), "mode I with values outside of 0 to 65,535"),
+        (np.array([[-5, 300]], np.int32), "mode I"),
+        (np.array([[0.0, 255.0]], np.float32), "mode F with values outside of 0 to 1,"),
+        (np.array([[0.0, np.inf]], np.float32), "mode F"),
+    ],
+)
+def test_greyscale_of_an_unknown_range_is_refused_not_white(
+    values: npt.NDArray[Any], said: str
+) -> None:
+    with pytest.raises(InvalidInput, match=f"{said}.* save it with 8 or 16 bits"):
+        decode(tiff(values))
+
+
+def test_unsigned_32_bit_greyscale_is_refused_where_it_uses_them() -> None:
+    values = np.array([[0, -1]], np.int32)  # -1 is the largest one
+    with pytest.raises(InvalidInput, match="mode I"):
+        decode(tiff(values, sample_format=1))
+
+
+def test_32_bit_greyscale_with_values_of_16_is_read_as_these() -> None:
+    values = np.array([[0, 257 * 100, 65535]], np.int32)
+    assert greys(tiff(values)) == greys(tiff(values, sample_format=1)) == [0, 100, 255]
+
+
+def test_premultiplied_greyscale_is_laid_over_white() -> None:
+    values = np.array([[[0, 0], [50, 128], [200, 255]]], np.uint8)
+    assert greys(tiff(values, extra_samples=1)) == [255, 177, 200]
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P"])
