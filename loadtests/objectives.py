@@ -112,7 +112,7 @@ class Held:
             for span in spans
             for row in self._judge_phase(samples, span, span.phase.name if several else "")
         ]
-        return rows + self._compare(samples, spans)
+        return rows + self._compare(samples, spans) + self._wrong(samples)
 
     def climb(self, samples: Samples, spans: Sequence[Span]) -> tuple[float, list[Objective]]:
         """Return the knee, the highest rate before the first step that broke objectives, and these.
@@ -155,6 +155,8 @@ class Held:
             own = [answer for answer in answers if answer.user == kind]
             least += self._least(samples, kind, start, span.end)
             if samples.offered(kind, start, span.end):  # there may be fewer users than kinds
+                wrong = sum(answer.outcome == "wrong" for answer in own)
+                rows.append(Objective(name, kind, "wrong", wrong, 0))
                 rows += self._answers(name, kind, own)
                 rows += self._figures(name, kind, own, ("p95",))
         rate = sum(answer.outcome == "ok" for answer in answers) / max(1e-9, span.end - start)
@@ -166,14 +168,11 @@ class Held:
         return self.profile.objectives[kind].rate * offered
 
     def _answers(self, phase: str, kind: str, own: Sequence[Answer]) -> list[Objective]:
-        """Return what holds always: something is answered, nothing fails or is another's."""
+        """Return what holds always: something is answered, and nothing fails."""
         outcomes = Counter(answer.outcome for answer in own)
         asked = max(1, len(own))
         failed = self.profile.objectives[kind].failed
-        rows = [
-            Objective(phase, kind, "wrong", outcomes["wrong"] / asked, 0, "%"),
-            Objective(phase, kind, "failed", outcomes["failed"] / asked, failed, "%"),
-        ]
+        rows = [Objective(phase, kind, "failed", outcomes["failed"] / asked, failed, "%")]
         if not outcomes["ok"]:
             rows.append(Objective(phase, kind, "right answers", 0, 1, at_least=True))
         return rows
@@ -206,11 +205,13 @@ class Held:
     def _judge_climb(self, samples: Samples, spans: Sequence[Span]) -> list[Objective]:
         """Return the knee, at the profile's rate or above, and that nothing was wrong."""
         knee, _ = self.climb(samples, spans)
-        rows = [Objective("", "all", "knee", knee, self.profile.rate, "/s", at_least=True)]
-        for kind in self.kinds:
-            wrong = sum(a.outcome == "wrong" for a in samples.answers if a.user == kind)
-            rows.append(Objective("", kind, "wrong", wrong, 0))
-        return rows
+        row = Objective("", "all", "knee", knee, self.profile.rate, "/s", at_least=True)
+        return [row, *self._wrong(samples)]
+
+    def _wrong(self, samples: Samples) -> list[Objective]:
+        """Return that no answer was another's, in a phase or beside them."""
+        wrong = Counter(answer.user for answer in samples.answers if answer.outcome == "wrong")
+        return [Objective("", kind, "wrong", wrong[kind], 0) for kind in self.kinds]
 
 
 def latency(answers: Iterable[Answer], name: str) -> float:
