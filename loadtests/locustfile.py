@@ -45,6 +45,7 @@ __all__ = [  # what locust looks for in a locustfile
 
 _SPAWN_RATE: Final = 100.0  # users a second; locust advises against more
 _START_SECONDS: Final = 300.0  # until the users have come: workers ask the deployment first
+_END_SECONDS: Final = 90.0  # until the users have gone: they wait for answers, see --stop-timeout
 _SEEN_SECONDS: Final = 4.0  # until workers have sent what they saw of a phase; it is every 3 s
 
 
@@ -59,12 +60,14 @@ class Phases(LoadTestShape):
         phases, spans, now = _run.shape.phases, _run.spans, time.time()
         if _run.problem:
             return None
+        if _run.complete:
+            return self._leaving(now)
         if not spans and not self._have_come(phases[0]):
             return self._users(phases[0])
         if not spans or now >= spans[-1].end:
             if len(spans) == len(phases) or self._is_over(now):
                 _run.complete = True
-                return None
+                return self._leaving(now)
             phase = phases[len(spans)]
             spans.append(Span(phase, now, now + phase.seconds))
             print(f"{phase.name}: {phase.rate:.3g} requests/s for {phase.seconds:g} s", flush=True)
@@ -75,6 +78,14 @@ class Phases(LoadTestShape):
             _run.problem = f"the users did not come within {_START_SECONDS:g} s"
         assert self.runner is not None
         return self.runner.user_count >= self._users(first)[0]
+
+    def _leaving(self, now: float) -> tuple[int, float, list[type[CheckingUser]]] | None:
+        """Return no users; None when all have gone, so that workers have sent what these saw."""
+        assert self.runner is not None
+        last = _run.spans[-1]
+        if self.runner.user_count and now < last.end + _END_SECONDS:
+            return 0, _SPAWN_RATE, self._users(last.phase)[2]
+        return None
 
     def _users(self, phase: Phase) -> tuple[int, float, list[type[CheckingUser]]]:
         count = max(1, round(phase.rate / PACE))

@@ -61,6 +61,8 @@ class Run:
                 "is started by `python -m loadtests`; --slo-profile cpu or gpu is for a deployment"
             )
         self.unit_ms = figures["text_ms"] + figures["image_ms"] if calibrated else 1.0
+        for user in self.users.values():
+            user.longest = self.profile.objectives[user.kind].p99 * self.unit_ms / 1000
         self.held = Held(self.profile, self.shape, list(self.users), self.unit_ms)
 
     def prepare(self, host: str) -> None:

@@ -5,6 +5,7 @@ In a distributed run workers send theirs to the master, which holds everything.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -59,9 +60,11 @@ class Samples:
         """Iterate over the answers to what was sent in a span of time."""
         return (answer for answer in self.answers if start <= answer.at < end)
 
-    def ask(self, user: str, n: float = 1) -> None:
-        """Take down that a request is sent, or that `n` would have been due."""
-        self.asked.append(Asked(time.time(), user, n))
+    def ask(self, user: str, n: float = 1, seconds: float = 0) -> None:
+        """Take down that a request is sent, or that `n` were due over the seconds until now."""
+        now, parts = time.time(), math.ceil(n)
+        for part in range(parts):
+            self.asked.append(Asked(now - seconds * (part + 0.5) / parts, user, n / parts))
 
     def offered(self, user: str, start: float, end: float) -> float:
         """Return how many requests a kind of user offered in a span of time."""

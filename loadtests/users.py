@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from typing import Any, ClassVar, Final
@@ -18,6 +19,7 @@ from loadtests.samples import Outcome, Samples
 from loadtests.shapes import PACE
 
 _LATE_SECONDS: Final = 1.0  # what is late by more is not made up for
+_PATIENCE_SECONDS: Final = 15.0  # a service may let a request wait for 10, see MAX_QUEUE_MS
 _SAID: Final = 160  # letters of an error's text
 
 
@@ -30,9 +32,12 @@ class CheckingUser(FastHttpUser):
     samples: ClassVar[Samples]
     base: ClassVar[str] = ""  # another host than the run's
     paced: ClassVar[bool] = True  # False: the next request follows the last answer at once
+    longest: ClassVar[float] = 0.0  # seconds that an answer may take by the objectives
 
     connection_timeout = 10.0
     network_timeout = 70.0  # the service gives up on a request after 60
+
+    _due = math.inf
 
     def on_start(self) -> None:
         """Begin at a moment, and with a request, of one's own."""
@@ -49,12 +54,20 @@ class CheckingUser(FastHttpUser):
         """Return the seconds until the next request is due, whether or not the last was quick."""
         if not self.paced:
             return 0.0
-        now = time.perf_counter()
-        if (late := now - _LATE_SECONDS - self._due) > 0:
-            self.samples.ask(self.kind, late * PACE)  # what it had no time for
-            self._due += late
+        self._miss()
         self._due += random.uniform(0.5, 1.5) / PACE
-        return max(0.0, self._due - now)
+        return max(0.0, self._due - time.perf_counter())
+
+    def on_stop(self) -> None:
+        """Take down what was left out because of an answer that has not come."""
+        if self.paced:
+            self._miss()
+
+    def _miss(self) -> None:
+        """Take down the requests that there was no time for."""
+        if (late := time.perf_counter() - _LATE_SECONDS - self._due) > 0:
+            self.samples.ask(self.kind, late * PACE, late)
+            self._due += late
 
     @task
     def ask(self) -> None:
@@ -62,14 +75,20 @@ class CheckingUser(FastHttpUser):
         request = self._order[self._turn % len(self._order)]
         self._turn += 1
         self.samples.ask(self.kind)
-        with self.client.request(
-            "POST",
-            self.base + request.route,
-            name=self.kind,
-            data=request.body,  # type: ignore[arg-type]  # bytes are sent as they are
-            headers={"Content-Type": request.content_type, **self._keys},
-            catch_response=True,
-        ) as response:
+        began = time.perf_counter()
+        try:
+            answer = self.client.request(
+                "POST",
+                self.base + request.route,
+                name=self.kind,
+                data=request.body,  # type: ignore[arg-type]  # bytes are sent as they are
+                headers={"Content-Type": request.content_type, **self._keys},
+                catch_response=True,
+            )
+        except gevent.GreenletExit:
+            self._give_up(request, time.perf_counter() - began)
+            raise
+        with answer as response:
             outcome, problem, pause = self._judge(request, response)
             if outcome == "ok":
                 response.success()
@@ -82,6 +101,12 @@ class CheckingUser(FastHttpUser):
         self.samples.add(self.kind, outcome, ms, problem)
         if pause:
             gevent.sleep(pause)
+
+    def _give_up(self, request: Prepared, seconds: float) -> None:
+        """Take down that the run ended before an answer came, unless it was not late yet."""
+        if seconds > max(_PATIENCE_SECONDS, self.longest):
+            problem = f"{request.route} was not answered until the end of the run"
+            self.samples.add(self.kind, "failed", 1000 * seconds, problem)
 
     def _judge(self, request: Prepared, response: Any) -> tuple[Outcome, str, float]:
         """Return what came of a request, what is wrong with it, and the seconds to stay away."""

@@ -2,7 +2,8 @@
 
 It answers every route that they ask. With a fault it is slow to embed a text, fails one request in
 fifty, is too busy for one text in five, exchanges the embeddings of texts that are asked for at the
-same time, is slow for good after a second of many requests, or answers one request after the other.
+same time, is slow for good after a second of many requests, answers one request after the other, or
+answers nothing more after a while.
 """
 
 from __future__ import annotations
@@ -25,12 +26,13 @@ from starlette.routing import Route
 from .conftest import free_port
 from .fakes import vector_of
 
-FAULTS = ("none", "slow", "failing", "busy", "swapping", "tiring", "narrow")
+FAULTS = ("none", "slow", "failing", "busy", "swapping", "tiring", "narrow", "silent")
 TAKES = 0.02  # seconds, so that some requests are there at the same time
 RETRY_AFTER = 2
 _TABLE_TEXTS = 54  # asked for before the load
 _TABLE = _TABLE_TEXTS + 24 + 42  # with images and searches
 _MANY = 60  # requests a second
+_TALKS = 100  # so many requests of the load are answered before it is silent
 
 
 class Stub:
@@ -48,7 +50,7 @@ class Stub:
         self._fault = fault
         self._away: dict[int, float] = {}  # until when, by the client's port
         self._seconds: Counter[int] = Counter()
-        self._tired = False
+        self._tired = self._over = False
         self._waiting: list[tuple[str, asyncio.Future[str]]] = []
         self._one_at_a_time = asyncio.Lock()
 
@@ -63,7 +65,7 @@ class Stub:
                 assert thread.is_alive()
             yield self
         finally:
-            server.should_exit = True
+            server.should_exit = self._over = True
             thread.join(30)
 
     def _app(self) -> Starlette:
@@ -101,15 +103,15 @@ class Stub:
         await request.body()
         if refusal := self._refuse(request):
             return refusal
+        while self._fault == "silent" and self._asked() > _TALKS and not self._over:
+            await asyncio.sleep(TAKES)
         async with self._one_at_a_time if self._fault == "narrow" else nullcontext():
             await asyncio.sleep(self._pause(path))
         return JSONResponse(await answer(request))
 
     def _refuse(self, request: Request) -> Response | None:
-        if self._fault == "failing":
-            number = self.seen.total() - self.seen["/images"] - _TABLE
-            if number > 0 and number % 50 == 0:
-                return JSONResponse({"error": "out of order", "code": "internal_error"}, 500)
+        if self._fault == "failing" and self._asked() > 0 and self._asked() % 50 == 0:
+            return JSONResponse({"error": "out of order", "code": "internal_error"}, 500)
         if self._fault == "busy" and request.url.path == "/embed/text":
             now, port = time.monotonic(), request.client.port if request.client else 0
             self.early += now < self._away.get(port, 0)
@@ -120,6 +122,10 @@ class Stub:
                 headers = {"Retry-After": str(RETRY_AFTER)}
                 return JSONResponse({"error": "busy", "code": "busy"}, 429, headers)
         return None
+
+    def _asked(self) -> int:
+        """Return how many requests of the load have come."""
+        return self.seen.total() - self.seen["/images"] - _TABLE
 
     def _pause(self, path: str) -> float:
         self._seconds[int(time.monotonic())] += 1

@@ -115,6 +115,14 @@ def test_requests_that_could_not_be_sent_show_in_the_rate() -> None:
     assert observed.violated() == [("", "image", "rate")]
 
 
+def test_requests_that_could_not_be_sent_count_when_they_were_due() -> None:
+    samples = Samples()
+    samples.ask("text", 4.5, 9)
+    now = max(each.at for each in samples.asked)
+    assert samples.offered("text", now - 8.5, now + 1) == pytest.approx(4.5)
+    assert 1.5 < samples.offered("text", now - 4, now + 1) < 3
+
+
 def test_requests_that_are_not_answered_show_in_the_rate() -> None:
     observed = Observed(SHAPES["steady"](20, 60))
     observed.drop("text", 1002, 1016)  # 14 of 58 s
@@ -150,6 +158,15 @@ def test_in_the_spike_itself_only_answers_count() -> None:
     assert observed.violated() == []
     observed.add("text", observed.spans[1].start + 5, 1, 1, "failed")
     assert observed.violated() == [("10 times", "text", "failed")]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_an_answer_of_another_request_is_never_allowed(shape: str) -> None:
+    observed = Observed(SHAPES[shape](10, 60))
+    settling = observed.spans[2].start + 5 if shape == "spike" else 0
+    for at in (observed.spans[0].start - 1, observed.spans[0].start, settling):
+        observed.samples.answers = [Answer(at, "text", "wrong", 9), *observed.samples.answers]
+    assert ("", "text", "wrong") in observed.violated()
 
 
 def test_a_soak_that_becomes_slower_is_seen() -> None:

@@ -64,17 +64,18 @@ RUNS = {
     "slow": (),
     "swapping": (),
     "failing": (),
+    "silent": (),
 }
 AT_ONCE = 3
 
 
-def distributed(reports: Path) -> Done:
+def distributed(fault: str, reports: Path) -> Done:
     """Run a master and a worker by the commands of the compose file."""
     services = yaml.safe_load((ROOT / "loadtests" / "docker-compose.yml").read_text())["services"]
     port = str(free_port())
     script = services["master"]["command"][-1].replace("$$", "$").strip()
     script = script.replace("exec python", f"exec {sys.executable}")
-    with Stub("swapping").serving() as stub:
+    with Stub(fault).serving() as stub:
         worker = subprocess.Popen(
             [
                 sys.executable,
@@ -109,7 +110,9 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], D
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         begun: dict[str, Future[Done]] = {fault: pool.submit(against, fault) for fault in RUNS}
-        begun["distributed"] = pool.submit(distributed, tmp_path_factory.mktemp("distributed"))
+        for fault in ("swapping", "silent"):
+            name = f"{fault}, distributed"
+            begun[name] = pool.submit(distributed, fault, tmp_path_factory.mktemp("run"))
         yield lambda fault: begun[fault].result()
 
 
@@ -147,6 +150,49 @@ def test_one_failure_in_fifty_is_found_and_named(done: Callable[[str], Done]) ->
     figures = {name.split()[1] for name in ended.violated}
     assert {"failed"} <= figures <= {"failed", "rate"}, ended.output
     assert "answered 500" in ended.summary
+
+
+@pytest.mark.parametrize("run", ["silent", "silent, distributed"])
+def test_one_that_stops_answering_is_found(done: Callable[[str], Done], run: str) -> None:
+    ended = done(run)
+    assert ended.status == 1
+    figures = {name.split()[1] for name in ended.violated}
+    assert {"failed", "rate"} <= figures <= {"failed", "rate", "right"}, ended.output
+    assert "was not answered until the end of the run" in ended.summary
+
+
+USER = """
+import gevent
+from locust.env import Environment
+from loadtests import users
+from loadtests.bodies import Prepared
+from loadtests.samples import Samples
+
+class User(users.TextUser):
+    host = "http://127.0.0.1:9"
+    requests = [Prepared("/embed/text", "application/json", b"{}", print)]
+    samples = Samples()
+
+def stopped(patience):
+    users._PATIENCE_SECONDS = patience
+    user = User(Environment(user_classes=[User]))
+    user.client.request = lambda *_, **__: waiting.set() or gevent.sleep(60)
+    waiting = gevent.event.Event()
+    user._due, user.on_start = users.time.perf_counter() - 11, lambda: None
+    user._order, user._turn, user._keys = user.requests, 0, {}
+    running = gevent.spawn(user.run)
+    waiting.wait()
+    running.kill()
+    return [answer.outcome for answer in user.samples.answers]
+
+assert stopped(600) == []
+assert stopped(0) == ["failed"]
+assert 9.9 < sum(each.n for each in User.samples.asked) - 2 < 12, User.samples.asked
+"""
+
+
+def test_what_is_under_way_at_the_end_is_a_failure_only_when_it_is_late() -> None:
+    subprocess.run([sys.executable, "-c", USER], cwd=ROOT, check=True, timeout=60)
 
 
 def test_one_that_stays_slow_after_a_spike_is_found(done: Callable[[str], Done]) -> None:
@@ -207,7 +253,7 @@ def test_a_weight_of_an_unknown_user_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_master_judges_what_its_workers_saw(done: Callable[[str], Done]) -> None:
-    ended = done("distributed")
+    ended = done("swapping, distributed")
     assert ended.status == 1 and "text wrong" in ended.violated, ended.output
     assert ended.stub.seen["/route"] == 0
     assert re.search(r"generator \| \S+_[0-9a-f]+ \d+ % of a core", ended.summary), ended.summary
