@@ -32,6 +32,8 @@ from rich.progress import Progress
 
 from loadtests.deployment import Deployment, Unusable
 from loadtests.inputs import INDEXED
+from loadtests.objectives import profiles
+from loadtests.options import add_options, check_profile, weights_of
 
 _ROOT: Final = Path(__file__).resolve().parents[1]
 _BUNDLED: Final = f"local-dir:{_ROOT / 'models' / 'shapes'}"
@@ -44,6 +46,7 @@ _console = Console(stderr=True)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run it; return the exit status."""
     options, rest = _parser().parse_known_args(argv)
+    _check(options, rest)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stopped alike, nothing left behind
     options.reports.mkdir(parents=True, exist_ok=True)
     try:
@@ -56,9 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 host, fact = stack.enter_context(_service(folder, options.reports))
                 router = stack.enter_context(_router(host, options.reports))
                 arguments += ["--fact", fact]
-            deployment = Deployment(host)
-            if deployment.info()["qdrant_enabled"]:
-                _index(deployment)
+            with Deployment(host) as deployment:
+                if deployment.info()["qdrant_enabled"]:
+                    _index(deployment)
             return _locust(["--host", host, "--router", router, *arguments, *rest], options.reports)
     except (Unusable, _NotStarted) as error:
         print(f"FAIL: {error}", file=sys.stderr)
@@ -82,11 +85,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--host", type=_url, default="", help="the deployment (https://…)")
     parser.add_argument("--router", type=_url, default="", help="its agent router, if there is one")
-    parser.add_argument("--slo-profile", default="ci", help="ci, cpu or gpu (default: ci)")
+    parser.add_argument("--slo-profile", choices=list(profiles()), default="ci", help="default: ci")
     parser.add_argument(
         "--reports", type=Path, default=_ROOT / "loadtests" / "reports", help="the reports' folder"
     )
     return parser
+
+
+def _check(options: argparse.Namespace, rest: Sequence[str]) -> None:
+    """Raise `SystemExit` now for what locust would refuse after everything has been started."""
+    parser = argparse.ArgumentParser("python -m loadtests", add_help=False, allow_abbrev=False)
+    add_options(parser)
+    asked = parser.parse_known_args(rest, argparse.Namespace(**vars(options)))[0]
+    check_profile(options.slo_profile, measured=not options.host)
+    weights_of(asked, router=bool(options.router or not options.host))
 
 
 def _url(text: str) -> str:

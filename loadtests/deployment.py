@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, Final
 
 import httpx
@@ -18,6 +19,9 @@ from loadtests.inputs import INDEXED, TEXTS, pictures
 
 _SECONDS: Final = 90.0
 _ATTEMPTS: Final = 20  # of a request that is answered 429
+_INFO: Final = ("model_name", "device", "embedding_dim", "qdrant_enabled")
+_NORM: Final = 1e-3  # a norm may differ from 1 by this
+_SAME: Final = 0.9999  # a cosine above it; different inputs of the bundled model have 0.93 at most
 
 
 class Unusable(Exception):
@@ -40,16 +44,24 @@ class Deployment:
             base_url=host, headers=keys(), timeout=_SECONDS, trust_env=False
         )
 
+    def __enter__(self) -> Deployment:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
     def info(self) -> dict[str, Any]:
-        """Return what `/info` says."""
-        answer: dict[str, Any] = self._ask("GET", "/info")
-        return answer
+        """Return what `/info` says: model_name, device, embedding_dim and qdrant_enabled."""
+        with self._understood():
+            answer = self._ask("GET", "/info")
+            return {name: answer[name] for name in _INFO}
 
     def index(self, progress: Callable[[], None]) -> None:
         """Index the pictures of the searches; those that are there already cost nothing."""
 
         def one(n: int) -> None:
-            self._ask("POST", "/images", indexing(n))
+            with self._understood():
+                self._ask("POST", "/images", indexing(n))
             progress()
 
         with ThreadPoolExecutor(4) as pool:
@@ -63,17 +75,47 @@ class Deployment:
             for name, data in pictures().items():
                 image = base64.b64encode(data).decode()
                 vectors[name] = self._embed("image", {"image_base64": image})
+            self._examine(vectors)
         else:
             vectors = dict(zip(embeddings.keys, embeddings.matrix, strict=True))
         hits = {}
         if with_searches:
             for name, body in searches().items():
-                found = self._ask("POST", "/search", body)["hits"]
-                hits[name] = [(hit["id"], hit["score"]) for hit in found]
+                with self._understood():
+                    found = self._ask("POST", "/search", body)["hits"]
+                    hits[name] = [(hit["id"], hit["score"]) for hit in found]
         return Expected(vectors, hits)
 
     def _embed(self, kind: str, body: dict[str, Any]) -> np.ndarray:
-        return np.array(self._ask("POST", f"/embed/{kind}", body)["embedding"], np.float32)
+        with self._understood():
+            return np.array(self._ask("POST", f"/embed/{kind}", body)["embedding"], np.float32)
+
+    def _examine(self, vectors: dict[str, np.ndarray]) -> None:
+        """Raise `Unusable` unless these can be the embeddings of different inputs."""
+        dim = self.info()["embedding_dim"]
+        for name, vector in vectors.items():
+            norm = float(np.linalg.norm(vector))
+            if vector.shape != (dim,) or not abs(norm - 1) <= _NORM:
+                raise Unusable(
+                    f"{self.host} embeds {name!r} with the shape {vector.shape} and the norm "
+                    f"{norm:.3f}; its embedding_dim is {dim}, and the norm must be 1"
+                )
+        names = [name for name in vectors if name.isascii()]  # not every model knows Ukrainian
+        matrix = np.array([vectors[name] for name in names])
+        cosines = np.triu(matrix @ matrix.T, 1)
+        one, other = divmod(int(cosines.argmax()), len(names))
+        if cosines[one, other] > _SAME:
+            raise Unusable(
+                f"{self.host} gives {names[one]!r} and {names[other]!r} the same embedding"
+            )
+
+    @contextmanager
+    def _understood(self) -> Iterator[None]:
+        """Turn an answer that is not what it should be into `Unusable`."""
+        try:
+            yield
+        except (KeyError, TypeError, ValueError) as error:
+            raise Unusable(f"{self.host} is no vision encoder: {error!r}"[:300]) from None
 
     def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         for _ in range(_ATTEMPTS):

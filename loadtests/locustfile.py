@@ -17,12 +17,12 @@ from locust import LoadTestShape, events
 from locust.env import Environment
 from locust.runners import STATE_STOPPED, MasterRunner, Runner, WorkerRunner
 
-from loadtests import bodies
 from loadtests.deployment import Deployment, Unusable
 from loadtests.objectives import Span, profiles
+from loadtests.options import add_options
 from loadtests.run import Run
 from loadtests.samples import Usage
-from loadtests.shapes import PACE, SHAPES, Phase
+from loadtests.shapes import PACE, Phase
 from loadtests.users import (
     BatchUser,
     CheckingUser,
@@ -100,39 +100,12 @@ class Phases(LoadTestShape):
         return bool(_run.held.climb(_run.samples, seen[-1:])[1])  # earlier ones were kept
 
 
-def _weights(text: str) -> dict[str, int]:
-    weights = {}
-    for part in filter(None, text.split(",")):
-        kind, _, weight = part.partition("=")
-        if kind not in bodies.USERS or not weight.isdecimal():
-            allowed = ", ".join(bodies.USERS)
-            raise argparse.ArgumentTypeError(f"{part!r} is not USER=NUMBER with one of {allowed}")
-        weights[kind] = int(weight)
-    return weights
-
-
-def _positive(text: str) -> float:
-    number = float(text)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return number
-
-
 @events.init_command_line_parser.add_listener
 def _on_parser(parser: Any) -> None:
     group = parser.add_argument_group("load test")
     names = list(profiles())
     group.add_argument("--slo-profile", choices=names, default="cpu", help="of loadtests/slo.yaml")
-    group.add_argument("--shape", choices=list(SHAPES), default="steady", help="of the load")
-    group.add_argument("--rate", type=_positive, help="requests/s (default: the profile's)")
-    group.add_argument("--seconds", type=_positive, default=60.0, help="how long (default: 60)")
-    group.add_argument(
-        "--weights",
-        type=_weights,
-        default={},
-        metavar="USER=N,…",
-        help=f"instead of the profile's: {', '.join(bodies.USERS)}",
-    )
+    add_options(group)
     group.add_argument(
         "--router", default="", metavar="URL", help="the agent router; without it no RouterUser"
     )
@@ -180,7 +153,8 @@ def _on_start(environment: Environment, **_: Any) -> None:
         if isinstance(runner, WorkerRunner):
             _run.configure(environment.parsed_options or argparse.Namespace())
         if isinstance(runner, MasterRunner):
-            _run.info = Deployment(environment.host or "").info()
+            with Deployment(environment.host or "") as deployment:
+                _run.info = deployment.info()
         else:
             _run.prepare(environment.host or "")
     except Unusable as error:

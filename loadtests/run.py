@@ -14,9 +14,9 @@ from loadtests import bodies
 from loadtests.deployment import Deployment
 from loadtests.expected import Expected
 from loadtests.objectives import Held, Span, profiles
+from loadtests.options import check_profile, shape_of, weights_of
 from loadtests.reporting import Report
 from loadtests.samples import Samples
-from loadtests.shapes import SHAPES
 from loadtests.users import USERS, CheckingUser, RouterUser
 
 
@@ -34,32 +34,22 @@ class Run:
         """Take the options. Raises `SystemExit` when they do not fit each other."""
         self.options = options
         self.profile = profiles()[options.slo_profile]
-        self.rate: float = options.rate or self.profile.rate
-        self.shape = SHAPES[options.shape](self.rate, options.seconds)
-        weights = {**self.profile.weights, **options.weights}
-        if not options.router:
-            weights["router"] = 0
-        chosen = {kind for phase in self.shape.phases for kind in phase.users}
+        self.shape = shape_of(options)
+        weights = weights_of(options, router=bool(options.router))
         self.users: dict[str, type[CheckingUser]] = {}
         for user in USERS:
-            user.weight = int(user.kind in chosen) if chosen else weights[user.kind]
+            user.weight = weights[user.kind]
             user.samples = self.samples
             user.paced = user.kind not in self.shape.unpaced
             if user.weight:
                 self.users[user.kind] = user
-        if not self.users:
-            raise SystemExit("the weights leave no user")
         RouterUser.base = options.router
         figures: dict[str, float] = {}
         self.given: Expected | None = None
         if options.expected:
             self.given, figures = Expected.load(Path(options.expected))
+        check_profile(options.slo_profile, measured=bool(figures))
         calibrated = self.profile.times == "calibrated"
-        if calibrated and not figures:
-            raise SystemExit(
-                f"the profile {options.slo_profile} is relative to this machine, where the service "
-                "is started by `python -m loadtests`; --slo-profile cpu or gpu is for a deployment"
-            )
         self.unit_ms = figures["text_ms"] + figures["image_ms"] if calibrated else 1.0
         for user in self.users.values():
             user.longest = self.profile.objectives[user.kind].p99 * self.unit_ms / 1000
@@ -67,10 +57,10 @@ class Run:
 
     def prepare(self, host: str) -> None:
         """Ask the deployment what it is and what it answers, and prepare the requests."""
-        deployment = Deployment(host)
-        self.info = deployment.info()
         searching = bool({"search", "router"} & set(self.users))
-        expected = deployment.expected(self.given, with_searches=searching)
+        with Deployment(host) as deployment:
+            self.info = deployment.info()
+            expected = deployment.expected(self.given, with_searches=searching)
         for kind, user in self.users.items():
             user.requests = bodies.prepared(kind, expected, self.info["model_name"])
 

@@ -3,7 +3,7 @@
 It answers every route that they ask. With a fault it is slow to embed a text, fails one request in
 fifty, is too busy for one text in five, exchanges the embeddings of texts that are asked for at the
 same time, is slow for good after a second of many requests, answers one request after the other, or
-answers nothing more after a while.
+answers nothing more after a while; or its embeddings are all alike, too short, or too long.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from .conftest import free_port
-from .fakes import vector_of
+from .fakes import DIM, vector_of
 
 FAULTS = ("none", "slow", "failing", "busy", "swapping", "tiring", "narrow", "silent")
+FAULTS += ("alike", "short", "doubled")  # their embeddings
 TAKES = 0.02  # seconds, so that some requests are there at the same time
 RETRY_AFTER = 2
 _TABLE_TEXTS = 54  # asked for before the load
@@ -91,7 +92,8 @@ class Stub:
         return Starlette(routes=[Route("/info", self._info), *posts])
 
     async def _info(self, request: Request) -> Response:
-        return JSONResponse({"model_name": "stub", "device": "none", "qdrant_enabled": True})
+        said = {"model_name": "stub", "device": "none", "embedding_dim": DIM}
+        return JSONResponse({**said, "qdrant_enabled": True})
 
     async def _respond(self, request: Request, answer: Any) -> Response:
         path = request.url.path
@@ -138,7 +140,13 @@ class Stub:
         text = (await request.json())["text"]
         if self._fault == "swapping":
             text = await self._exchanged(text)
-        return {"embedding": vector_of(text.encode()).tolist()}
+        return {"embedding": self._embedding(text.encode())}
+
+    def _embedding(self, data: bytes) -> list[float]:
+        vector = vector_of(b"" if self._fault == "alike" else data)
+        if self._fault == "doubled":
+            vector = 2 * vector
+        return vector[: DIM - (self._fault == "short")].tolist()
 
     async def _exchanged(self, text: str) -> str:
         """Return the text of whoever else asks within 20 ms, to whom this one goes."""
@@ -160,7 +168,7 @@ class Stub:
 
     async def _image(self, request: Request) -> dict[str, Any]:
         data = base64.b64decode((await request.json())["image_base64"])
-        return {"embedding": vector_of(data).tolist()}
+        return {"embedding": self._embedding(data)}
 
     async def _upload(self, request: Request) -> dict[str, Any]:
         return {"embedding": (await self._files(request))[0]}

@@ -9,8 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from starlette.requests import Request
+from starlette.responses import Response
 
 from loadtests.bodies import USERS, prepared, searches
+from loadtests.deployment import Deployment, Unusable
 from loadtests.expected import Expected, Wrong
 from loadtests.inputs import TEXTS, pictures
 from loadtests.objectives import Held, Limits, Objective, Profile, Span, profiles
@@ -19,6 +22,7 @@ from loadtests.samples import Answer, Asked, Outcome, Samples, Usage
 from loadtests.shapes import SHAPES, Shape
 
 from .fakes import vector_of
+from .loadstub import Stub
 
 LIMITS = Limits(p50=10, p95=20, p99=30, busy=0.01, rate=0.8)
 PROFILE = Profile(
@@ -281,6 +285,35 @@ def test_every_user_asks_for_what_the_table_has() -> None:
 def test_the_pictures_have_the_sizes_that_people_upload() -> None:
     sizes = sorted(len(data) for data in pictures().values())
     assert len(set(sizes)) == 24 and sizes[0] < 30_000 and sizes[-1] > 1_500_000
+
+
+# What a deployment must be.
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("alike", "the same embedding"),
+        ("short", r"the shape \(15,\) .* embedding_dim is 16"),
+        ("doubled", "the norm 2.000"),
+    ],
+)
+def test_embeddings_that_cannot_be_right_are_not_expected(fault: str, said: str) -> None:
+    refused = pytest.raises(Unusable, match=said)
+    with Stub(fault).serving() as stub, Deployment(stub.url) as deployment, refused:
+        deployment.expected(None, with_searches=False)
+
+
+@pytest.mark.parametrize("answer", ["<html>", '{"a": 1}', "[]", "null"])
+def test_a_host_that_is_no_vision_encoder_is_said_to_be_none(answer: str) -> None:
+    async def info(request: Request) -> Response:
+        return Response(answer)
+
+    stub = Stub()
+    stub._info = info  # type: ignore[method-assign]
+    refused = pytest.raises(Unusable, match="is no vision encoder")
+    with stub.serving(), Deployment(stub.url) as deployment, refused:
+        deployment.info()
 
 
 # The report.

@@ -231,25 +231,28 @@ def test_a_deployment_that_wants_a_key_is_said_to_do_so(tmp_path: Path) -> None:
     assert done.status == 1 and "401" in done.output and "API_KEY" in done.output
 
 
-def test_the_relative_profile_is_not_for_a_deployment(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (("--slo-profile", "ci"), 1, "relative to this machine"),
+        (("--slo-profile", "nope"), 2, "ci"),
+        (("--shape", "nope"), 2, "steady"),
+        (("--rate", "0"), 2, "not above 0"),
+        (("--weights", "texts=1"), 2, "text, image, batch, search, router, openai"),
+        (
+            ("--weights", "text=0,image=0,batch=0,search=0,router=0,openai=0"),
+            1,
+            "the weights leave no user",
+        ),
+    ],
+)
+def test_options_are_refused_before_the_deployment_is_asked(
+    tmp_path: Path, arguments: tuple[str, ...], status: int, said: str
+) -> None:
     with Stub().serving() as served:
-        done = run(served, tmp_path, "--slo-profile", "ci")
-    assert done.status == 1 and "relative to this machine" in done.output
-    assert "Traceback" not in done.output
-
-
-def test_weights_that_leave_nobody_are_refused(tmp_path: Path) -> None:
-    with Stub().serving() as served:
-        none = "text=0,image=0,batch=0,search=0,router=0,openai=0"
-        done = run(served, tmp_path, "--weights", none)
-    assert done.status == 1 and "the weights leave no user" in done.output
-    assert "Traceback" not in done.output
-
-
-def test_a_weight_of_an_unknown_user_is_refused(tmp_path: Path) -> None:
-    with Stub().serving() as served:
-        done = run(served, tmp_path, "--weights", "texts=1")
-    assert done.status == 2 and "text, image, batch, search, router, openai" in done.output
+        done = run(served, tmp_path, *arguments)
+    assert done.status == status and said in done.output, done.output
+    assert "Traceback" not in done.output and not served.seen
 
 
 def test_a_master_judges_what_its_workers_saw(done: Callable[[str], Done]) -> None:
