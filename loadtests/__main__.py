@@ -48,7 +48,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     options, rest = _parser().parse_known_args(argv)
     _check(options, rest)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stopped alike, nothing left behind
-    options.reports.mkdir(parents=True, exist_ok=True)
     try:
         with ExitStack() as stack:
             arguments = ["--slo-profile", options.slo_profile, "--reports", str(options.reports)]
@@ -56,13 +55,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not host:
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
                 arguments += ["--expected", str(_reference(folder))]
-                host, fact = stack.enter_context(_service(folder, options.reports))
-                router = stack.enter_context(_router(host, options.reports))
+                checkout = _checkout(folder)
+                host, fact = stack.enter_context(_service(checkout, folder, options.reports))
+                router = stack.enter_context(_router(checkout, host, options.reports))
                 arguments += ["--fact", fact]
             with Deployment(host) as deployment:
                 if deployment.info()["qdrant_enabled"]:
                     _index(deployment)
-            return _locust(["--host", host, "--router", router, *arguments, *rest], options.reports)
+            return _locust(["--host", host, "--router", router, *arguments, *rest])
     except (Unusable, _NotStarted) as error:
         print(f"FAIL: {error}", file=sys.stderr)
         return 1
@@ -99,6 +99,11 @@ def _check(options: argparse.Namespace, rest: Sequence[str]) -> None:
     asked = parser.parse_known_args(rest, argparse.Namespace(**vars(options)))[0]
     check_profile(options.slo_profile, measured=not options.host)
     weights_of(asked, router=bool(options.router or not options.host))
+    try:
+        options.reports.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=options.reports).close()
+    except OSError as error:
+        raise SystemExit(f"reports cannot be written: {error}") from None
 
 
 def _url(text: str) -> str:
@@ -117,13 +122,23 @@ def _reference(folder: Path) -> Path:
 
 
 def _model() -> dict[str, str]:
-    name = os.environ.get("VISION_MODEL_NAME") or os.environ.get("MODEL_NAME") or _BUNDLED
-    tag = os.environ.get("VISION_MODEL_PRETRAINED") or os.environ.get("MODEL_PRETRAINED")
+    name = os.environ.get("MODEL_NAME") or os.environ.get("VISION_MODEL_NAME") or _BUNDLED
+    tag = os.environ.get("MODEL_PRETRAINED") or os.environ.get("VISION_MODEL_PRETRAINED")
     return {"MODEL_NAME": name, "MODEL_PRETRAINED": tag or "openai"}
 
 
+def _checkout(folder: Path) -> Path:
+    """Return a folder with what this checkout has but `.env`, which is for another service."""
+    checkout = folder / "checkout"
+    checkout.mkdir()
+    for entry in _ROOT.iterdir():
+        if entry.name != ".env":
+            (checkout / entry.name).symlink_to(entry)
+    return checkout
+
+
 @contextmanager
-def _service(folder: Path, logs: Path) -> Iterator[tuple[str, str]]:
+def _service(checkout: Path, folder: Path, logs: Path) -> Iterator[tuple[str, str]]:
     """Serve the model until the block ends; yield its address, and how it started."""
     variables = {
         **_model(),
@@ -137,8 +152,8 @@ def _service(folder: Path, logs: Path) -> Iterator[tuple[str, str]]:
         "BENTOML_DO_NOT_TRACK": "True",
     }
     began = time.monotonic()
-    command = ["-m", "bentoml", "serve", "service:VisionEncoder", "--working-dir", str(_ROOT)]
-    with _running("service", command, "/readyz", logs, variables) as (url, process):
+    command = ["-m", "bentoml", "serve", "service:VisionEncoder", "--working-dir", str(checkout)]
+    with _running("service", command, "/readyz", checkout, logs, variables) as (url, process):
         took = time.monotonic() - began
         tree = (process, *process.children(recursive=True))
         memory = sum(one.memory_info().rss for one in tree) / 1e9
@@ -146,15 +161,21 @@ def _service(folder: Path, logs: Path) -> Iterator[tuple[str, str]]:
 
 
 @contextmanager
-def _router(host: str, logs: Path) -> Iterator[str]:
+def _router(checkout: Path, host: str, logs: Path) -> Iterator[str]:
     variables = {"VISION_ENCODER_URL": host}
-    with _running("router", ["-m", "router_client"], "/health", logs, variables) as (url, _):
+    command = ["-m", "router_client"]
+    with _running("router", command, "/health", checkout, logs, variables) as (url, _):
         yield url
 
 
 @contextmanager
 def _running(
-    name: str, command: list[str], ready: str, logs: Path, variables: dict[str, str]
+    name: str,
+    command: list[str],
+    ready: str,
+    checkout: Path,
+    logs: Path,
+    variables: dict[str, str],
 ) -> Iterator[tuple[str, psutil.Process]]:
     """Run something on a port of its own, from when `ready` answers until the block ends."""
     with socket.socket() as probe:
@@ -164,18 +185,21 @@ def _running(
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, *command, "--port", str(port)],
-            cwd=_ROOT,
+            cwd=checkout,
             env={**os.environ, **variables},
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C reaches this process, which stops it
         )
+    children: set[psutil.Process] = set()
     try:
         with _console.status(f"starting the {name}"):
             _wait(process, url + ready, name, log)
-        yield url, psutil.Process(process.pid)
+        started = psutil.Process(process.pid)
+        children.update(started.children(recursive=True))
+        yield url, started
     finally:
-        _stop(process)
+        _stop(process, children)
 
 
 def _wait(process: subprocess.Popen[bytes], url: str, name: str, log: Path) -> None:
@@ -189,11 +213,17 @@ def _wait(process: subprocess.Popen[bytes], url: str, name: str, log: Path) -> N
     raise _NotStarted(f"the {name} did not start within {_START_SECONDS:g} s, or ended:\n{said}")
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Stop a process and whatever it started."""
+def _stop(process: subprocess.Popen[bytes], children: set[psutil.Process]) -> None:
+    """Stop a process and whatever it started: `children` also where it is not there to do so."""
+    if process.poll() is None:
+        with suppress(psutil.NoSuchProcess):
+            children.update(psutil.Process(process.pid).children(recursive=True))
     process.terminate()
     with suppress(subprocess.TimeoutExpired):
         process.wait(_STOP_SECONDS)
+    for child in children:  # a worker of BentoML has a session of its own
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
     with suppress(ProcessLookupError):  # its session: a worker that outlived it
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -205,11 +235,10 @@ def _index(deployment: Deployment) -> None:
         deployment.index(lambda: progress.advance(task))
 
 
-def _locust(arguments: list[str], reports: Path) -> int:
+def _locust(arguments: list[str]) -> int:
     command = [
         *(sys.executable, "-m", "locust", "-f", str(_ROOT / "loadtests" / "locustfile.py")),
         *("--headless", "--only-summary", "--loglevel", "WARNING", "--stop-timeout", "20"),
-        *("--html", str(reports / "report.html")),
         *arguments,
     ]
     with subprocess.Popen(command, cwd=_ROOT) as locust:

@@ -15,6 +15,7 @@ import gevent
 import psutil  # type: ignore[import-untyped]
 from locust import LoadTestShape, events
 from locust.env import Environment
+from locust.html import get_html_report
 from locust.runners import STATE_STOPPED, MasterRunner, Runner, WorkerRunner
 
 from loadtests.deployment import Deployment, Unusable
@@ -181,7 +182,13 @@ def _on_quitting(environment: Environment, **_: Any) -> None:
         return
     report = _run.report(environment.host or "")
     folder = Path(_run.options.reports)
-    folder.mkdir(parents=True, exist_ok=True)
-    report.write(folder)
-    print("", report.tables(), report.verdict(), f"report: {folder}", sep="\n", flush=True)
+    print("", report.tables(), report.verdict(), sep="\n", flush=True)
     environment.process_exit_code = 0 if report.passed else 1
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        report.write(folder)
+        (folder / "report.html").write_text(get_html_report(environment, show_download_link=False))
+    except OSError as error:
+        print(f"the report could not be written: {error}", flush=True)
+    else:
+        print(f"report: {folder}", flush=True)

@@ -65,6 +65,7 @@ RUNS = {
     "swapping": (),
     "failing": (),
     "silent": (),
+    "unwritable": ("--seconds", "4"),  # a slow one whose summary cannot be written
 }
 AT_ONCE = 3
 
@@ -85,12 +86,12 @@ def distributed(fault: str, reports: Path) -> Done:
             cwd=ROOT,
         )
         done = subprocess.run(
-            ["sh", "-c", f"{script} --master-bind-port {port} --reports {reports} --rate 40"],
+            ["sh", "-c", f"{script} --master-bind-port {port} --reports {reports}"],
             cwd=ROOT,
             env={
                 **os.environ,
                 **{"HOST": stub.url, "ROUTER": "", "PROFILE": "cpu", "SHAPE": "steady"},
-                **{"DURATION": "10", "GENERATORS": "1"},
+                **{"DURATION": "10", "GENERATORS": "1", "RATE": "40", "WEIGHTS": "batch=0"},
             },
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -104,9 +105,12 @@ def distributed(fault: str, reports: Path) -> Done:
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Done]]:
     def against(fault: str) -> Done:
-        with Stub(fault).serving() as stub:
+        reports = tmp_path_factory.mktemp(fault)
+        if fault == "unwritable":
+            (reports / SUMMARY).mkdir()
+        with Stub("slow" if fault == "unwritable" else fault).serving() as stub:
             stub.key = "a-key"
-            return run(stub, tmp_path_factory.mktemp(fault), *RUNS[fault], API_KEY="a-key,another")
+            return run(stub, reports, *RUNS[fault], API_KEY="a-key,another")
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         begun: dict[str, Future[Done]] = {fault: pool.submit(against, fault) for fault in RUNS}
@@ -253,6 +257,35 @@ def test_options_are_refused_before_the_deployment_is_asked(
         done = run(served, tmp_path, *arguments)
     assert done.status == status and said in done.output, done.output
     assert "Traceback" not in done.output and not served.seen
+
+
+def test_reports_that_cannot_be_written_are_refused_before_the_run(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with Stub().serving() as served:
+        done = run(served, tmp_path / "file" / "reports")
+    assert done.status == 1 and "reports cannot be written" in done.output
+    assert "Traceback" not in done.output and not served.seen
+
+
+def test_a_verdict_is_given_though_its_report_cannot_be_written(
+    done: Callable[[str], Done],
+) -> None:
+    ended = done("unwritable")
+    assert ended.status == 1 and "text p50" in ended.violated, ended.output
+    assert "FAIL: shape steady, profile cpu" in ended.output
+    assert "the report could not be written" in ended.output and "Traceback" not in ended.output
+
+
+def test_the_compose_file_hands_on_every_variable_that_is_documented() -> None:
+    compose = (ROOT / "loadtests" / "docker-compose.yml").read_text()
+    docs = (ROOT / "docs" / "loadtests.md").read_text()
+    documented = set(re.findall(r"^\| `([A-Z]+)` \| `--", docs, re.M))
+    given = dict(re.findall(r"^      ([A-Z]+): \$\{([A-Z]+):", compose, re.M))
+    assert documented == set(given.values()) - {"GENERATORS"} and len(documented) == 7
+    master = compose.partition("services:")[2]
+    assert all(f"$${name}" in master or f"$${{{name}:" in master for name in given)
+    variables = set(re.findall(r"[A-Z]+", re.findall(r"user: (.*) #", compose)[0]))
+    assert all(f'{name}="$(id -{name[0].lower()})"' in docs for name in variables)
 
 
 def test_a_master_judges_what_its_workers_saw(done: Callable[[str], Done]) -> None:
