@@ -104,8 +104,7 @@ def distributed(fault: str, reports: Path) -> Done:
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Done]]:
-    def against(fault: str) -> Done:
-        reports = tmp_path_factory.mktemp(fault)
+    def against(fault: str, reports: Path) -> Done:
         if fault == "unwritable":
             (reports / SUMMARY).mkdir()
         with Stub("slow" if fault == "unwritable" else fault).serving() as stub:
@@ -113,7 +112,9 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], D
             return run(stub, reports, *RUNS[fault], API_KEY="a-key,another")
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        begun: dict[str, Future[Done]] = {fault: pool.submit(against, fault) for fault in RUNS}
+        begun: dict[str, Future[Done]] = {
+            fault: pool.submit(against, fault, tmp_path_factory.mktemp(fault)) for fault in RUNS
+        }
         for fault in ("swapping", "silent"):
             name = f"{fault}, distributed"
             begun[name] = pool.submit(distributed, fault, tmp_path_factory.mktemp("run"))
