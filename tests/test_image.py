@@ -184,19 +184,31 @@ def test_the_bill_of_materials_names_what_the_image_installs_and_nothing_of_this
 
 
 def test_the_image_is_run_with_search_and_what_it_needs_in_volumes(tmp_path: Path) -> None:
-    program(tmp_path, "docker", 'echo "$@"')
+    names = ("MODEL_NAME", "MODEL_PRETRAINED", "API_KEY", "UI_PUBLIC")
+    program(tmp_path, "docker", 'echo "$@"; env')
+    port = free_port()
+    (tmp_path / ".env").write_text(
+        f"PORT=1\nPORT='{port}'  # the last one counts\nexport API_KEY=\"one,two\"\r\n"
+        "VISION_MODEL_NAME=ViT-B-32\nVISION_MODEL_PRETRAINED=laion2b_s34b_b79k # a tag\n"
+    )
+    unset = {name: "" for name in (*names, "PORT", "QDRANT_ENABLED", "VISION_MODEL_NAME")}
     done = subprocess.run(
-        ["make", "image-run", f"PORT={free_port()}", "MODEL_NAME=ViT-B-32", "IMAGE=a:b"],
-        cwd=ROOT,
-        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        ["make", "-f", ROOT / "Makefile", "image-run", "IMAGE=a:b"],
+        cwd=tmp_path,
+        env={**os.environ, **unset, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,
         check=True,
     )
-    arguments = done.stdout.split()
+    first, *rest = done.stdout.splitlines()
+    arguments = first.split()
     assert (arguments[0], arguments[-1]) == ("run", "a:b")
+    assert f"127.0.0.1:{port}:8001" in arguments
     given = dict(a.split("=", 1) for a in arguments if "=" in a)
-    assert (given["MODEL_NAME"], given["QDRANT_ENABLED"]) == ("ViT-B-32", "true")
+    assert given["QDRANT_ENABLED"] == "true"
+    handed_on = dict(line.split("=", 1) for line in rest if "=" in line)
+    assert set(names) < set(arguments)
+    assert [handed_on[name] for name in names] == ["ViT-B-32", "laion2b_s34b_b79k", "one,two", ""]
     mounted = [a.split(":")[1] for a in arguments if a.startswith("vision-encoder-")]
     made = (ROOT / "deploy" / "oci" / "make-data-folders.sh").read_text()
     assert len(mounted) == 3
