@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -105,7 +105,7 @@ def metadata_at(image: IndexedImage, path: str) -> dict[str, Any]:
 
 
 def _named(
-    hashed: Sequence[tuple[Source, str]], images: Iterable[IndexedImage]
+    hashed: Sequence[tuple[Source, str]], images: Collection[IndexedImage]
 ) -> Iterator[tuple[Source, str, str]]:
     """Yield sources with the ids of their pictures: given now, given before, or the content's."""
     named = {image.id: _content(image) for image in images if _is_named(image)}
