@@ -78,8 +78,9 @@ def index(backend: Backend, options: argparse.Namespace) -> int:
             return 0
         report = carry_out(plan, backend, options.collection, options.dao_id, workers, progress)
     failures += report.failures
-    away = sum(any(map(sources.may_be_away, paths_of(image))) for image in held)
-    if options.prune and away:
+    if options.prune and (
+        away := sum(any(map(sources.may_be_away, paths_of(image))) for image in held)
+    ):
         _err.print(
             f"left {away} pictures of folders that are empty, which may be disks that are away: "
             "to forget these, remove the folders"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from rag.store import MAX_DEPTH, Match, Record, best_first
+from rag.store import MAX_DEPTH, Match, Record
 
 # What an engine computes of a cosine is off by the rounding of float32, and what just meets its
 # threshold it leaves out: so the one that it is given is lower by this.
@@ -29,13 +29,13 @@ def ranked(ask: Ask, fetch: Fetch, top_k: int, offset: int) -> list[Match]:
     of the `MAX_DEPTH` best; which of the last equal ones are among these the engine chooses.
     """
     before = min(offset, 1)
-    found = best_first(ask(before + top_k + 1, offset - before, True))
+    found = _best_first(ask(before + top_k + 1, offset - before, True))
     if not _tied(found, before) and not _tied(found, before + top_k):
         return found[before : before + top_k]
     limit = end = offset + top_k
     while True:
         limit = min(10 * limit, MAX_DEPTH)
-        found = best_first(ask(limit, 0, False))
+        found = _best_first(ask(limit, 0, False))
         if limit == MAX_DEPTH or len(found) < limit or found[-1].score < found[end - 1].score:
             break
     page = found[offset:end]
@@ -45,6 +45,10 @@ def ranked(ask: Ask, fetch: Fetch, top_k: int, offset: int) -> list[Match]:
         for match in page
         if match.id in records
     ]
+
+
+def _best_first(matches: list[Match]) -> list[Match]:
+    return sorted(matches, key=lambda match: (-match.score, match.id))
 
 
 def _tied(matches: Sequence[Match], end: int) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from hashlib import sha256
 from typing import Any, Protocol
@@ -313,11 +313,6 @@ def check_query(top_k: int, offset: int, score_threshold: float | None) -> None:
         )
     if score_threshold is not None and not math.isfinite(score_threshold):
         raise InvalidSearch(f"score_threshold is {score_threshold}; it must be finite")
-
-
-def best_first(matches: Iterable[Match]) -> list[Match]:
-    """Return matches by falling score; engines leave open in which order equal ones come."""
-    return sorted(matches, key=lambda match: (-match.score, match.id))
 
 
 def check_scroll(limit: int, start: str | None) -> str | None:
