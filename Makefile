@@ -80,7 +80,7 @@ overload: install ## 60 s of four times what the service can do, with the model 
 	$(BIN)/python -m benchmarks.serving --only overload
 
 fidelity: install ## hold the embeddings to OpenCLIP's (MODEL_NAME: of another model)
-	$(BIN)/python -m pytest tests/test_fidelity.py -q
+	$(BIN)/python -m pytest tests/bento/encoder/test_fidelity.py -q
 
 lint: install ## ruff and mypy
 	$(BIN)/ruff check .

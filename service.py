@@ -22,23 +22,7 @@ from starlette.routing import Route
 from uvicorn.config import HTTP_PROTOCOLS
 
 from bento import Encoder, EncoderError, Settings
-from bento.access import Access, warning
-from bento.admission import ByteBudget
-from bento.answering import Answering
-from bento.bodies import read_upload, read_uploads
-from bento.connections import refuse_once_stopping
-from bento.docs import DOCS_HEADERS, DOCS_PAGE, DOCS_SCRIPT, complete
-from bento.errors import NotReady
-from bento.headers import SecurityHeaders, cors_options
-from bento.http import REQUEST_SECONDS, RequestMiddleware
-from bento.images import FORMATS, decode_image
-from bento.logs import configure_logs
-from bento.metrics import Metrics
-from bento.openai_schemas import OpenAIEmbeddingsRequest, OpenAIEmbeddingsResponse
-from bento.processes import end_worker, ending, give_up, listen_for_workers
-from bento.responses import answering
-from bento.runners import Runners
-from bento.schemas import (
+from bento.contract.embedding import (
     EmbeddingResponse,
     EmbeddingsResponse,
     HealthResponse,
@@ -49,15 +33,36 @@ from bento.schemas import (
     TextRequest,
     TextsRequest,
 )
+from bento.contract.errors import NotReady
+from bento.contract.openai import OpenAIEmbeddingsRequest, OpenAIEmbeddingsResponse
+from bento.contract.search import (
+    IndexRequest,
+    IndexResponse,
+    ManySearchesRequest,
+    ManySearchesResponse,
+)
+from bento.encoder.images import FORMATS, decode_image
+from bento.handlers.embedding import Answering
+from bento.processes.workers import end_worker, ending, give_up, listen_for_workers
+from bento.runners.admission import ByteBudget
+from bento.runners.runners import Runners
 from bento.settings import explain
 from bento.version import VERSION, revision
+from bento.web.access import Access, warning
+from bento.web.api_docs import DOCS_HEADERS, DOCS_PAGE, DOCS_SCRIPT, complete
+from bento.web.connections import refuse_once_stopping
+from bento.web.errors import answering
+from bento.web.forms import read_upload, read_uploads
+from bento.web.headers import SecurityHeaders, cors_options
+from bento.web.logs import configure_logs
+from bento.web.metrics import Metrics
+from bento.web.middleware import REQUEST_SECONDS, RequestMiddleware
 from rag import PictureIndex, RagError, RagSettings, SearchRequest, SearchResponse, identity_of
-from rag import http as index_routes
-from rag.answering import IndexAnswering
 from rag.errors import SearchDisabled
-from rag.schemas import IndexRequest, IndexResponse, ManySearchesRequest, ManySearchesResponse
-from rag.store import Store, open_store
-from rag.thumbnails import Thumbnails
+from rag.store.interface import Store, open_store
+from rag.web import routes as index_routes
+from rag.web.answering import IndexAnswering
+from rag.web.thumbnails import Thumbnails
 
 logger = logging.getLogger("vision_encoder")
 
@@ -76,7 +81,7 @@ if settings.device.startswith("cuda:"):
     # BentoML would hide all GPUs but the first; DEVICE says which one
     os.environ.setdefault("BENTOML_DISABLE_GPU_ALLOCATION", "1")
 
-HTTP_PROTOCOLS["auto"] = "bento.connections:Connection"  # which is what BentoML takes
+HTTP_PROTOCOLS["auto"] = "bento.web.connections:Connection"  # which is what BentoML takes
 
 listen_for_workers()
 metrics = Metrics(workers=settings.workers)

@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
-from benchmarks.harness import environment, parse, parser, report, say, serving, table
-from benchmarks.load import Kind, load
+from benchmarks.support.harness import environment, parse, parser, report, say, serving, table
+from benchmarks.support.load import Kind, load
 
 _CLIENTS: Final = 32
 _SERVICES: Final[dict[str, tuple[str, tuple[Kind, Kind]]]] = {
     "in-process queue": ("service:VisionEncoder", ("text", "image")),
-    "batchable=True": ("benchmarks.batchable:Batchable", ("texts", "images")),
-    "no batching": ("benchmarks.batchable:Unbatched", ("texts", "images")),
+    "batchable=True": ("benchmarks.support.batchable:Batchable", ("texts", "images")),
+    "no batching": ("benchmarks.support.batchable:Unbatched", ("texts", "images")),
 }
 
 

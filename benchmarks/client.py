@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from benchmarks.harness import (
+from benchmarks.support.harness import (
     TEXTS,
     environment,
     parse,

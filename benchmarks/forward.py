@@ -15,7 +15,7 @@ from functools import cache
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any, Final
 
-from benchmarks.harness import (
+from benchmarks.support.harness import (
     TEXTS,
     checkpoint,
     gpu_name,

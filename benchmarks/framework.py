@@ -11,12 +11,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-from benchmarks.harness import parse, parser, report, say, serving, table
-from benchmarks.load import load
+from benchmarks.support.harness import parse, parser, report, say, serving, table
+from benchmarks.support.load import load
 
 _CONNECTIONS: Final = 8
-_MODELS: Final = "benchmarks.framework_service:Models"
-_RESPONSES: Final = "benchmarks.framework_service:Responses"
+_MODELS: Final = "benchmarks.support.framework_service:Models"
+_RESPONSES: Final = "benchmarks.support.framework_service:Responses"
 _UVLOOP: Final = "uvloop and httptools"
 _LAYERS: Final = ("access log", "tracing", "metrics")
 _VARIANTS: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (

@@ -20,11 +20,20 @@ from statistics import mean, median
 from typing import Any, Final
 
 from benchmarks.forward import alone, best_rates
-from benchmarks.harness import checkpoint, encoded, parse, parser, photo, report, say, table_of
+from benchmarks.support.harness import (
+    checkpoint,
+    encoded,
+    parse,
+    parser,
+    photo,
+    report,
+    say,
+    table_of,
+)
 from bento import Encoder, Settings
-from bento.cpus import compute_on
-from rag.cli import open_backend
-from rag.cli import parse as parse_command
+from bento.encoder.cpus import compute_on
+from rag.cli.parser import open_backend
+from rag.cli.parser import parse as parse_command
 
 _PICTURES: Final = 2000
 _TURNS: Final = 6

@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Final
 
-from benchmarks.harness import environment, parse, parser, report, say, serving, table
-from benchmarks.load import load
+from benchmarks.support.harness import environment, parse, parser, report, say, serving, table
+from benchmarks.support.load import load
 
 _BULK_CLIENTS: Final = 16
 _MOST: Final = 4.0  # times the p95 of a text alone

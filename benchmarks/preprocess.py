@@ -17,7 +17,16 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image
 
-from benchmarks.harness import checkpoint, encoded, parse, parser, photo, report, say, table_of
+from benchmarks.support.harness import (
+    checkpoint,
+    encoded,
+    parse,
+    parser,
+    photo,
+    report,
+    say,
+    table_of,
+)
 from bento import Encoder, Settings
 
 _PICTURES: Final = (

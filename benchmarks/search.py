@@ -20,10 +20,10 @@ from uuid import UUID
 import numpy as np
 import psutil  # type: ignore[import-untyped]
 
-from benchmarks.harness import parse, parser, percentile, report, say, table_of
-from rag.edge import EdgeStore
-from rag.filters import Filter, MatchAny, tenant
-from rag.store import ModelIdentity, Point
+from benchmarks.support.harness import parse, parser, percentile, report, say, table_of
+from bento.contract.filters import Filter, MatchAny, tenant
+from rag.store.edge.store import EdgeStore
+from rag.store.interface import ModelIdentity, Point
 
 _DIMENSION: Final = 512
 _BATCH: Final = 256

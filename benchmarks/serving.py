@@ -18,7 +18,7 @@ from statistics import mean, median
 from typing import Any, Final
 
 from benchmarks.forward import Measure, alone, best_rates, limit
-from benchmarks.harness import (
+from benchmarks.support.harness import (
     Server,
     environment,
     free_port,
@@ -30,7 +30,7 @@ from benchmarks.harness import (
     serving,
     table_of,
 )
-from benchmarks.load import BULK, KINDS, Kind, Loaded, load
+from benchmarks.support.load import BULK, KINDS, Kind, Loaded, load
 from bento import Settings
 
 PARTS: Final = ("ours", "handwritten", "sustained", "overload")
@@ -269,7 +269,7 @@ def served(options: Namespace, results: dict[str, Any]) -> None:
             results["in_turn"] = in_turn(options, measure, server, dtypes["image"])
         if "handwritten" in parts:
             few = _QUICK_CLIENTS if quick else _FEW_CLIENTS
-            command = [sys.executable, "-m", "benchmarks.handwritten"]
+            command = [sys.executable, "-m", "benchmarks.support.handwritten"]
             with running(command, free_port(), "/readyz", **variables) as theirs:
                 loads += [step("handwritten", theirs, k, n, seconds) for k in KINDS for n in few]
                 results["texts_in_turn"] = texts_in_turn(options, server, theirs)

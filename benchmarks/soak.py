@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from benchmarks.harness import (
+from benchmarks.support.harness import (
     ROOT,
     Server,
     environment,
@@ -33,7 +33,7 @@ from benchmarks.harness import (
     serving,
     table_of,
 )
-from benchmarks.load import KINDS, Connection, load, posted, prepared
+from benchmarks.support.load import KINDS, Connection, load, posted, prepared
 
 PLOT: Final = ROOT / ".data" / "soak.svg"
 GROWTH: Final = {"memory_mb": 25.0, "files": 4.0, "threads": 2.0}  # at most, in the whole window

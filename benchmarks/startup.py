@@ -17,7 +17,7 @@ from contextlib import suppress
 from statistics import median
 from typing import Final
 
-from benchmarks.harness import (
+from benchmarks.support.harness import (
     Server,
     environment,
     free_port,

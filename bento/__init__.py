@@ -5,11 +5,29 @@
     encoder = Encoder.load(Settings(model_name="local-dir:models/shapes"))
     encoder.encode_texts(["a red circle"])  # float32 (1, dim)
 
-Nothing heavy is imported until a model is loaded.
+Public names are imported when they are first used, so that `bento.contract` needs pydantic alone.
 """
 
-from bento.errors import EncoderError
-from bento.model import Encoder
-from bento.settings import Settings
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from bento.contract.errors import EncoderError
+    from bento.encoder.model import Encoder
+    from bento.settings import Settings
 
 __all__ = ["Encoder", "EncoderError", "Settings"]
+
+_MODULES: Final = {
+    "Encoder": "bento.encoder.model",
+    "EncoderError": "bento.contract.errors",
+    "Settings": "bento.settings",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)

@@ -9,8 +9,8 @@ import sys
 
 from pydantic import ValidationError
 
-from bento.errors import ModelLoadError
-from bento.model import Encoder
+from bento.contract.errors import ModelLoadError
+from bento.encoder.model import Encoder
 from bento.settings import Settings, explain
 
 

@@ -30,10 +30,10 @@ import psutil  # type: ignore[import-untyped]
 from rich.console import Console
 from rich.progress import Progress
 
-from loadtests.deployment import Deployment, Unusable
-from loadtests.inputs import INDEXED
 from loadtests.objectives import profiles
 from loadtests.options import add_options, check_profile, weights_of
+from loadtests.traffic.deployment import Deployment, Unusable
+from loadtests.traffic.inputs import INDEXED
 
 _ROOT: Final = Path(__file__).resolve().parents[1]
 _BUNDLED: Final = f"local-dir:{_ROOT / 'models' / 'shapes'}"
@@ -116,7 +116,7 @@ def _reference(folder: Path) -> Path:
     """Embed the inputs by OpenCLIP alone, and measure what that takes."""
     file = folder / "expected.npz"
     with _console.status("measuring this machine: OpenCLIP alone"):
-        command = [sys.executable, "-m", "loadtests.reference", str(file)]
+        command = [sys.executable, "-m", "loadtests.traffic.reference", str(file)]
         subprocess.run(command, cwd=_ROOT, env={**os.environ, **_model()}, check=True)
     return file
 

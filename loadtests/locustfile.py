@@ -18,12 +18,12 @@ from locust.env import Environment
 from locust.html import get_html_report
 from locust.runners import STATE_STOPPED, MasterRunner, Runner, WorkerRunner
 
-from loadtests.deployment import Deployment, Unusable
 from loadtests.objectives import Span, profiles
 from loadtests.options import add_options
 from loadtests.run import Run
 from loadtests.samples import Usage
 from loadtests.shapes import PACE, Phase
+from loadtests.traffic.deployment import Deployment, Unusable
 from loadtests.users import (
     BatchUser,
     CheckingUser,
@@ -111,7 +111,7 @@ def _on_parser(parser: Any) -> None:
         "--router", default="", metavar="URL", help="the agent router; without it no RouterUser"
     )
     group.add_argument("--reports", default="loadtests/reports", help="the reports' folder")
-    group.add_argument("--expected", default="", help="what loadtests.reference wrote")
+    group.add_argument("--expected", default="", help="what loadtests.traffic.reference wrote")
     group.add_argument(
         "--fact",
         type=lambda text: text.split("=", 1),

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from loadtests import bodies
 from loadtests.objectives import profiles
 from loadtests.shapes import SHAPES, Shape
+from loadtests.traffic import bodies
 
 
 def add_options(group: Any) -> None:

@@ -10,13 +10,13 @@ from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 
-from loadtests import bodies
-from loadtests.deployment import Deployment
-from loadtests.expected import Expected
 from loadtests.objectives import Held, Span, profiles
 from loadtests.options import check_profile, shape_of, weights_of
 from loadtests.reporting import Report
 from loadtests.samples import Samples
+from loadtests.traffic import bodies
+from loadtests.traffic.deployment import Deployment
+from loadtests.traffic.expected import Expected
 from loadtests.users import USERS, CheckingUser, RouterUser
 
 

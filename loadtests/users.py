@@ -12,11 +12,11 @@ import orjson
 from locust import FastHttpUser, task
 from locust.exception import StopUser
 
-from loadtests.bodies import Prepared
-from loadtests.deployment import keys
-from loadtests.expected import Wrong
 from loadtests.samples import Outcome, Samples
 from loadtests.shapes import PACE
+from loadtests.traffic.bodies import Prepared
+from loadtests.traffic.deployment import keys
+from loadtests.traffic.expected import Wrong
 
 _LATE_SECONDS: Final = 1.0  # what is late by more is not made up for
 _PATIENCE_SECONDS: Final = 15.0  # a service may let a request wait for 10, see MAX_QUEUE_MS

@@ -1,5 +1,5 @@
 """`python -m rag`: the `vision-rag` command."""
 
-from rag.cli import main
+from rag.cli.parser import main
 
 raise SystemExit(main())

@@ -13,13 +13,13 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from rag.backends import Backend, RemoteBackend, image_example
+from bento.contract.search import Hit, SearchRequest, SearchResponse, describe
 from rag.errors import InvalidSearch
-from rag.pictures import Picture
-from rag.schemas import Hit, SearchRequest, SearchResponse, describe
-from rag.searching import degraded
+from rag.indexing.backends import Backend, RemoteBackend, image_example
+from rag.indexing.sources import absolute
+from rag.pictures.index import Picture
+from rag.search.searcher import degraded
 from rag.settings import RagSettings
-from rag.sources import absolute
 from router_client import VisionEncoderClient
 
 # What says that search is not to be had now, whoever says it: the service, the store, the network.

@@ -1,7 +1,8 @@
 """Client of the vision encoder's HTTP API, and what an agent router needs to use it."""
 
-from router_client.blocking import VisionEncoderClient
-from router_client.client import AsyncVisionEncoderClient
+from router_client.client.blocking import VisionEncoderClient
+from router_client.client.client import AsyncVisionEncoderClient
+from router_client.client.settings import ClientSettings
 from router_client.errors import (
     InvalidInput,
     VisionEncoderBusy,
@@ -10,7 +11,6 @@ from router_client.errors import (
     VisionEncoderTimeout,
     VisionEncoderUnauthorized,
 )
-from router_client.settings import ClientSettings
 
 __all__ = [
     "AsyncVisionEncoderClient",

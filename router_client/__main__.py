@@ -11,8 +11,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from router_client.errors import VisionEncoderError
-from router_client.providers import build_provider_registry
-from router_client.routing import RULES_FILE, RulesError, describe, load_rules
+from router_client.router.providers import build_provider_registry
+from router_client.router.rules import RULES_FILE, RulesError, describe, load_rules
 
 EPILOG = """\
 POST /route      {"mode": "image_search", "message": "a red circle", "dao_id": "my-dao"}
@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
         type=Path,
         default=RULES_FILE,
         metavar="FILE",
-        help="the rules, YAML (router_client/router-config.yml)",
+        help="the rules, YAML (router_client/router/router-config.yml)",
     )
     options = parser.parse_args(arguments)
     if not all(find_spec(name) for name in ("starlette", "uvicorn")):
@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     import uvicorn
 
-    from router_client.router import create_router
+    from router_client.router.app import create_router
 
     # uvicorn ends what is under way first, and raises the signal again when it is done
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

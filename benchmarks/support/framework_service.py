@@ -11,7 +11,7 @@ from typing import Any, Final
 import bentoml
 from starlette.responses import Response
 
-from bento.schemas import EmbeddingResponse, TextRequest
+from bento.contract.embedding import EmbeddingResponse, TextRequest
 
 _OFF: Final[dict[str, dict[str, Any]]] = {
     "access log": {"logging": {"access": {"enabled": False}}},

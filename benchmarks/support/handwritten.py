@@ -1,4 +1,6 @@
-"""The usual hand-written service, to compare with: MODEL_NAME=… python -m benchmarks.handwritten
+"""The usual hand-written service, to compare with.
+
+    MODEL_NAME=… python -m benchmarks.support.handwritten
 
 One Starlette app on uvicorn: float32, no batching, texts padded to the context, and the blocking
 work in Starlette's thread pool.

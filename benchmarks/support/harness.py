@@ -29,7 +29,7 @@ import numpy as np
 import psutil  # type: ignore[import-untyped]
 from PIL import Image
 
-ROOT: Final = Path(__file__).resolve().parents[1]
+ROOT: Final = Path(__file__).resolve().parents[2]
 _CHECKPOINTS: Final = ROOT / ".data" / "benchmarks"
 _OPENAI_PREPROCESS: Final = {
     "mean": [0.48145466, 0.4578275, 0.40821073],

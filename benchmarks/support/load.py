@@ -1,4 +1,4 @@
-"""The load generator, lean and in a process of its own: python -m benchmarks.load < job.json
+"""The load generator, in a process of its own: python -m benchmarks.support.load < job.json
 
 Closed loop: each of `clients` connections sends its next request when the last is answered.
 Open loop: `rate` requests a second arrive at random, whether or not earlier ones are answered.
@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
-from benchmarks.harness import ROOT, TEXTS, UKRAINIAN, percentile, photos
+from benchmarks.support.harness import ROOT, TEXTS, UKRAINIAN, percentile, photos
 
 Kind = Literal["text", "ukrainian", "image", "texts", "images", "bulk"]
 KINDS: Final[tuple[Kind, ...]] = ("image", "text")
@@ -77,7 +77,7 @@ def load(port: int, kind: Kind, **options: Any) -> Loaded:
     """Run a job in a process of its own."""
     job = Job(port, kind, **options)
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.load"],
+        [sys.executable, "-m", "benchmarks.support.load"],
         cwd=ROOT,
         input=json.dumps(asdict(job)).encode(),
         stdout=subprocess.PIPE,

@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from bento.errors import InvalidInput
+from bento.contract.errors import InvalidInput
 
 Text = Annotated[
     str,

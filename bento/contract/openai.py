@@ -16,9 +16,9 @@ from pydantic import (
     model_validator,
 )
 
-from bento.errors import InvalidInput
-from bento.responses import describe_validation
-from bento.schemas import Body, ImageSource, Many, Text, is_data_uri
+from bento.contract.embedding import Body, ImageSource, Many, Text, is_data_uri
+from bento.contract.errors import InvalidInput
+from bento.web.errors import describe_validation
 
 
 class InputItem(Body):

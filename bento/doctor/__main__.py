@@ -14,7 +14,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings
 
-from bento.doctor_checks import (
+from bento.doctor.checks import (
     Finding,
     Machine,
     QdrantSettings,
@@ -28,7 +28,7 @@ from bento.doctor_checks import (
     check_torch,
     check_weights,
 )
-from bento.doctor_probe import LOOK_SECONDS, Seen, words
+from bento.doctor.probe import LOOK_SECONDS, Seen, words
 from bento.settings import Settings, explain
 
 S = TypeVar("S", bound=BaseSettings)

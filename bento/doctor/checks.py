@@ -18,7 +18,7 @@ import httpx
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from bento.doctor_probe import ANSWER_SECONDS, Seen, index, look, run, words
+from bento.doctor.probe import ANSWER_SECONDS, Seen, index, look, run, words
 from bento.settings import Settings
 
 CHECK_SECONDS: Final = 20.0
@@ -263,7 +263,7 @@ def check_qdrant(qdrant: QdrantSettings, workers: int, machine: Machine) -> Find
 
 
 def _server(address: str, qdrant: QdrantSettings, machine: Machine) -> Finding:
-    """Check a server, as `rag.server` connects to it."""
+    """Check a server, as `rag.store.server.store` connects to it."""
     scheme, _, host = address.rstrip("/").rpartition("://")
     if scheme not in ("", "http", "https") or not re.fullmatch(r"[\w.-]+|\[[\da-fA-F:.]+\]", host):
         remedy = "set it to a host name or address, with http:// or https:// before it if need be"

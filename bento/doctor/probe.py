@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
-from bento.errors import ModelLoadError
+from bento.contract.errors import ModelLoadError
 
 LOOK_SECONDS: Final = 60.0  # torch has to be read, perhaps from a cold disk
 ANSWER_SECONDS: Final = 3.0
@@ -224,7 +224,7 @@ def look(
     name: str, pretrained: str, device: str, run: Callable[..., tuple[int | None, str, str]] = run
 ) -> Seen:
     """Return what `probe` finds in a process of its own, within `LOOK_SECONDS`."""
-    code = "import sys; from bento.doctor_probe import probe; probe(*sys.argv[1:])"
+    code = "import sys; from bento.doctor.probe import probe; probe(*sys.argv[1:])"
     command = [sys.executable, "-c", code, name, pretrained, device]
     status, output, said = run(command, seconds=LOOK_SECONDS)
     problem = f"the process that looked ended with {status}: {said}" if status else said

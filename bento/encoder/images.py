@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from bento.errors import BrokenImage, EncoderError, InvalidInput, NotAnImage, TooLarge
+from bento.contract.errors import BrokenImage, EncoderError, InvalidInput, NotAnImage, TooLarge
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_RATIO: Final = 200  # models resize the shorter side: a line would become gigabytes

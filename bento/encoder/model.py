@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from bento.cpus import available_cpus, compute_on
-from bento.errors import EncoderError, ModelLoadError
-from bento.images import LARGE_PIXELS, load_image, open_image
-from bento.loading import import_open_clip, import_towers_of, weights_as_mapped
+from bento.contract.errors import EncoderError, ModelLoadError
+from bento.encoder.cpus import available_cpus, compute_on
+from bento.encoder.images import LARGE_PIXELS, load_image, open_image
+from bento.encoder.loading import import_open_clip, import_towers_of, weights_as_mapped
 from bento.settings import Settings
 
 if TYPE_CHECKING:
@@ -45,8 +45,8 @@ class Encoder:
     ) -> None:
         import torch
 
-        from bento.attention import replace_attention
-        from bento.towers import ImageTower, TextTower, settle_dtype
+        from bento.encoder.kernels.attention import replace_attention
+        from bento.encoder.towers import ImageTower, TextTower, settle_dtype
 
         self.device = device
         self.model_name = settings.model_name
@@ -182,7 +182,7 @@ class Encoder:
 
     def _embed_in_memory(self, items: Sequence[torch.Tensor]) -> list[Embeddings]:
         """Embed a batch, in halves when the device's memory is too small for all of it."""
-        from bento.towers import device_lost, out_of_memory
+        from bento.encoder.towers import device_lost, out_of_memory
 
         try:
             return [self.image.embed(items)]

@@ -21,13 +21,13 @@ from torch.nn.functional import cosine_similarity, pad
 from torch.nn.utils.rnn import pad_sequence
 from torchvision.transforms import Compose, Normalize  # type: ignore[import-untyped]
 
-from bento.attention import LastBlock, read_one_token, reads_first_token
-from bento.errors import InvalidInput, ModelLoadError
-from bento.graphs import Graphs, sizes
-from bento.model import Embeddings
-from bento.packing import pack_weights
-from bento.resizing import quick_resize
-from bento.tokenizing import bounded
+from bento.contract.errors import InvalidInput, ModelLoadError
+from bento.encoder.kernels.attention import LastBlock, read_one_token, reads_first_token
+from bento.encoder.kernels.graphs import Graphs, sizes
+from bento.encoder.kernels.packing import pack_weights
+from bento.encoder.model import Embeddings
+from bento.encoder.resizing import quick_resize
+from bento.encoder.tokenizing import bounded
 
 logger = logging.getLogger("vision_encoder")
 

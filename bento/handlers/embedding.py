@@ -9,13 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 from starlette.responses import Response
 
-from bento.bodies import embedding_answer, embeddings_answer, images_answer, openai_answer
-from bento.errors import EncoderError, InvalidInput, ModelNotFound, TooLarge
-from bento.fetch import ImageFetcher
-from bento.model import Encoder, normalized
-from bento.openai_schemas import OpenAIEmbeddingsRequest, input_items
-from bento.runners import Runners
-from bento.schemas import (
+from bento.contract.embedding import (
     ImageGiven,
     RankedText,
     RankRequest,
@@ -24,7 +18,13 @@ from bento.schemas import (
     TextsRequest,
     base64_bytes,
 )
+from bento.contract.errors import EncoderError, InvalidInput, ModelNotFound, TooLarge
+from bento.contract.openai import OpenAIEmbeddingsRequest, input_items
+from bento.encoder.model import Encoder, normalized
+from bento.handlers.fetch import ImageFetcher
+from bento.runners.runners import Runners
 from bento.settings import Settings
+from bento.web.forms import embedding_answer, embeddings_answer, images_answer, openai_answer
 
 A = TypeVar("A")
 B = TypeVar("B")

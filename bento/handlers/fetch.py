@@ -14,8 +14,8 @@ from typing import Final
 
 import httpx
 
-from bento.admission import fetched
-from bento.errors import TooLarge, UrlFailed, UrlRefused
+from bento.contract.errors import TooLarge, UrlFailed, UrlRefused
+from bento.runners.admission import fetched
 
 MAX_REDIRECTS: Final = 3
 PORTS: Final = frozenset({80, 443})

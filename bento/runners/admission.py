@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Final
 
-from bento.errors import Busy, TooLarge
+from bento.contract.errors import Busy, TooLarge
 
 
 class ByteBudget:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Final, Generic, Protocol, TypeVar
 
-from bento.errors import Busy, NotReady
-from bento.pace import DECAY, Pace
+from bento.contract.errors import Busy, NotReady
+from bento.runners.pace import DECAY, Pace
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -13,18 +13,18 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from bento.admission import ByteBudget
-from bento.batching import BatchQueue, Limits
-from bento.cpus import compute_on, give_way
-from bento.errors import Busy, NotReady
-from bento.metrics import Metrics, TowerMetrics
-from bento.model import Embeddings
+from bento.contract.errors import Busy, NotReady
+from bento.encoder.cpus import compute_on, give_way
+from bento.encoder.model import Embeddings
+from bento.runners.admission import ByteBudget
+from bento.runners.batching import BatchQueue, Limits
 from bento.settings import Settings
+from bento.web.metrics import Metrics, TowerMetrics
 
 if TYPE_CHECKING:
     import torch
 
-    from bento.towers import Tower
+    from bento.encoder.towers import Tower
 
     Work = Callable[[], torch.Tensor]  # gives a prepared item
     Preparation = Callable[[], torch.Tensor | Work]  # or what a thread of its own is to do
@@ -56,7 +56,7 @@ class Runner:
     def __init__(
         self, name: str, tower: Tower, shared: Shared, limits: Limits, *, nice: int = 0
     ) -> None:
-        from bento.towers import device_lost, out_of_memory
+        from bento.encoder.towers import device_lost, out_of_memory
 
         self.name = name
         self.answered = monotonic()

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from bento.admission import ByteBudget
-from bento.batching import Limits
-from bento.cpus import available_cpus, compute_on
-from bento.errors import Busy, EncoderError, NotReady
-from bento.images import LARGE_PIXELS, load_image, open_image
-from bento.metrics import Metrics
-from bento.model import Embeddings, Encoder, normalized
-from bento.runner import HEALTH_SECONDS, Runner, Shared
+from bento.contract.errors import Busy, EncoderError, NotReady
+from bento.encoder.cpus import available_cpus, compute_on
+from bento.encoder.images import LARGE_PIXELS, load_image, open_image
+from bento.encoder.model import Embeddings, Encoder, normalized
+from bento.runners.admission import ByteBudget
+from bento.runners.batching import Limits
+from bento.runners.runner import HEALTH_SECONDS, Runner, Shared
 from bento.settings import Settings
+from bento.web.metrics import Metrics
 
 if TYPE_CHECKING:
     import torch

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 
-from bento.errors import ForeignPage, Unauthorized
+from bento.contract.errors import ForeignPage, Unauthorized
 from bento.settings import Settings
 
 _PROBES: Final = frozenset({"/livez", "/readyz", "/healthz"})

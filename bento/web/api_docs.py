@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, get_type_hints
 
 from pydantic import BaseModel
 
-from bento.schemas import (
+from bento.contract.embedding import (
     EmbeddingResponse,
     ErrorResponse,
     HealthResponse,

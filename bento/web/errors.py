@@ -9,7 +9,7 @@ from typing import Any, Final, ParamSpec, Protocol, TypeVar
 
 from starlette.responses import JSONResponse
 
-from bento.errors import Busy, Unauthorized
+from bento.contract.errors import Busy, Unauthorized
 
 _CODES: Final = {
     400: "invalid_request",

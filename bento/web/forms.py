@@ -15,8 +15,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from bento.errors import EncoderError, InvalidInput, TooLarge, UnsupportedMediaType
-from bento.model import Embeddings
+from bento.contract.errors import EncoderError, InvalidInput, TooLarge, UnsupportedMediaType
+from bento.encoder.model import Embeddings
 
 NPY: Final = "application/x-npy"
 accept: Final[ContextVar[str]] = ContextVar("accept", default="")  # of the request at hand

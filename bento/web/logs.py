@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from pythonjsonlogger.json import JsonFormatter
 from starlette.requests import ClientDisconnect
 
-from bento.errors import EncoderError
+from bento.contract.errors import EncoderError
 
 logger = logging.getLogger("vision_encoder")
 

@@ -15,12 +15,19 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from bento.access import Access
-from bento.admission import ByteBudget, Fetched, fetched
-from bento.bodies import accept
-from bento.errors import Busy, EncoderError, TimedOut, TooLarge, TooSlow, UnsupportedMediaType
-from bento.metrics import Metrics
-from bento.responses import error_response, shaped
+from bento.contract.errors import (
+    Busy,
+    EncoderError,
+    TimedOut,
+    TooLarge,
+    TooSlow,
+    UnsupportedMediaType,
+)
+from bento.runners.admission import ByteBudget, Fetched, fetched
+from bento.web.access import Access
+from bento.web.errors import error_response, shaped
+from bento.web.forms import accept
+from bento.web.metrics import Metrics
 
 logger = logging.getLogger("vision_encoder")
 

@@ -11,8 +11,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from loadtests.expected import Expected
-from loadtests.inputs import TEXTS, indexed_picture, pictures
+from loadtests.traffic.expected import Expected
+from loadtests.traffic.inputs import TEXTS, indexed_picture, pictures
 
 COLLECTION: Final = "loadtest"
 """The collection that the pictures are indexed in, and the tenant that they belong to."""

@@ -13,9 +13,9 @@ from typing import Any, Final
 import httpx
 import numpy as np
 
-from loadtests.bodies import indexing, searches
-from loadtests.expected import Expected
-from loadtests.inputs import INDEXED, TEXTS, pictures
+from loadtests.traffic.bodies import indexing, searches
+from loadtests.traffic.expected import Expected
+from loadtests.traffic.inputs import INDEXED, TEXTS, pictures
 
 _SECONDS: Final = 90.0
 _ATTEMPTS: Final = 20  # of a request that is answered 429

@@ -1,4 +1,4 @@
-"""OpenCLIP by hand: `python -m loadtests.reference FILE` writes a table of embeddings, and times.
+"""Write a table of embeddings, and times: `python -m loadtests.traffic.reference FILE`.
 
 The model is that of MODEL_NAME and MODEL_PRETRAINED, in float32, one input at a time. The file has
 `text_ms` and `image_ms`, what one core of this machine takes for one, tokens and pixels included.
@@ -20,8 +20,8 @@ import open_clip
 import torch
 from PIL import Image
 
-from loadtests.expected import Expected
-from loadtests.inputs import TEXTS, pictures
+from loadtests.traffic.expected import Expected
+from loadtests.traffic.inputs import TEXTS, pictures
 
 
 def main() -> None:

@@ -26,9 +26,13 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
-from rag.backends import Backend, image_example
+from bento.contract.search import Examples, ImageExample, SearchRequest
 from rag.errors import InvalidSearch
-from rag.indexing import (
+from rag.indexing.backends import Backend, image_example
+from rag.indexing.duplicates import near_duplicates
+from rag.indexing.plan import Loss, Plan, make_plan, never, paths_of
+from rag.indexing.reindex import reindex
+from rag.indexing.run import (
     Progress,
     carry_out,
     hash_sources,
@@ -36,11 +40,7 @@ from rag.indexing import (
     lose,
     read,
 )
-from rag.near import near_duplicates
-from rag.plan import Loss, Plan, make_plan, never, paths_of
-from rag.reindex import reindex
-from rag.schemas import Examples, ImageExample, SearchRequest
-from rag.sources import Failure, absolute, find_sources, shown
+from rag.indexing.sources import Failure, absolute, find_sources, shown
 
 FAILURES: Final = "vision-rag-failed.jsonl"
 FINISHED_WITH_FAILURES: Final = 3
@@ -51,7 +51,7 @@ _err = Console(stderr=True)
 
 
 def index(backend: Backend, options: argparse.Namespace) -> int:
-    """Index what the arguments name; see `rag.indexing`."""
+    """Index what the arguments name; see `rag.indexing.run`."""
     sources = find_sources(
         options.source,
         _lines(),
@@ -187,7 +187,7 @@ def stats(backend: Backend, options: argparse.Namespace) -> int:
 
 
 def reindex_collection(backend: Backend, options: argparse.Namespace) -> int:
-    """Fill a collection anew with the backend's model; see `rag.reindex`."""
+    """Fill a collection anew with the backend's model; see `rag.indexing.reindex`."""
     with _progress() as progress:
         done = reindex(
             backend,

@@ -13,13 +13,13 @@ from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 from rich.markup import escape
 
-from rag import commands
-from rag.backends import Backend, LocalBackend, RemoteBackend
+from bento.contract.search import DaoId, describe
+from rag.cli import commands
 from rag.errors import InvalidSearch
-from rag.pictures import DEFAULT_DAO_ID
-from rag.schemas import DaoId, describe
+from rag.indexing.backends import Backend, LocalBackend, RemoteBackend
+from rag.pictures.index import DEFAULT_DAO_ID
 from rag.settings import RagSettings
-from rag.store import open_store
+from rag.store.interface import open_store
 from router_client import VisionEncoderClient
 
 _EPILOG: Final = (

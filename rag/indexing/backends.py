@@ -13,9 +13,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from rag.errors import InvalidSearch
-from rag.pictures import Picture, PictureIndex
-from rag.schemas import (
+from bento.contract.search import (
     ImageExample,
     IndexedImage,
     Outcome,
@@ -24,9 +22,11 @@ from rag.schemas import (
     SearchResponse,
     StatsResponse,
 )
-from rag.searching import search
+from rag.errors import InvalidSearch
+from rag.pictures.index import Picture, PictureIndex
+from rag.search.searcher import search
 from rag.settings import RagSettings
-from rag.store import ModelIdentity, Store, Vector
+from rag.store.interface import ModelIdentity, Store, Vector
 from router_client import VisionEncoderClient
 
 R = TypeVar("R")

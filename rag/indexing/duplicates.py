@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from rag.backends import Backend
-from rag.indexing import Progress, patiently
-from rag.plan import paths_of
-from rag.schemas import ImageExample, IndexedImage, SearchRequest
+from bento.contract.search import ImageExample, IndexedImage, SearchRequest
+from rag.indexing.backends import Backend
+from rag.indexing.plan import paths_of
+from rag.indexing.run import Progress, patiently
 
 _NEIGHBOURS = 100  # of one picture; groups of more come together over several pictures
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Collection, Container, Iterable, Iterator,
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from rag.pictures import metadata_of
-from rag.schemas import IndexedImage
-from rag.sources import Source
+from bento.contract.search import IndexedImage
+from rag.indexing.sources import Source
+from rag.pictures.index import metadata_of
 
 ID_DIGITS: Final = 32  # of the content's hash, that name a picture which nobody named
 

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from threading import Event
 
-from rag.backends import Backend
+from bento.contract.search import IndexedImage
 from rag.errors import InvalidSearch
-from rag.indexing import Progress, index_each, read
-from rag.pictures import Picture, metadata_of
-from rag.plan import paths_of
-from rag.schemas import IndexedImage
-from rag.sources import Failure
+from rag.indexing.backends import Backend
+from rag.indexing.plan import paths_of
+from rag.indexing.run import Progress, index_each, read
+from rag.indexing.sources import Failure
+from rag.pictures.index import Picture, metadata_of
 
 _PASSES = 5  # over what is added while the new generation is filled
 

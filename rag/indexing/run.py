@@ -21,12 +21,12 @@ from stat import S_ISREG
 from threading import Event
 from typing import Final, TypeVar
 
-from rag.backends import Backend
+from bento.contract.search import IndexedImage, Outcome
 from rag.errors import InvalidSearch
-from rag.pictures import Picture
-from rag.plan import Loss, Plan, Wanted, metadata_at, paths_of
-from rag.schemas import IndexedImage, Outcome
-from rag.sources import Failure, Source, Sources
+from rag.indexing.backends import Backend
+from rag.indexing.plan import Loss, Plan, Wanted, metadata_at, paths_of
+from rag.indexing.sources import Failure, Source, Sources
+from rag.pictures.index import Picture
 
 PATIENCE: Final = 60.0  # seconds that a busy service is waited for
 LARGEST_FILE: Final = 100_000_000  # bytes; services take 20 MB unless told otherwise

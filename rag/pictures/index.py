@@ -15,10 +15,10 @@ from hashlib import sha256
 from threading import Condition
 from typing import Any, Final
 
+from bento.contract.filters import tenant
+from bento.contract.search import IndexedImage, Outcome, PublishResponse, StatsResponse
 from rag.errors import CollectionNotFound, ImageNotFound, InvalidSearch
-from rag.filters import tenant
-from rag.schemas import IndexedImage, Outcome, PublishResponse, StatsResponse
-from rag.store import (
+from rag.store.interface import (
     Collection,
     ModelIdentity,
     Payload,

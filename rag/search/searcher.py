@@ -14,9 +14,7 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
-from rag.agent import format_image_search_results_for_agent
-from rag.errors import InvalidSearch
-from rag.filters import (
+from bento.contract.filters import (
     Filter,
     IsEmpty,
     MatchAny,
@@ -27,9 +25,18 @@ from rag.filters import (
     parse_filter,
     tenant,
 )
-from rag.pictures import DEFAULT_DAO_ID, PictureIndex
-from rag.schemas import MAX_DEPTH, Examples, Hit, ImageExample, SearchRequest, SearchResponse
-from rag.store import Collection, Match, Payload, Vector
+from bento.contract.search import (
+    MAX_DEPTH,
+    Examples,
+    Hit,
+    ImageExample,
+    SearchRequest,
+    SearchResponse,
+)
+from rag.errors import InvalidSearch
+from rag.pictures.index import DEFAULT_DAO_ID, PictureIndex
+from rag.search.agent import format_image_search_results_for_agent
+from rag.store.interface import Collection, Match, Payload, Vector
 from router_client.errors import explain_search_failure
 
 NEGATIVE_WEIGHT: Final = 0.5  # a negative example takes away half of what a positive one gives
@@ -42,7 +49,7 @@ Groups = dict[Value, list[Match]]  # by the value of a payload field, each best 
 
 
 class Embedder(Protocol):
-    """What turns examples into embeddings; `bento.runners.Runners` does."""
+    """What turns examples into embeddings; `bento.runners.runners.Runners` does."""
 
     async def embed_text(self, text: str, *, normalize: bool) -> Vector:
         """Return the embedding of a text, float32 (dimension,)."""

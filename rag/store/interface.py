@@ -14,8 +14,8 @@ from uuid import UUID
 import numpy as np
 import numpy.typing as npt
 
+from bento.contract.filters import TENANT_FIELD, Filter
 from rag.errors import CollectionMismatch, CollectionNotFound, InvalidSearch
-from rag.filters import TENANT_FIELD, Filter
 from rag.settings import RagSettings
 
 MAX_DEPTH = 10_000  # offset and top_k of a query together
@@ -178,10 +178,10 @@ def open_store(settings: RagSettings) -> Store:
     """
     # Imported here, so that one engine works where the other is not installed.
     if settings.qdrant_host:
-        from rag.server import ServerStore
+        from rag.store.server.store import ServerStore
 
         return ServerStore.connect(settings)
-    from rag.edge import EdgeStore
+    from rag.store.edge.store import EdgeStore
 
     return EdgeStore(settings.qdrant_path)
 

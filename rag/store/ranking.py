@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from rag.store import MAX_DEPTH, Match, Record
+from rag.store.interface import MAX_DEPTH, Match, Record
 
 # What an engine computes of a cosine is off by the rounding of float32, and what just meets its
 # threshold it leaves out: so the one that it is given is lower by this.

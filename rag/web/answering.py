@@ -8,9 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from rag.errors import InvalidSearch
-from rag.pictures import PAGE, Picture, PictureIndex, point_id
-from rag.schemas import (
+from bento.contract.search import (
     DeleteResponse,
     DropResponse,
     ImageExample,
@@ -27,9 +25,11 @@ from rag.schemas import (
     UpdateResponse,
     describe,
 )
-from rag.searching import Embedder, degraded, search
+from rag.errors import InvalidSearch
+from rag.pictures.index import PAGE, Picture, PictureIndex, point_id
+from rag.search.searcher import Embedder, degraded, search
 from rag.settings import RagSettings
-from rag.thumbnails import Thumbnails
+from rag.web.thumbnails import Thumbnails
 
 
 class IndexAnswering:

@@ -12,11 +12,7 @@ from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 
-from rag.answering import IndexAnswering
-from rag.backends import image_example
-from rag.errors import InvalidSearch, RagError, UnsupportedMediaType
-from rag.pictures import DEFAULT_DAO_ID, PAGE
-from rag.schemas import (
+from bento.contract.search import (
     CONTROL,
     DeleteResponse,
     DropResponse,
@@ -29,7 +25,11 @@ from rag.schemas import (
     UpdateResponse,
     describe,
 )
-from rag.searching import degraded
+from rag.errors import InvalidSearch, RagError, UnsupportedMediaType
+from rag.indexing.backends import image_example
+from rag.pictures.index import DEFAULT_DAO_ID, PAGE
+from rag.search.searcher import degraded
+from rag.web.answering import IndexAnswering
 
 Handler = Callable[[Request], Awaitable[Response]]
 

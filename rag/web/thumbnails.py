@@ -20,8 +20,8 @@ from uuid import uuid4
 from PIL import Image
 
 from rag.errors import ImageNotFound
-from rag.pictures import Picture, point_id
-from rag.store import Record
+from rag.pictures.index import Picture, point_id
+from rag.store.interface import Record
 
 SIDE: Final = 384  # pixels at most
 

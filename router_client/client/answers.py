@@ -9,7 +9,7 @@ import io
 import json
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypedDict
 
-from router_client.waiting import Answer
+from router_client.client.waiting import Answer
 
 if TYPE_CHECKING:
     import numpy as np

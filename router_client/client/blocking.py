@@ -8,8 +8,8 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import httpx
 
-from router_client.client import AsyncVisionEncoderClient
-from router_client.waiting import BlockingWaiting, run
+from router_client.client.client import AsyncVisionEncoderClient
+from router_client.client.waiting import BlockingWaiting, run
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -1,4 +1,4 @@
-"""The client of the service's HTTP API, for asyncio; `router_client.blocking` has its twin."""
+"""The asyncio client of the service's HTTP API; `router_client.client.blocking` is its twin."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import httpx
 
-from router_client.answers import (
+from router_client.client.answers import (
     NPY,
     Health,
     IndexedImage,
@@ -30,14 +30,14 @@ from router_client.answers import (
     read_json,
     read_search,
 )
+from router_client.client.sending import Sender
+from router_client.client.settings import LONGEST_TIMEOUT, ClientSettings
+from router_client.client.streaming import ImageFile, Stream
+from router_client.client.waiting import AsyncWaiting, Waiting
 from router_client.errors import InvalidInput, VisionEncoderError
-from router_client.sending import Sender
-from router_client.settings import LONGEST_TIMEOUT, ClientSettings
-from router_client.streaming import ImageFile, Stream
-from router_client.waiting import AsyncWaiting, Waiting
 
 if TYPE_CHECKING:
-    from router_client.answers import Embedding, Embeddings
+    from router_client.client.answers import Embedding, Embeddings
 
 _TEXTS_AT_ONCE: Final = 256
 

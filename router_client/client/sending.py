@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 
 import httpx
 
+from router_client.client.waiting import Answer, Waiting
 from router_client.errors import (
     InvalidInput,
     VisionEncoderBusy,
@@ -19,7 +20,6 @@ from router_client.errors import (
     VisionEncoderTimeout,
     VisionEncoderUnauthorized,
 )
-from router_client.waiting import Answer, Waiting
 
 _FIRST_PAUSE: Final = 0.25  # seconds; doubles
 _LONGEST_PAUSE: Final = 8.0

@@ -9,11 +9,11 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from router_client.client.waiting import IN_FLIGHT, Waiting
 from router_client.errors import InvalidInput, VisionEncoderBusy, VisionEncoderError
-from router_client.waiting import IN_FLIGHT, Waiting
 
 if TYPE_CHECKING:
-    from router_client.answers import Embedding, Embeddings
+    from router_client.client.answers import Embedding, Embeddings
 
 ImageFile = bytes | bytearray | memoryview | str | os.PathLike[str]
 """A picture file's bytes, or its path."""

@@ -21,7 +21,7 @@ from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 import httpx
 
-from router_client import deadlines
+from router_client.client import deadlines
 
 IN_FLIGHT: Final = 8  # requests of one stream
 _CONNECT_SECONDS: Final = 5.0

@@ -8,8 +8,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from router_client.errors import VisionEncoderError
-from router_client.providers import VisionRagProvider, language_of, search_failed
-from router_client.routing import RouterRequest, describe
+from router_client.router.providers import VisionRagProvider, language_of, search_failed
+from router_client.router.rules import RouterRequest, describe
 
 
 async def handle_image_search_intent(

@@ -17,10 +17,10 @@ from typing import Any, Final, Protocol
 
 import httpx
 
-from router_client.answers import ImageExample, SearchAnswer
-from router_client.client import AsyncVisionEncoderClient
+from router_client.client.answers import ImageExample, SearchAnswer
+from router_client.client.client import AsyncVisionEncoderClient
 from router_client.errors import InvalidInput, VisionEncoderError, explain_search_failure
-from router_client.routing import RouterRequest, RouterResponse
+from router_client.router.rules import RouterRequest, RouterResponse
 
 logger = logging.getLogger("router_client")
 

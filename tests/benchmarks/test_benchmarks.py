@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from benchmarks.forward import Forward, peak_flops
-from benchmarks.harness import (
+from benchmarks.support.harness import (
     TEXTS,
     UKRAINIAN,
     checkpoint,
@@ -30,9 +30,8 @@ from benchmarks.harness import (
     running,
     table,
 )
-from benchmarks.load import load
-
-from .conftest import BUNDLED
+from benchmarks.support.load import load
+from tests.conftest import BUNDLED
 
 BENCHMARKS = (
     "batching",

@@ -24,9 +24,8 @@ import yaml
 from bento import Settings
 from rag import RagSettings
 from router_client import ClientSettings
-
-from .conftest import ROOT, Server, free_port
-from .test_docs import FIELDS, PREFIXED, settings_table
+from tests.conftest import ROOT, Server, free_port
+from tests.docs.test_docs import FIELDS, PREFIXED, settings_table
 
 COMPOSE = ROOT / "docker-compose.yml"
 GPU = ROOT / "docker-compose.gpu.yml"

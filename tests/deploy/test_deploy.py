@@ -10,17 +10,16 @@ from pathlib import Path
 
 import httpx
 
-from rag.edge import EdgeStore
-
-from .conftest import ROOT, Server
-from .engines import CLIP, make_points
+from rag.store.edge.store import EdgeStore
+from tests.conftest import ROOT, Server
+from tests.support.engines import CLIP, make_points
 
 PAGE = (ROOT / "docs" / "deploy.md").read_text()
 
 
 def texts_of_the_code() -> list[str]:
     """Return every piece of text that the software can print, as written in its source."""
-    files = [ROOT / "service.py", *(ROOT / "bento").glob("*.py"), *(ROOT / "rag").glob("*.py")]
+    files = [ROOT / "service.py", *(ROOT / "bento").rglob("*.py"), *(ROOT / "rag").rglob("*.py")]
     return [
         node.value
         for file in files

@@ -15,9 +15,8 @@ import yaml
 from packaging.utils import canonicalize_name
 
 from bento.version import VERSION
-
-from .conftest import ROOT, free_port
-from .test_packaging import pinned
+from tests.conftest import ROOT, free_port
+from tests.deploy.test_packaging import pinned
 
 
 def program(folder: Path, name: str, script: str) -> None:

@@ -21,9 +21,10 @@ from qdrant_client import models
 from bento import Settings
 from rag import RagSettings
 from router_client import ClientSettings
-
-from .conftest import ROOT, Server
-from .manifests import (
+from tests.conftest import ROOT, Server
+from tests.deploy.test_compose import FIXED, FOLDERS, SERVICES
+from tests.docs.test_docs import FIELDS
+from tests.support.manifests import (
     BOTH,
     DEPLOY,
     EVERY,
@@ -37,8 +38,6 @@ from .manifests import (
     rendered,
     variables,
 )
-from .test_compose import FIXED, FOLDERS, SERVICES
-from .test_docs import FIELDS
 
 
 def in_compose(workload: str) -> dict[str, Any]:

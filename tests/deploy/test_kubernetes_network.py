@@ -11,10 +11,18 @@ from pydantic import ValidationError
 
 from bento import Settings
 from rag import RagSettings
-from router_client.router import create_router
-
-from .conftest import ROOT, Server
-from .manifests import BOTH, EVERY, Object, container, of_kind, pods, rendered, variables
+from router_client.router.app import create_router
+from tests.conftest import ROOT, Server
+from tests.support.manifests import (
+    BOTH,
+    EVERY,
+    Object,
+    container,
+    of_kind,
+    pods,
+    rendered,
+    variables,
+)
 
 OPEN_PORTS = {"vision-encoder": {8001}, "qdrant": {6333, 6334, 6335}, "router": {9102}}
 

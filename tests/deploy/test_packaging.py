@@ -9,7 +9,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from .conftest import ROOT
+from tests.conftest import ROOT
 
 
 def pinned(name: str) -> dict[str, str]:

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from .conftest import BUNDLED, ROOT, Server, free_port, serving
-from .test_router import routing
+from tests.conftest import BUNDLED, ROOT, Server, free_port, serving
+from tests.router_client.router.test_router import routing
 
 PASSED = "======================================\nVision Encoder Smoke Tests PASSED\n"
 

@@ -15,11 +15,10 @@ from pydantic_settings import BaseSettings
 
 from bento import Settings
 from rag import RagSettings
-from rag.cli import main
+from rag.cli.parser import main
 from router_client import ClientSettings
-
-from .conftest import ROOT, Server, scene_image
-from .wire import answer, wire
+from tests.conftest import ROOT, Server, scene_image
+from tests.support.wire import answer, wire
 
 README = (ROOT / "README.md").read_text()
 ALL: list[type[BaseSettings]] = [Settings, RagSettings, ClientSettings]

@@ -12,17 +12,16 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import Response
 
-from loadtests.bodies import USERS, prepared, searches
-from loadtests.deployment import Deployment, Unusable
-from loadtests.expected import Expected, Wrong
-from loadtests.inputs import TEXTS, pictures
 from loadtests.objectives import Held, Limits, Objective, Profile, Span, profiles
 from loadtests.reporting import PLOT, SUMMARY, TIMELINE, Report
 from loadtests.samples import Answer, Asked, Outcome, Samples, Usage
 from loadtests.shapes import SHAPES, Shape
-
-from .fakes import vector_of
-from .loadstub import Stub
+from loadtests.traffic.bodies import USERS, prepared, searches
+from loadtests.traffic.deployment import Deployment, Unusable
+from loadtests.traffic.expected import Expected, Wrong
+from loadtests.traffic.inputs import TEXTS, pictures
+from tests.support.fakes import vector_of
+from tests.support.loadstub import Stub
 
 LIMITS = Limits(p50=10, p95=20, p99=30, busy=0.01, rate=0.8)
 PROFILE = Profile(

@@ -15,9 +15,8 @@ import pytest
 import yaml
 
 from loadtests.reporting import PLOT, SUMMARY, TIMELINE
-
-from .conftest import ROOT, free_port
-from .loadstub import Stub
+from tests.conftest import ROOT, free_port
+from tests.support.loadstub import Stub
 
 
 @dataclass
@@ -170,7 +169,7 @@ USER = """
 import gevent
 from locust.env import Environment
 from loadtests import users
-from loadtests.bodies import Prepared
+from loadtests.traffic.bodies import Prepared
 from loadtests.samples import Samples
 
 class User(users.TextUser):

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 from PIL import Image
 
-from .conftest import BUNDLED, ROOT, free_port
+from tests.conftest import BUNDLED, ROOT, free_port
 
 
 def run_demo(folder: Path, port: int) -> str:

@@ -21,12 +21,11 @@ from rag import (
     search_images_by_image,
     search_images_by_text,
 )
-from rag.edge import EdgeStore
 from rag.errors import CollectionNotFound, InvalidSearch
-from rag.pictures import point_id
+from rag.pictures.index import point_id
+from rag.store.edge.store import EdgeStore
 from router_client import VisionEncoderConnectionError
-
-from .conftest import free_port, scene_image
+from tests.conftest import free_port, scene_image
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from importlib.abc import MetaPathFinder
 
 class Finder(MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name == "bento.runners":
+        if name == "bento.runners.runners":
             sys.meta_path.remove(self)
 {fault}
 

@@ -17,9 +17,9 @@ from uuid import NAMESPACE_URL, uuid5
 import numpy as np
 
 from rag.settings import RagSettings
-from rag.store import ModelIdentity, Point
+from rag.store.interface import ModelIdentity, Point
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 DIM = 16
 CLIP = ModelIdentity("ViT-B-32", "openai", "sha256:aaaa", "resize224", DIM)
 OTHER = ModelIdentity("ViT-L-14", "laion2b", "sha256:bbbb", "resize336", DIM)
@@ -71,9 +71,9 @@ def script(code: str) -> list[str]:
             "from typing import Any",
             "from uuid import NAMESPACE_URL, uuid5",
             "import numpy as np",
-            "from rag.edge import EdgeStore",
+            "from rag.store.edge.store import EdgeStore",
             "from rag.errors import StoreLocked",
-            "from rag.store import ModelIdentity, Point",
+            "from rag.store.interface import ModelIdentity, Point",
             f"DIM, CLIP, OTHER = {DIM}, {CLIP!r}, {OTHER!r}",
             inspect.getsource(point_id),
             inspect.getsource(make_points),

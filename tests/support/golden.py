@@ -1,4 +1,4 @@
-"""Write golden.json from the bundled model: `python -m tests.golden`, after it was trained anew."""
+"""Write golden.json after training the bundled model anew: `python -m tests.support.golden`."""
 
 from __future__ import annotations
 

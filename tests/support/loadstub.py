@@ -23,8 +23,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from .conftest import free_port
-from .fakes import DIM, vector_of
+from tests.conftest import free_port
+from tests.support.fakes import DIM, vector_of
 
 FAULTS = ("none", "slow", "failing", "busy", "swapping", "tiring", "narrow", "silent")
 FAULTS += ("alike", "short", "doubled")  # their embeddings

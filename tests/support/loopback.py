@@ -15,10 +15,9 @@ from qdrant_client.conversions.conversion import GrpcToRest, RestToGrpc
 from qdrant_client.grpc import collections_service_pb2_grpc as collections_rpc
 from qdrant_client.grpc import points_service_pb2_grpc as points_rpc
 
-from rag.server import ServerStore
-from rag.store import Store, open_store
-
-from .engines import settings
+from rag.store.interface import Store, open_store
+from rag.store.server.store import ServerStore
+from tests.support.engines import settings
 
 WRITES = ("Create", "Delete", "UpdateAliases", "CreateFieldIndex", "Upsert", "UpdateBatch")
 

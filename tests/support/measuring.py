@@ -1,4 +1,4 @@
-"""What decoding costs: `python -m tests.measuring FILE…` prints a line of JSON for each.
+"""What decoding costs: `python -m tests.support.measuring FILE…` prints a line of JSON for each.
 
 Each file is decoded in a process of its own, a copy of one that has done nothing yet, so that what
 it adds to the memory is seen.
@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
 
-from bento.errors import EncoderError
-from bento.images import decode_image
+from bento.contract.errors import EncoderError
+from bento.encoder.images import decode_image
 from bento.settings import Settings
 
 LIMITS = Settings.model_fields

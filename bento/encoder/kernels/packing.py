@@ -8,7 +8,7 @@ import torch
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import nn
 
-from bento.attention import LastBlock
+from bento.encoder.kernels.attention import LastBlock
 
 
 class PackedLinear(nn.Module):

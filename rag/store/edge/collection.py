@@ -34,12 +34,11 @@ from qdrant_edge import (
 )
 from qdrant_edge import Point as EdgePoint
 
-from rag.edge_filters import edge_filter
-from rag.edge_folders import check_room
+from bento.contract.filters import TENANT_FIELD, Filter
 from rag.errors import StoreLocked, StoreUnavailable
-from rag.filters import TENANT_FIELD, Filter
-from rag.ranking import lowered, ranked
-from rag.store import (
+from rag.store.edge.filters import edge_filter
+from rag.store.edge.folders import check_room
+from rag.store.interface import (
     KEYWORD_FIELDS,
     Match,
     ModelIdentity,
@@ -54,6 +53,7 @@ from rag.store import (
     check_scroll,
     check_vector,
 )
+from rag.store.ranking import lowered, ranked
 
 logger = logging.getLogger("vision_encoder")
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import qdrant_edge as edge
 
-from rag.filters import Condition, Filter, IsEmpty, IsNull, MatchAny, MatchExcept, Value
+from bento.contract.filters import Condition, Filter, IsEmpty, IsNull, MatchAny, MatchExcept, Value
 
 
 def edge_filter(filter: Filter | None) -> Any:

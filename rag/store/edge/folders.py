@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from rag.errors import StoreFull, StoreUnavailable
-from rag.store import GENERATION, ModelIdentity, identity_from_json, identity_to_json
+from rag.store.interface import GENERATION, ModelIdentity, identity_from_json, identity_to_json
 
 # Of collection.json and what lies beside it. Format 1 had no vectors in 4 bits: its searches are
 # right and slower. A version that reads only that would score the others by 4 bits alone.

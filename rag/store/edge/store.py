@@ -18,8 +18,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rag.edge_collection import EdgeCollection, create_shard, refuse_fork
-from rag.edge_folders import (
+from rag.errors import StoreLocked, StoreUnavailable
+from rag.store.edge.collection import EdgeCollection, create_shard, refuse_fork
+from rag.store.edge.folders import (
     check_room,
     drop_generation,
     folder_errors,
@@ -30,8 +31,7 @@ from rag.edge_folders import (
     read_identity,
     remove_leftovers,
 )
-from rag.errors import StoreLocked, StoreUnavailable
-from rag.store import ModelIdentity, check_identity, check_name, is_published, missing
+from rag.store.interface import ModelIdentity, check_identity, check_name, is_published, missing
 
 
 class EdgeStore:

@@ -9,11 +9,8 @@ from typing import Final, TypeVar
 import numpy as np
 from qdrant_client import models
 
-from rag.filters import Filter
-from rag.ranking import lowered, ranked
-from rag.server_calls import Calls
-from rag.server_filters import server_filter
-from rag.store import (
+from bento.contract.filters import Filter
+from rag.store.interface import (
     Match,
     ModelIdentity,
     Payload,
@@ -27,6 +24,9 @@ from rag.store import (
     check_scroll,
     check_vector,
 )
+from rag.store.ranking import lowered, ranked
+from rag.store.server.calls import Calls
+from rag.store.server.filters import server_filter
 
 T = TypeVar("T")
 

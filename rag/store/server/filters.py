@@ -7,7 +7,7 @@ from typing import Any
 
 from qdrant_client import models
 
-from rag.filters import Condition, Filter, IsEmpty, IsNull, MatchAny, MatchExcept
+from bento.contract.filters import Condition, Filter, IsEmpty, IsNull, MatchAny, MatchExcept
 
 
 def server_filter(filter: Filter | None) -> models.Filter | None:

@@ -17,12 +17,10 @@ from pydantic import BaseModel
 from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import ApiException
 
+from bento.contract.filters import TENANT_FIELD
 from rag.errors import CollectionMismatch, StoreUnavailable
-from rag.filters import TENANT_FIELD
-from rag.server_calls import TIMEOUT_S, Calls, NotThere, may_pass
-from rag.server_collection import ServerCollection, name_there
 from rag.settings import RagSettings
-from rag.store import (
+from rag.store.interface import (
     GENERATION,
     KEYWORD_FIELDS,
     ModelIdentity,
@@ -33,6 +31,8 @@ from rag.store import (
     is_published,
     missing,
 )
+from rag.store.server.calls import TIMEOUT_S, Calls, NotThere, may_pass
+from rag.store.server.collection import ServerCollection, name_there
 
 # The identity lies in the collection's own metadata: one atomic call creates both, it goes
 # where the collection goes (snapshots, aliases), and no point has to be kept out of results.
@@ -43,7 +43,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class ServerStore:
-    """The collections of the server that `client` speaks to, as `rag.server_calls` does.
+    """The collections of the server that `client` speaks to, as `rag.store.server.calls` does.
 
     Every call raises `StoreUnavailable` when the server does not answer with success.
     """

@@ -13,9 +13,7 @@ import numpy as np
 import pytest
 from qdrant_client import QdrantClient
 
-from rag.edge import EdgeStore
-from rag.errors import InvalidSearch
-from rag.filters import (
+from bento.contract.filters import (
     MAX_CONDITIONS,
     MAX_NESTING,
     MAX_VALUES,
@@ -29,11 +27,12 @@ from rag.filters import (
     parse_filter,
     tenant,
 )
-from rag.server import ServerStore
-from rag.store import KEYWORD_FIELDS, Collection, Point
-
-from .engines import CLIP, DIM, point_id, quick_folder
-from .loopback import Loopback
+from rag.errors import InvalidSearch
+from rag.store.edge.store import EdgeStore
+from rag.store.interface import KEYWORD_FIELDS, Collection, Point
+from rag.store.server.store import ServerStore
+from tests.support.engines import CLIP, DIM, point_id, quick_folder
+from tests.support.loopback import Loopback
 
 # What is allowed ---------------------------------------------------------------------------
 

@@ -19,15 +19,14 @@ import httpx
 import pytest
 import torch
 
-from bento import doctor
-from bento.doctor import examine
-from bento.doctor_checks import Finding, Machine, QdrantSettings, available_ram
-from bento.doctor_probe import Seen, find_weights, look, run
-from bento.errors import ModelLoadError
+from bento.contract.errors import ModelLoadError
+from bento.doctor import __main__ as doctor
+from bento.doctor.__main__ import examine
+from bento.doctor.checks import Finding, Machine, QdrantSettings, available_ram
+from bento.doctor.probe import Seen, find_weights, look, run
 from bento.settings import Settings
 from rag.settings import RagSettings
-
-from .conftest import BUNDLED, ROOT, free_port
+from tests.conftest import BUNDLED, ROOT, free_port
 
 HAS_GPU = torch.cuda.is_available()
 CPU = Seen(
@@ -239,7 +238,7 @@ def test_the_table_has_a_mark_for_each_check_and_a_remedy_for_each_failure(
 
 
 def test_a_terminal_that_has_no_check_mark_gets_another_character() -> None:
-    code = "from bento.doctor import Machine, Seen, main; main([], Machine(look=lambda *_: Seen()))"
+    code = "from bento.doctor.__main__ import *; main([], Machine(look=lambda *_: Seen()))"
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, text=True)
     assert done.returncode == 0

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bento.cpus import available_cpus, give_way
+from bento.encoder.cpus import available_cpus, give_way
 
 
 @pytest.mark.parametrize(

@@ -23,13 +23,12 @@ from open_clip.pretrained import get_pretrained_cfg
 from PIL import Image, ImageOps
 
 from bento import Encoder, Settings
-from bento.images import decode_image
-from bento.model import Embeddings
+from bento.encoder.images import decode_image
+from bento.encoder.model import Embeddings
 from models.shapes.captions import LANGUAGES, caption
 from models.shapes.scenes import Scene, draw_scene, sample_scene
-
-from .conftest import BUNDLED, Reference, Server, file_bytes, serving
-from .corpus import TEXTS, images
+from tests.conftest import BUNDLED, Reference, Server, file_bytes, serving
+from tests.support.corpus import TEXTS, images
 
 # read now: a fixture takes them away from the tests
 MODEL_NAME: Final = os.environ.get("MODEL_NAME") or BUNDLED

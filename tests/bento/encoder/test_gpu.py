@@ -16,13 +16,12 @@ import pytest
 import torch
 
 from bento import Encoder, Settings
-from bento.batching import BatchQueue, Limits
-from bento.metrics import Metrics, TowerMetrics
-from bento.model import Embeddings, normalized
-from bento.towers import FIDELITY, Tower, out_of_memory
-
-from .conftest import BUNDLED, ROOT, scene_image, serving
-from .corpus import TEXTS
+from bento.encoder.model import Embeddings, normalized
+from bento.encoder.towers import FIDELITY, Tower, out_of_memory
+from bento.runners.batching import BatchQueue, Limits
+from bento.web.metrics import Metrics, TowerMetrics
+from tests.conftest import BUNDLED, ROOT, scene_image, serving
+from tests.support.corpus import TEXTS
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 
@@ -222,7 +221,7 @@ def queue_of(tower: Tower) -> BatchQueue[torch.Tensor, Embeddings]:
 LOSE: Final = """
 import torch
 from bento import Encoder, Settings
-from bento.towers import device_lost
+from bento.encoder.towers import device_lost
 
 encoder = Encoder.load(Settings(device="cuda", dtype="float32"))
 encoder.encode_texts(["a red circle"])

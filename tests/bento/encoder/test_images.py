@@ -11,10 +11,9 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from bento.errors import BrokenImage, EncoderError, InvalidInput, NotAnImage, TooLarge
-from bento.images import decode_image, open_image
-
-from .conftest import file_bytes, scene_image
+from bento.contract.errors import BrokenImage, EncoderError, InvalidInput, NotAnImage, TooLarge
+from bento.encoder.images import decode_image, open_image
+from tests.conftest import file_bytes, scene_image
 
 TIFF_TAGS: Final = {
     "width": 256,

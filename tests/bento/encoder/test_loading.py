@@ -16,10 +16,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from bento import Encoder, Settings
-from bento.errors import ModelLoadError
-
-from .conftest import BUNDLED, ROOT, Reference
-from .test_towers import TEXT, TIMM, VIT, bert_config
+from bento.contract.errors import ModelLoadError
+from tests.bento.encoder.test_towers import TEXT, TIMM, VIT, bert_config
+from tests.conftest import BUNDLED, ROOT, Reference
 
 DIM: Final = 64
 PREPROCESS: Final = {

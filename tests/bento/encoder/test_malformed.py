@@ -14,9 +14,8 @@ import pytest
 from PIL import Image
 
 from bento import Encoder
-
-from .conftest import ROOT, Server, file_bytes, scene_image
-from .data.make_malformed import FOLDER, corpus
+from tests.conftest import ROOT, Server, file_bytes, scene_image
+from tests.data.make_malformed import FOLDER, corpus
 
 MAX_BYTES = 300_000_000
 MAX_SECONDS = 2.0
@@ -30,7 +29,7 @@ def malformed() -> dict[str, tuple[bytes, int]]:
 
 
 def costs(files: Iterable[Path]) -> list[dict[str, Any]]:
-    command = [sys.executable, "-m", "tests.measuring", *map(str, files)]
+    command = [sys.executable, "-m", "tests.support.measuring", *map(str, files)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     return [json.loads(line) for line in done.stdout.splitlines()]
 

@@ -25,15 +25,14 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from bento import Encoder, Settings
-from bento.errors import EncoderError, ModelLoadError, NotAnImage
-from bento.images import load_image
-from bento.model import _explained
+from bento.contract.errors import EncoderError, ModelLoadError, NotAnImage
+from bento.encoder.images import load_image
+from bento.encoder.model import _explained
 from models.shapes import MODEL_DIR
-
-from .conftest import BUNDLED, ROOT, Reference, file_bytes, scene_image
+from tests.conftest import BUNDLED, ROOT, Reference, file_bytes, scene_image
 
 TEXTS = ["a large red circle on a yellow background", "маленька синя зірка", "x " * 500]
-GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text())
+GOLDEN = json.loads((ROOT / "tests/support/golden.json").read_text())
 
 
 def assert_same(got: Any, wanted: Any) -> None:
@@ -83,7 +82,7 @@ def test_more_than_a_batch_comes_back_in_order(encoder: Encoder) -> None:
 @pytest.fixture
 def on_three_cores(monkeypatch: pytest.MonkeyPatch) -> Iterator[Encoder]:
     before = torch.get_num_threads()
-    monkeypatch.setattr("bento.model.available_cpus", lambda: 3)
+    monkeypatch.setattr("bento.encoder.model.available_cpus", lambda: 3)
     yield Encoder.load(Settings(model_name=BUNDLED, device="cpu", dtype="float32"))
     torch.set_num_threads(before)
 
@@ -181,15 +180,15 @@ def test_large_pictures_are_decoded_one_at_a_time(
     on_three_cores: Encoder, monkeypatch: pytest.MonkeyPatch, large: bool, at_a_time: int
 ) -> None:
     decoding = Together()
-    monkeypatch.setattr("bento.model.load_image", decoding.watch(load_image))
-    monkeypatch.setattr("bento.model.LARGE_PIXELS", 64 * 64 - large)
+    monkeypatch.setattr("bento.encoder.model.load_image", decoding.watch(load_image))
+    monkeypatch.setattr("bento.encoder.model.LARGE_PIXELS", 64 * 64 - large)
     on_three_cores.encode_images([file_bytes(scene_image(1, side=64))] * 9)
     assert decoding.most == at_a_time
 
 
 def test_what_has_the_whole_device_has_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     before = torch.get_num_threads()
-    monkeypatch.setattr("bento.model.available_cpus", lambda: 1)
+    monkeypatch.setattr("bento.encoder.model.available_cpus", lambda: 1)
     encoder = Encoder.load(Settings(model_name=BUNDLED, device="cpu", dtype="float32"))
     computing = Together()
     for tower in (encoder.image, encoder.text):
@@ -216,7 +215,7 @@ def test_one_string_is_not_a_list_of_texts(encoder: Encoder) -> None:
 
 
 def test_golden_vectors_have_not_moved(encoder: Encoder) -> None:
-    # written once with `python -m tests.golden`; they change only with the bundled weights
+    # written once with `python -m tests.support.golden`; they change only with the bundled weights
     assert encoder.weights_digest == GOLDEN["weights_digest"]
     assert_same(encoder.encode_texts(list(GOLDEN["texts"])), list(GOLDEN["texts"].values()))
     assert_same(encoder.encode_images([scene_image(7)])[0], GOLDEN["scene_7"])

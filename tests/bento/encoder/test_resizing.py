@@ -13,11 +13,10 @@ from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Pad, Resize
 
 from bento import Encoder, Settings
-from bento.images import decode_image
-from bento.resizing import QuickResize, quick_resize
-
-from .conftest import BUNDLED
-from .corpus import images
+from bento.encoder.images import decode_image
+from bento.encoder.resizing import QuickResize, quick_resize
+from tests.conftest import BUNDLED
+from tests.support.corpus import images
 
 SIDE: Final = 64
 SHAPES: Final = ((40, 30), (30, 40), (64, 64), (97, 80), (120, 131), (1000, 64), (800, 601))

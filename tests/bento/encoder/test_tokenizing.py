@@ -11,8 +11,8 @@ import pytest
 import torch
 from open_clip.tokenizer import SimpleTokenizer
 
-from bento import tokenizing
-from bento.tokenizing import bounded
+from bento.encoder import tokenizing
+from bento.encoder.tokenizing import bounded
 
 LETTERS: Final = (
     string.ascii_lowercase,

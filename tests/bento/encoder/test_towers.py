@@ -27,16 +27,15 @@ from torchvision.transforms import (
 )
 
 from bento import Encoder, Settings
-from bento.attention import LastBlock
-from bento.errors import ModelLoadError
-from bento.graphs import Graphs, sizes
-from bento.images import decode_image
-from bento.model import Embeddings
-from bento.packing import PackedLinear, PackedPatches, pack_weights
-from bento.towers import ImageTower, TextTower, _groups, settle_dtype
-
-from .conftest import Reference
-from .corpus import TEXTS, images
+from bento.contract.errors import ModelLoadError
+from bento.encoder.images import decode_image
+from bento.encoder.kernels.attention import LastBlock
+from bento.encoder.kernels.graphs import Graphs, sizes
+from bento.encoder.kernels.packing import PackedLinear, PackedPatches, pack_weights
+from bento.encoder.model import Embeddings
+from bento.encoder.towers import ImageTower, TextTower, _groups, settle_dtype
+from tests.conftest import Reference
+from tests.support.corpus import TEXTS, images
 
 TOLERANCE: Final = 1e-5
 DIM: Final = 64
@@ -617,7 +616,7 @@ class FakeTower:
 def settle(tower: FakeTower, wanted: str) -> None:
     """Settle a tower's dtype by the clock that goes as it says."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bento.towers.perf_counter", lambda: tower.now)
+        patch.setattr("bento.encoder.towers.perf_counter", lambda: tower.now)
         settle_dtype(tower, wanted, "cuda")
 
 
@@ -678,8 +677,8 @@ def test_auto_measures_16_bits_as_they_will_run(
         measured.append((tower.dtype, packed))
         return np.ones((1, 8), np.float32), 1.0 if tower.dtype == "float32" else 0.5
 
-    monkeypatch.setattr("bento.towers._timed", timed)
-    monkeypatch.setattr("bento.towers._candidates", lambda device: ["bfloat16"])
+    monkeypatch.setattr("bento.encoder.towers._timed", timed)
+    monkeypatch.setattr("bento.encoder.towers._candidates", lambda device: ["bfloat16"])
     clip.model.encoder(dtype="auto")
     assert measured == 2 * [("float32", False), ("bfloat16", HAS_ONEDNN)]
 

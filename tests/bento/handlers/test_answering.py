@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from bento import Settings
-from bento.answering import Answering
-from bento.errors import BrokenImage, EncoderError, InvalidInput
-from bento.openai_schemas import OpenAIEmbeddingsRequest
-from bento.schemas import ImageSource, RankRequest
+from bento.contract.embedding import ImageSource, RankRequest
+from bento.contract.errors import BrokenImage, EncoderError, InvalidInput
+from bento.contract.openai import OpenAIEmbeddingsRequest
+from bento.handlers.embedding import Answering
 
 PICTURE = base64.b64encode(b"picture").decode()
 URI = f"data:image/png;base64,{PICTURE}"

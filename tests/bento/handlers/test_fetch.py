@@ -15,11 +15,10 @@ from typing import Any
 
 import pytest
 
-from bento.admission import ByteBudget, Fetched, fetched
-from bento.errors import Busy, TooLarge, UrlFailed, UrlRefused
-from bento.fetch import Address, ImageFetcher, is_public
-
-from .wire import Wire, answer, wire
+from bento.contract.errors import Busy, TooLarge, UrlFailed, UrlRefused
+from bento.handlers.fetch import Address, ImageFetcher, is_public
+from bento.runners.admission import ByteBudget, Fetched, fetched
+from tests.support.wire import Wire, answer, wire
 
 LOOPBACK: Address = ipaddress.ip_address("127.0.0.1")
 

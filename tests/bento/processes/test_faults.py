@@ -16,24 +16,23 @@ import psutil
 import pytest
 
 from rag import RemoteBackend
-from rag.indexing import carry_out, hash_sources, hold
-from rag.plan import make_plan
-from rag.server_calls import ATTEMPTS, TIMEOUT_S
-from rag.sources import find_sources
+from rag.indexing.plan import make_plan
+from rag.indexing.run import carry_out, hash_sources, hold
+from rag.indexing.sources import find_sources
+from rag.store.server.calls import ATTEMPTS, TIMEOUT_S
 from router_client import VisionEncoderClient
-
-from .broken import broken
-from .conftest import Server, file_bytes, scene_image, serving
-from .loopback import Loopback
+from tests.conftest import Server, file_bytes, scene_image, serving
+from tests.support.broken import broken
+from tests.support.loopback import Loopback
 
 HANG, RAISE = "a " * 150, "a " * 70  # texts that do so, by their length in tokens
 
 # Memory for three pictures; texts that hang or raise; a watchdog that does not take its time.
 FAULTS = """
 import threading
-import bento.batching, bento.towers, torch
-bento.batching.STUCK_SECONDS = 3.0
-text, image = bento.towers.TextTower.embed, bento.towers.ImageTower.embed
+import bento.runners.batching, bento.encoder.towers, torch
+bento.runners.batching.STUCK_SECONDS = 3.0
+text, image = bento.encoder.towers.TextTower.embed, bento.encoder.towers.ImageTower.embed
 def embed_text(self, items):
     if any(len(item) > 100 for item in items):
         threading.Event().wait()
@@ -44,7 +43,8 @@ def embed_image(self, items):
     if len(items) > 3:
         raise torch.OutOfMemoryError("CUDA out of memory")
     return image(self, items)
-bento.towers.TextTower.embed, bento.towers.ImageTower.embed = embed_text, embed_image
+towers = bento.encoder.towers
+towers.TextTower.embed, towers.ImageTower.embed = embed_text, embed_image
 """
 
 

@@ -20,24 +20,23 @@ import psutil
 import pytest
 
 from benchmarks import soak
-from benchmarks.load import load
 from benchmarks.soak import Sample, judge
-
-from .broken import broken
-from .conftest import Server, file_bytes, scene_image, serving
+from benchmarks.support.load import load
+from tests.conftest import Server, file_bytes, scene_image, serving
+from tests.support.broken import broken
 
 IDLE = 2000  # connections
 
 # a text that takes its time
 SLOW = """
 import time
-import bento.towers
-embed = bento.towers.TextTower.embed
+import bento.encoder.towers
+embed = bento.encoder.towers.TextTower.embed
 def slowly(self, items):
     if any(len(item) > 100 for item in items):
         time.sleep(6)
     return embed(self, items)
-bento.towers.TextTower.embed = slowly
+bento.encoder.towers.TextTower.embed = slowly
 """
 
 

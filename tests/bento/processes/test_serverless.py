@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from bento import Settings
-
-from .conftest import ROOT, Server
-from .manifests import (
+from tests.conftest import ROOT, Server
+from tests.docs.test_docs import FIELDS
+from tests.support.manifests import (
     DEPLOY,
     KNATIVE,
     KUBERNETES,
@@ -25,7 +25,6 @@ from .manifests import (
     rendered,
     variables,
 )
-from .test_docs import FIELDS
 
 BOTH = pytest.mark.parametrize("name", KNATIVE)
 BENTOCLOUD = DEPLOY / "bentocloud" / "deployment.yaml"

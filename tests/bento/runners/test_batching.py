@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from bento import batching
-from bento.batching import BatchQueue, Limits
-from bento.errors import Busy, NotReady
-from bento.pace import Pace
+from bento.contract.errors import Busy, NotReady
+from bento.runners import batching
+from bento.runners.batching import BatchQueue, Limits
+from bento.runners.pace import Pace
 
 
 class Tower:

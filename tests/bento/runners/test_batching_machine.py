@@ -17,8 +17,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from bento.batching import BatchQueue, Limits
-from bento.errors import Busy, NotReady
+from bento.contract.errors import Busy, NotReady
+from bento.runners.batching import BatchQueue, Limits
 
 GOOD, BAD, FULL, LATE, LOST = "good", "bad", "full", "late", "lost"
 

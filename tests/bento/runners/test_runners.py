@@ -12,14 +12,14 @@ import pytest
 import torch
 from PIL import Image
 
-from bento import Settings, batching, runner
-from bento import runners as runners_module
-from bento.admission import ByteBudget
-from bento.errors import Busy, EncoderError, NotAnImage, NotReady
-from bento.metrics import Metrics
-from bento.runners import Runners
-
-from .conftest import file_bytes, scene_image
+from bento import Settings
+from bento.contract.errors import Busy, EncoderError, NotAnImage, NotReady
+from bento.runners import batching, runner
+from bento.runners import runners as runners_module
+from bento.runners.admission import ByteBudget
+from bento.runners.runners import Runners
+from bento.web.metrics import Metrics
+from tests.conftest import file_bytes, scene_image
 
 
 class Tower:

@@ -23,14 +23,13 @@ from pydantic import ValidationError
 from starlette.datastructures import Headers
 
 from bento import Settings
-from bento.access import Access, warning
-from bento.errors import EncoderError, ForeignPage, Unauthorized
+from bento.contract.errors import EncoderError, ForeignPage, Unauthorized
 from bento.settings import explain
+from bento.web.access import Access, warning
 from router_client import VisionEncoderClient, VisionEncoderUnauthorized
-
-from .conftest import BUNDLED, ROOT, Server, file_bytes, scene_image, serving
-from .test_router import routing
-from .test_service import logged
+from tests.bento.web.test_service import logged
+from tests.conftest import BUNDLED, ROOT, Server, file_bytes, scene_image, serving
+from tests.router_client.router.test_router import routing
 
 KEYS = ("first-k3y!", "second/k3y=")
 LIMIT = 2_000_000
@@ -183,7 +182,7 @@ def test_no_key_is_answered_before_the_body_and_takes_no_room(
 
 
 def test_a_websocket_is_closed() -> None:
-    from bento.http import RequestMiddleware
+    from bento.web.middleware import RequestMiddleware
 
     sent: list[Any] = []
 

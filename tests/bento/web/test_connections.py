@@ -18,14 +18,14 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from bento import Settings, connections
-from bento.access import Access
-from bento.admission import ByteBudget
-from bento.connections import Connection
-from bento.http import RequestMiddleware
-from bento.metrics import Metrics
-
-from .conftest import free_port
+from bento import Settings
+from bento.runners.admission import ByteBudget
+from bento.web import connections
+from bento.web.access import Access
+from bento.web.connections import Connection
+from bento.web.metrics import Metrics
+from bento.web.middleware import RequestMiddleware
+from tests.conftest import free_port
 
 HEADERS, BODY, REQUEST = 0.6, 0.5, 1.5  # seconds that each may take here
 LATE = 5.0  # nothing takes that long unless it is broken

@@ -11,14 +11,25 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import BaseModel, ValidationError
 
-from bento.errors import EncoderError, InvalidInput
-from bento.images import decode_image
-from bento.openai_schemas import OpenAIEmbeddingsRequest, input_items
-from bento.responses import describe_validation
-from bento.schemas import ImageRequest, RankRequest, TextRequest, TextsRequest, base64_bytes
-from rag.schemas import IndexRequest, ManySearchesRequest, SearchRequest, UpdateRequest, describe
-
-from .conftest import file_bytes, scene_image
+from bento.contract.embedding import (
+    ImageRequest,
+    RankRequest,
+    TextRequest,
+    TextsRequest,
+    base64_bytes,
+)
+from bento.contract.errors import EncoderError, InvalidInput
+from bento.contract.openai import OpenAIEmbeddingsRequest, input_items
+from bento.contract.search import (
+    IndexRequest,
+    ManySearchesRequest,
+    SearchRequest,
+    UpdateRequest,
+    describe,
+)
+from bento.encoder.images import decode_image
+from bento.web.errors import describe_validation
+from tests.conftest import file_bytes, scene_image
 
 _PALETTE = scene_image(2, side=24).convert("P")
 FILES = {

@@ -17,10 +17,10 @@ import psutil
 import pytest
 from PIL import Image
 
-from .broken import broken
-from .conftest import Server, file_bytes, serving
-from .wire import answer as answer_of
-from .wire import wire
+from tests.conftest import Server, file_bytes, serving
+from tests.support.broken import broken
+from tests.support.wire import answer as answer_of
+from tests.support.wire import wire
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +189,7 @@ def test_what_a_client_gave_up_on_is_dropped(tight: Server) -> None:
 
 def test_a_worker_whose_runner_died_is_not_ready_and_is_started_anew(tmp_path: Path) -> None:
     fault = """
-import bento.towers as towers
+import bento.encoder.towers as towers
 embed = towers.TextTower.embed
 def dying(self, items):
     if any(len(item) > 100 for item in items):

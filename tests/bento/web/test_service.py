@@ -27,9 +27,17 @@ from PIL import Image
 from bento import Encoder
 from bento.version import VERSION
 from rag import identity_of
-from rag.pictures import point_id
-
-from .conftest import BUNDLED, ROOT, Reference, Server, file_bytes, free_port, scene_image, serving
+from rag.pictures.index import point_id
+from tests.conftest import (
+    BUNDLED,
+    ROOT,
+    Reference,
+    Server,
+    file_bytes,
+    free_port,
+    scene_image,
+    serving,
+)
 
 
 @pytest.fixture(scope="module")
@@ -1042,8 +1050,8 @@ def test_a_stopped_service_leaves_no_process_and_keeps_what_it_indexed(tmp_path:
 
 
 def test_a_collection_of_another_model_is_refused_and_embedding_goes_on(tmp_path: Path) -> None:
-    from rag.edge import EdgeStore
-    from rag.store import ModelIdentity
+    from rag.store.edge.store import EdgeStore
+    from rag.store.interface import ModelIdentity
 
     store = EdgeStore(tmp_path / "qdrant")
     store.open("daarion_images", ModelIdentity("ViT-B-32", "openai", "abc", "resize", 512))

@@ -16,11 +16,10 @@ from typing import Any
 
 import pytest
 
-from rag import commands
-from rag.cli import main
-from rag.edge import EdgeStore
-
-from .conftest import BUNDLED, Server, free_port, scene_image
+from rag.cli import commands
+from rag.cli.parser import main
+from rag.store.edge.store import EdgeStore
+from tests.conftest import BUNDLED, Server, free_port, scene_image
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -312,7 +311,7 @@ def test_output_that_cannot_be_written_is_said_so(
     server: Server, folder: Path, run: Run, output: str, form: list[str]
 ) -> None:
     run("index", folder / "scene_0.png", "--collection", "output")
-    code = "from rag.cli import main; raise SystemExit(main())"
+    code = "from rag.cli.parser import main; raise SystemExit(main())"
     command = [sys.executable, "-c", code, "stats", "--collection", "output", *form]
     if output == "closed":
         reading, writing = os.pipe()

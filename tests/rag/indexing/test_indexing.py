@@ -16,19 +16,18 @@ from typing import Any
 
 import pytest
 
-from bento.errors import Busy
+from bento.contract.errors import Busy
 from rag import LocalBackend, Picture, SearchRequest
-from rag.backends import image_example
-from rag.edge import EdgeStore
-from rag.edge_collection import EdgeCollection
 from rag.errors import StoreFull, StoreUnavailable
-from rag.indexing import Report, carry_out, each, hash_sources, hold, patiently
-from rag.near import near_duplicates
-from rag.plan import make_plan, never
-from rag.sources import find_sources
+from rag.indexing.backends import image_example
+from rag.indexing.duplicates import near_duplicates
+from rag.indexing.plan import make_plan, never
+from rag.indexing.run import Report, carry_out, each, hash_sources, hold, patiently
+from rag.indexing.sources import find_sources
+from rag.store.edge.collection import EdgeCollection
+from rag.store.edge.store import EdgeStore
 from router_client import VisionEncoderConnectionError
-
-from .fakes import FakeEncoder
+from tests.support.fakes import FakeEncoder
 
 
 def ignore(what: str, done: int, total: int, note: str) -> None:
@@ -569,7 +568,7 @@ def test_a_disk_that_fails_while_it_is_read_costs_one_picture(
             raise OSError(5, "Input/output error")
         return file_digest(file, name)
 
-    monkeypatch.setattr("rag.indexing.file_digest", failing)
+    monkeypatch.setattr("rag.indexing.run.file_digest", failing)
     report = library.run()
     assert counts(report) == (1, 0, 0, 0)
     assert [failure.why for failure in report.failures] == ["cannot be read: Input/output error"]
@@ -703,7 +702,7 @@ def test_what_is_no_file_does_not_hang_the_run(library: Library) -> None:
 def test_a_file_larger_than_any_service_takes_is_not_read(
     library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rag.indexing.LARGEST_FILE", 3)
+    monkeypatch.setattr("rag.indexing.run.LARGEST_FILE", 3)
     library.write(a="A", b="large")
     report = library.run()
     assert [f.why for f in report.failures] == ["has 5 bytes; at most 3 are read"]
@@ -719,7 +718,7 @@ def test_near_duplicates_come_in_groups_closest_first(
         angle = np.radians(float(data))
         return np.array([np.cos(angle), np.sin(angle), *[0.0] * 14], np.float32)
 
-    monkeypatch.setattr("tests.fakes.vector_of", along)
+    monkeypatch.setattr("tests.support.fakes.vector_of", along)
     library.write(a="0", b="4", c="8", d="50", e="51", f="120", g="200", twin="200")
     library.run()
     groups = near_duplicates(library.backend, "c", "me", 0.995, ignore)

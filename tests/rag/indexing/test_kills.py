@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from rag import LocalBackend
-from rag.edge import EdgeStore
-
-from .conftest import ROOT
-from .fakes import FakeEncoder
+from rag.store.edge.store import EdgeStore
+from tests.conftest import ROOT
+from tests.support.fakes import FakeEncoder
 
 FILES = 80
 WORKERS = 4
@@ -26,12 +25,12 @@ SCRIPT = """
 import sys, time
 from pathlib import Path
 from rag import LocalBackend
-from rag.edge import EdgeStore
-from rag.indexing import carry_out, hash_sources, hold
-from rag.plan import make_plan, never
-from rag.reindex import reindex
-from rag.sources import find_sources
-from tests.fakes import FakeEncoder
+from rag.store.edge.store import EdgeStore
+from rag.indexing.run import carry_out, hash_sources, hold
+from rag.indexing.plan import make_plan, never
+from rag.indexing.reindex import reindex
+from rag.indexing.sources import find_sources
+from tests.support.fakes import FakeEncoder
 
 what, top = sys.argv[1], Path(sys.argv[2])
 

@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 from qdrant_client import QdrantClient
 
-from bento.errors import Busy
+from bento.contract.errors import Busy
 from rag import LocalBackend, Picture, SearchRequest
-from rag.edge import EdgeStore
 from rag.errors import (
     CollectionMismatch,
     CollectionNotFound,
@@ -21,11 +20,11 @@ from rag.errors import (
     StoreFull,
     StoreUnavailable,
 )
-from rag.reindex import Reindexed, reindex
-from rag.server import ServerStore
-from rag.store import Store
-
-from .fakes import FakeEncoder
+from rag.indexing.reindex import Reindexed, reindex
+from rag.store.edge.store import EdgeStore
+from rag.store.interface import Store
+from rag.store.server.store import ServerStore
+from tests.support.fakes import FakeEncoder
 
 
 def ignore(what: str, done: int, total: int, note: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from rag.errors import InvalidSearch
-from rag.sources import Sources, find_sources, shown
+from rag.indexing.sources import Sources, find_sources, shown
 
 
 @pytest.fixture

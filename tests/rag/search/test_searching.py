@@ -16,16 +16,16 @@ import numpy as np
 import pytest
 from qdrant_client import QdrantClient, models
 
-from rag.backends import image_example
-from rag.edge import EdgeStore
-from rag.edge_collection import EdgeCollection
+from bento.contract.search import Examples, ImageExample, SearchRequest, SearchResponse
 from rag.errors import CollectionNotFound, ImageNotFound, InvalidSearch
-from rag.pictures import Picture, PictureIndex, point_id
-from rag.schemas import Examples, ImageExample, SearchRequest, SearchResponse
-from rag.searching import CANDIDATES, compose, search
-from rag.server import ServerStore
-from rag.server_collection import ServerCollection
-from rag.store import ModelIdentity
+from rag.indexing.backends import image_example
+from rag.pictures.index import Picture, PictureIndex, point_id
+from rag.search.searcher import CANDIDATES, compose, search
+from rag.store.edge.collection import EdgeCollection
+from rag.store.edge.store import EdgeStore
+from rag.store.interface import ModelIdentity
+from rag.store.server.collection import ServerCollection
+from rag.store.server.store import ServerStore
 
 DIM = 16
 IDENTITY = ModelIdentity("fake", "random", "sha256:0", "none", DIM)
@@ -235,9 +235,9 @@ def test_pages_follow_each_other_and_end(index: PictureIndex) -> None:
 def test_every_next_offset_that_is_given_can_be_asked_for(
     index: PictureIndex, monkeypatch: pytest.MonkeyPatch, how: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr("rag.searching.MAX_DEPTH", 50)
-    monkeypatch.setattr("rag.searching.CANDIDATES", 50)
-    monkeypatch.setattr("rag.searching._CHUNK", 25)
+    monkeypatch.setattr("rag.search.searcher.MAX_DEPTH", 50)
+    monkeypatch.setattr("rag.search.searcher.CANDIDATES", 50)
+    monkeypatch.setattr("rag.search.searcher._CHUNK", 25)
     seen, offset, pages = [], 0, []
     while offset is not None:
         answer = find(index, text="query", top_k=30, offset=offset, **how)
@@ -295,7 +295,7 @@ def test_groups_are_filled_and_paged_where_one_value_is_rare(
     index: PictureIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = find(index, text="query", group_by="tags", top_k=5, group_size=100)
-    monkeypatch.setattr("rag.searching._CHUNK", 7)  # as if there were very many pictures
+    monkeypatch.setattr("rag.search.searcher._CHUNK", 7)  # as if there were very many pictures
     assert find(index, text="query", group_by="tags", top_k=5, group_size=100) == whole
     two = find(index, text="query", group_by="tags", top_k=2, group_size=100)
     wanted = list(dict.fromkeys(hit.group for hit in whole.hits))[:2]
@@ -311,7 +311,7 @@ def test_groups_are_filled_and_paged_where_one_value_is_rare(
 def test_many_groups_are_filled_by_one_query(
     index: PictureIndex, monkeypatch: pytest.MonkeyPatch, offset: int
 ) -> None:
-    monkeypatch.setattr("rag.searching._CHUNK", 10)
+    monkeypatch.setattr("rag.search.searcher._CHUNK", 10)
     queries = counted(monkeypatch)
     answer = find(index, text="query", group_by="n", group_size=2, top_k=25, offset=offset)
     assert numbers(answer) == best(vector_of("query"))[offset : offset + 25]
@@ -335,9 +335,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_filling_groups_ends(index: PictureIndex, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rag.searching._CHUNK", 10)
-    monkeypatch.setattr("rag.searching._FURTHER", 1)
-    monkeypatch.setattr("rag.searching.MAX_DEPTH", 30)
+    monkeypatch.setattr("rag.search.searcher._CHUNK", 10)
+    monkeypatch.setattr("rag.search.searcher._FURTHER", 1)
+    monkeypatch.setattr("rag.search.searcher.MAX_DEPTH", 30)
     queries = counted(monkeypatch)
     answer = find(index, text="query", group_by="tags", group_size=15, top_k=5)
     assert len(queries) <= 3 + 1 + 1
@@ -371,9 +371,9 @@ def test_groups_below_what_can_be_paged_through_are_found(
 
     whole, _ = found(top_k=10)
     assert list(dict(whole)) == ["big", "both", 7, "7", "last"]
-    monkeypatch.setattr("rag.searching._CHUNK", 5)
+    monkeypatch.setattr("rag.search.searcher._CHUNK", 5)
     for depth in (10, 20, 40):
-        monkeypatch.setattr("rag.searching.MAX_DEPTH", depth)
+        monkeypatch.setattr("rag.search.searcher.MAX_DEPTH", depth)
         assert found(top_k=5) == (whole, None)
         assert found(top_k=4) == ([hit for hit in whole if hit[0] != "last"], 4)
 

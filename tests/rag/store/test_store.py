@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 from qdrant_client import QdrantClient
 
-from rag.edge import EdgeStore
+from bento.contract.filters import Filter, MatchAny, Range, tenant
 from rag.errors import (
     CollectionMismatch,
     CollectionNotFound,
@@ -30,12 +30,20 @@ from rag.errors import (
     RagError,
     StoreUnavailable,
 )
-from rag.filters import Filter, MatchAny, Range, tenant
-from rag.server import ServerStore
-from rag.store import MAX_LEVELS, Collection, Store, open_store
-
-from .engines import CLIP, DIM, OTHER, cosines, make_points, point_id, quick_folder, settings
-from .loopback import Loopback
+from rag.store.edge.store import EdgeStore
+from rag.store.interface import MAX_LEVELS, Collection, Store, open_store
+from rag.store.server.store import ServerStore
+from tests.support.engines import (
+    CLIP,
+    DIM,
+    OTHER,
+    cosines,
+    make_points,
+    point_id,
+    quick_folder,
+    settings,
+)
+from tests.support.loopback import Loopback
 
 
 @dataclass

@@ -11,11 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from rag.edge import EdgeStore
-from rag.edge_folders import MIN_FREE_BYTES
 from rag.errors import StoreUnavailable
-
-from .engines import CLIP, ROOT, make_points, script
+from rag.store.edge.folders import MIN_FREE_BYTES
+from rag.store.edge.store import EdgeStore
+from tests.support.engines import CLIP, ROOT, make_points, script
 
 DISK_MB = 700
 BATCH = 50

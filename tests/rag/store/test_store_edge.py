@@ -17,14 +17,13 @@ import numpy as np
 import pytest
 from qdrant_edge import CountRequest, EdgeShard
 
-from rag.edge import EdgeStore
-from rag.edge_collection import CANDIDATES, FLUSH_POINTS
-from rag.edge_folders import FORMAT
+from bento.contract.filters import tenant
 from rag.errors import CollectionMismatch, StoreLocked, StoreUnavailable
-from rag.filters import tenant
-from rag.store import Point, open_store
-
-from .engines import CLIP, DIM, OTHER, cosines, make_points, run, settings
+from rag.store.edge.collection import CANDIDATES, FLUSH_POINTS
+from rag.store.edge.folders import FORMAT
+from rag.store.edge.store import EdgeStore
+from rag.store.interface import Point, open_store
+from tests.support.engines import CLIP, DIM, OTHER, cosines, make_points, run, settings
 
 SHARD = Path("a") / CLIP.generation / "shard"
 
@@ -233,7 +232,7 @@ def test_a_disk_nearly_full_is_a_clear_error_and_reading_goes_on(
     with closing(EdgeStore(tmp_path)) as store:
         collection = store.open("a", CLIP)
         collection.upsert(points)
-        monkeypatch.setattr("rag.edge_folders.MIN_FREE_BYTES", 1 << 62)
+        monkeypatch.setattr("rag.store.edge.folders.MIN_FREE_BYTES", 1 << 62)
         calls: list[Callable[[], object]] = [
             lambda: collection.upsert(points),
             lambda: collection.overwrite_payloads({points[0].id: {}}),
@@ -308,7 +307,7 @@ def test_as_many_as_are_scored_again_are_told_apart(tmp_path: Path, top_k: int, 
 def test_pages_are_whole_where_more_have_one_score_than_are_put_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rag.ranking.MAX_DEPTH", 2000)
+    monkeypatch.setattr("rag.store.ranking.MAX_DEPTH", 2000)
     one, *others = make_points(MANY)
     with closing(EdgeStore(tmp_path)) as store:
         collection = store.open("a", CLIP)
@@ -342,7 +341,7 @@ def test_the_log_makes_up_for_files_of_an_earlier_moment(
     tmp_path: Path, part: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A loss of power may leave some files as they were, and not others."""
-    monkeypatch.setattr("rag.edge_collection.FLUSH_SECONDS", 3600)
+    monkeypatch.setattr("rag.store.edge.collection.FLUSH_SECONDS", 3600)
     points = make_points(MANY)
     changed = [replace(p, vector=p.vector[::-1].copy()) for p in points[:500]]
     with closing(EdgeStore(tmp_path / "whole")) as store:
@@ -365,8 +364,8 @@ def test_a_collection_of_format_1_is_read_and_written(
 ) -> None:
     points = make_points(MANY)
     with monkeypatch.context() as before, closing(EdgeStore(tmp_path)) as store:
-        before.setattr("rag.edge_folders.FORMAT", 1)
-        before.setattr("rag.edge_collection.TurboQuantQuantizationConfig", lambda **_: None)
+        before.setattr("rag.store.edge.folders.FORMAT", 1)
+        before.setattr("rag.store.edge.collection.TurboQuantQuantizationConfig", lambda **_: None)
         store.open("a", CLIP).upsert(points[:-100])
     held = tmp_path / "a" / CLIP.generation
     assert json.loads((held / "collection.json").read_text())["format"] == 1
@@ -379,7 +378,7 @@ def test_a_collection_of_format_1_is_read_and_written(
 def test_many_writes_are_flushed_so_that_the_log_stays_short(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rag.edge_collection.FLUSH_SECONDS", 3600)
+    monkeypatch.setattr("rag.store.edge.collection.FLUSH_SECONDS", 3600)
     points = make_points(500)
     with closing(EdgeStore(tmp_path)) as store:
         collection = store.open("a", CLIP)
@@ -393,7 +392,7 @@ def test_many_writes_are_flushed_so_that_the_log_stays_short(
 def test_the_last_writes_are_flushed_a_moment_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rag.edge_collection.FLUSH_SECONDS", 0.2)
+    monkeypatch.setattr("rag.store.edge.collection.FLUSH_SECONDS", 0.2)
     points = make_points(5)
     with closing(EdgeStore(tmp_path)) as store:
         collection = store.open("a", CLIP)
@@ -408,7 +407,7 @@ def test_the_last_writes_are_flushed_a_moment_later(
 def test_what_is_published_outlasts_a_loss_of_power(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rag.edge_collection.FLUSH_SECONDS", 3600)
+    monkeypatch.setattr("rag.store.edge.collection.FLUSH_SECONDS", 3600)
     with closing(EdgeStore(tmp_path)) as store:
         store.open("a", OTHER)
         store.open("a", CLIP, staged=True).upsert(make_points(5))

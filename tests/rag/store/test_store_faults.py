@@ -11,14 +11,13 @@ import grpc
 import pytest
 from qdrant_client import QdrantClient
 
-from rag import server_calls
 from rag.errors import StoreUnavailable
-from rag.server import ServerStore
-from rag.server_calls import ATTEMPTS, TIMEOUT_S
-from rag.store import Collection, open_store
-
-from .engines import CLIP, OTHER, closed_port, make_points, point_id, settings
-from .loopback import Fault, Loopback
+from rag.store.interface import Collection, open_store
+from rag.store.server import calls as server_calls
+from rag.store.server.calls import ATTEMPTS, TIMEOUT_S
+from rag.store.server.store import ServerStore
+from tests.support.engines import CLIP, OTHER, closed_port, make_points, point_id, settings
+from tests.support.loopback import Fault, Loopback
 
 PASSING = (
     grpc.StatusCode.UNAVAILABLE,

@@ -11,10 +11,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from rag.edge import EdgeStore
-from rag.store import Collection, ModelIdentity
-
-from .engines import CLIP, OTHER, ROOT, make_points, quick_folder, run, script
+from rag.store.edge.store import EdgeStore
+from rag.store.interface import Collection, ModelIdentity
+from tests.support.engines import CLIP, OTHER, ROOT, make_points, quick_folder, run, script
 
 POINTS = make_points(200)
 

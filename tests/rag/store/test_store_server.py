@@ -14,13 +14,12 @@ import pytest
 from qdrant_client import grpc as wire
 from qdrant_client import models
 
+from bento.contract.filters import tenant
 from rag.errors import CollectionMismatch, StoreUnavailable
-from rag.filters import tenant
-from rag.server import ServerStore, like
-from rag.store import open_store
-
-from .engines import CLIP, DIM, OTHER, make_points, settings
-from .loopback import Fault, Loopback
+from rag.store.interface import open_store
+from rag.store.server.store import ServerStore, like
+from tests.support.engines import CLIP, DIM, OTHER, make_points, settings
+from tests.support.loopback import Fault, Loopback
 
 THERE = f"a--{CLIP.generation}"
 

@@ -23,11 +23,10 @@ from jsonschema import Draft202012Validator
 from pydantic import TypeAdapter
 from qdrant_client import QdrantClient, models
 
+from bento.contract.filters import parse_filter
 from rag.errors import CollectionNotFound, StoreUnavailable
-from rag.filters import parse_filter
-from rag.server import ServerStore
-
-from .engines import CLIP, OTHER, ROOT, closed_port, make_points, point_id
+from rag.store.server.store import ServerStore
+from tests.support.engines import CLIP, OTHER, ROOT, closed_port, make_points, point_id
 
 DOCUMENT = Path(
     os.environ.get("QDRANT_OPENAPI") or ROOT.parent / "shared/data/qdrant-openapi-1.19.json"

@@ -31,8 +31,7 @@ from playwright.sync_api import (
 
 from models.shapes.captions import caption
 from models.shapes.scenes import Scene, draw_scene, sample_scene
-
-from .conftest import Server, file_bytes, scene_image
+from tests.conftest import Server, file_bytes, scene_image
 
 CHROMIUM = shutil.which("chromium")
 COLLECTION = "page"

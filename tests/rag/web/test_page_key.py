@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
 
-from .conftest import Server, file_bytes, scene_image, serving
-from .test_access import send, status_of
-from .test_page import CHROMIUM, Visit, refuse, visit_of
+from tests.bento.web.test_access import send, status_of
+from tests.conftest import Server, file_bytes, scene_image, serving
+from tests.rag.web.test_page import CHROMIUM, Visit, refuse, visit_of
 
 KEY, OTHER = "the-k3y", "an0ther"
 NAME = "encoder.example"

@@ -19,19 +19,19 @@ import numpy as np
 import pytest
 
 from bento import Encoder
-from bento import schemas as embedding_bodies
-from rag import schemas as index_bodies
+from bento.contract import embedding as embedding_bodies
+from bento.contract import search as index_bodies
 from router_client import (
     AsyncVisionEncoderClient,
     InvalidInput,
     VisionEncoderClient,
     VisionEncoderConnectionError,
     VisionEncoderError,
-    answers,
 )
-from router_client.streaming import parts
-
-from .asking import (
+from router_client.client import answers
+from router_client.client.streaming import parts
+from tests.conftest import ROOT, Server, file_bytes, free_port, scene_image
+from tests.support.asking import (
     Ask,
     Script,
     blocking,
@@ -41,8 +41,7 @@ from .asking import (
     ok,
     refused,
 )
-from .conftest import ROOT, Server, file_bytes, free_port, scene_image
-from .wire import answer, wire
+from tests.support.wire import answer, wire
 
 # Against the service
 

@@ -23,9 +23,9 @@ from router_client import (
     VisionEncoderTimeout,
     VisionEncoderUnauthorized,
 )
-from router_client.deadlines import DeadlineStream, thread
-
-from .asking import (
+from router_client.client.deadlines import DeadlineStream, thread
+from tests.conftest import free_port
+from tests.support.asking import (
     EMBEDDED,
     Ask,
     Script,
@@ -35,8 +35,7 @@ from .asking import (
     ok,
     refused,
 )
-from .conftest import free_port
-from .wire import answer, wire
+from tests.support.wire import answer, wire
 
 # What is made of answers
 

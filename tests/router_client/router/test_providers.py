@@ -14,16 +14,15 @@ import pytest
 
 from bento import Encoder
 from router_client import VisionEncoderClient
-from router_client.intents import handle_image_search_intent, handle_image_to_image_search
-from router_client.providers import (
+from router_client.router.intents import handle_image_search_intent, handle_image_to_image_search
+from router_client.router.providers import (
     Provider,
     VisionEncoderProvider,
     VisionRagProvider,
     build_provider_registry,
 )
-from router_client.routing import RouterRequest, RouterResponse
-
-from .conftest import Server, file_bytes, free_port, scene_image
+from router_client.router.rules import RouterRequest, RouterResponse
+from tests.conftest import Server, file_bytes, free_port, scene_image
 
 Handler = Callable[[httpx.Request], httpx.Response]
 
@@ -407,7 +406,7 @@ def test_a_service_that_hangs_is_told_within_seconds(monkeypatch: pytest.MonkeyP
         await asyncio.sleep(60)
         raise AssertionError
 
-    monkeypatch.setattr("router_client.providers.HEALTH_SECONDS", 0.2)
+    monkeypatch.setattr("router_client.router.providers.HEALTH_SECONDS", 0.2)
     transport = httpx.MockTransport(hanging)
     provider = VisionEncoderProvider("vision_encoder", "http://a.test", 60, transport=transport)
     assert "no answer from http://a.test within" in (asyncio.run(provider.health()) or "")

@@ -19,9 +19,8 @@ import pytest
 
 from bento import Encoder
 from router_client import VisionEncoderClient
-
-from .conftest import ROOT, Server, file_bytes, free_port, scene_image
-from .wire import answer, wire
+from tests.conftest import ROOT, Server, file_bytes, free_port, scene_image
+from tests.support.wire import answer, wire
 
 
 @contextmanager

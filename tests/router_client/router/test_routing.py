@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as some
 
-from router_client.routing import (
+from router_client.router.rules import (
     RULES_FILE,
     RouterRequest,
     Rule,

@@ -1,0 +1,26 @@
+"""Search: from examples to one query vector, from that to hits.
+
+`rag.search` is also a public function, and an imported subpackage takes that name: so the
+subpackage can be called.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bento.contract.search import SearchRequest, SearchResponse
+    from rag.indexing.backends import Backend
+
+
+class _CallableModule(ModuleType):
+    def __call__(self, request: SearchRequest, *, backend: Backend | None = None) -> SearchResponse:
+        """Do what `rag.api.search` does."""
+        from rag.api import search
+
+        return search(request, backend=backend)
+
+
+sys.modules[__name__].__class__ = _CallableModule
