@@ -14,6 +14,7 @@ from typing import Any
 
 import bentoml
 from pydantic import ValidationError
+from rag.web.answering import IndexAnswering
 from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
@@ -33,20 +34,15 @@ from bento.contract.embedding import (
     TextRequest,
     TextsRequest,
 )
-from bento.contract.errors import NotReady
+from bento.contract.errors import NotReady, SearchDisabled, describe
+from bento.contract.images import IndexRequest, IndexResponse
 from bento.contract.openai import OpenAIEmbeddingsRequest, OpenAIEmbeddingsResponse
-from bento.contract.search import (
-    IndexRequest,
-    IndexResponse,
-    ManySearchesRequest,
-    ManySearchesResponse,
-)
+from bento.contract.search import ManySearchesRequest, ManySearchesResponse
 from bento.encoder.images import FORMATS, decode_image
 from bento.handlers.embedding import Answering
 from bento.processes.workers import end_worker, ending, give_up, listen_for_workers
 from bento.runners.admission import ByteBudget
 from bento.runners.runners import Runners
-from bento.settings import explain
 from bento.version import VERSION, revision
 from bento.web.access import Access, warning
 from bento.web.api_docs import DOCS_HEADERS, DOCS_PAGE, DOCS_SCRIPT, complete
@@ -58,10 +54,8 @@ from bento.web.logs import configure_logs
 from bento.web.metrics import Metrics
 from bento.web.middleware import REQUEST_SECONDS, RequestMiddleware
 from rag import PictureIndex, RagError, RagSettings, SearchRequest, SearchResponse, identity_of
-from rag.errors import SearchDisabled
 from rag.store.interface import Store, open_store
 from rag.web import routes as index_routes
-from rag.web.answering import IndexAnswering
 from rag.web.thumbnails import Thumbnails
 
 logger = logging.getLogger("vision_encoder")
@@ -70,7 +64,7 @@ try:
     settings = Settings()
     rag_settings = RagSettings()
 except ValidationError as error:
-    raise SystemExit(f"a variable is not valid: {explain(error)}") from None
+    raise SystemExit(f"a variable is not valid: {describe(error)}") from None
 
 if settings.workers > 1 and rag_settings.qdrant_enabled and not rag_settings.qdrant_host:
     raise SystemExit(

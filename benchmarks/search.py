@@ -21,7 +21,7 @@ import numpy as np
 import psutil  # type: ignore[import-untyped]
 
 from benchmarks.support.harness import parse, parser, percentile, report, say, table_of
-from bento.contract.filters import Filter, MatchAny, tenant
+from bento.contract.filters import Filter, all_of, match_any, tenant
 from rag.store.edge.store import EdgeStore
 from rag.store.interface import ModelIdentity, Point
 
@@ -33,7 +33,7 @@ _ALL: Final = "search"
 _DEEP: Final = "search, 1,000 results"
 _SEARCHES: Final[dict[str, tuple[int, Filter | None]]] = {
     _ALL: (10, None),
-    "search, 5 % by a tag": (10, Filter(must=(MatchAny("tags", ("tag 7",)),))),
+    "search, 5 % by a tag": (10, all_of(match_any("tags", ["tag 7"]))),
     "search, a tenant that has all": (10, tenant("default")),
     _DEEP: (1000, None),
 }

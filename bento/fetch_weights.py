@@ -9,9 +9,9 @@ import sys
 
 from pydantic import ValidationError
 
-from bento.contract.errors import ModelLoadError
+from bento.contract.errors import ModelLoadError, describe
 from bento.encoder.model import Encoder
-from bento.settings import Settings, explain
+from bento.settings import Settings
 
 
 def main() -> int:
@@ -21,7 +21,7 @@ def main() -> int:
         print(f"loading {settings.model_name} {settings.model_pretrained}", flush=True)
         encoder = Encoder.load(settings)
     except ValidationError as error:
-        print(f"error: a variable is not valid: {explain(error)}", file=sys.stderr)
+        print(f"error: a variable is not valid: {describe(error)}", file=sys.stderr)
         return 1
     except ModelLoadError as error:
         print(f"error: {error}", file=sys.stderr)

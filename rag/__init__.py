@@ -15,23 +15,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from bento.contract.errors import RagError
+    from bento.contract.images import StatsResponse
     from bento.contract.search import (
         Examples,
         Hit,
         ImageExample,
         SearchRequest,
         SearchResponse,
-        StatsResponse,
-    )
-    from rag.api import index_image, search, search_images_by_image, search_images_by_text
-    from rag.errors import RagError
-    from rag.indexing.backends import (
-        Backend,
-        LocalBackend,
-        RemoteBackend,
-        identity_of,
         image_example,
     )
+    from rag.api import index_image, search, search_images_by_image, search_images_by_text
+    from rag.indexing.backends import Backend, LocalBackend, RemoteBackend
+    from rag.pictures.identity import identity_of
     from rag.pictures.index import Picture, PictureIndex
     from rag.search.agent import format_image_search_results_for_agent
     from rag.settings import RagSettings
@@ -60,26 +56,27 @@ __all__ = [
 ]
 
 _MODULES: Final = {
-    **dict.fromkeys(
-        ("Examples", "Hit", "ImageExample", "SearchRequest", "SearchResponse", "StatsResponse"),
-        "bento.contract.search",
+    "bento.contract.errors": ("RagError",),
+    "bento.contract.images": ("StatsResponse",),
+    "bento.contract.search": (
+        "Examples",
+        "Hit",
+        "ImageExample",
+        "SearchRequest",
+        "SearchResponse",
+        "image_example",
     ),
-    **dict.fromkeys(
-        ("index_image", "search", "search_images_by_image", "search_images_by_text"), "rag.api"
-    ),
-    **dict.fromkeys(
-        ("Backend", "LocalBackend", "RemoteBackend", "identity_of", "image_example"),
-        "rag.indexing.backends",
-    ),
-    "Picture": "rag.pictures.index",
-    "PictureIndex": "rag.pictures.index",
-    "RagError": "rag.errors",
-    "RagSettings": "rag.settings",
-    "format_image_search_results_for_agent": "rag.search.agent",
+    "rag.api": ("index_image", "search", "search_images_by_image", "search_images_by_text"),
+    "rag.indexing.backends": ("Backend", "LocalBackend", "RemoteBackend"),
+    "rag.pictures.identity": ("identity_of",),
+    "rag.pictures.index": ("Picture", "PictureIndex"),
+    "rag.search.agent": ("format_image_search_results_for_agent",),
+    "rag.settings": ("RagSettings",),
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_MODULES[name]), name)
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(module), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,16 +13,15 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from bento.contract.search import Hit, SearchRequest, SearchResponse, describe
-from rag.errors import InvalidSearch
-from rag.indexing.backends import Backend, RemoteBackend, image_example
+from bento.contract.errors import InvalidSearch, VisionError, describe
+from bento.contract.search import Hit, SearchRequest, SearchResponse, degraded, image_example
+from rag.indexing.backends import Backend, RemoteBackend
 from rag.indexing.sources import absolute
 from rag.pictures.index import Picture
-from rag.search.searcher import degraded
 from rag.settings import RagSettings
 from router_client import VisionEncoderClient
 
-# What says that search is not to be had now, whoever says it: the service, the store, the network.
+# Statuses that mean that search is unavailable; None: there was no answer at all.
 _UNAVAILABLE: Final = frozenset({404, 409, 429, 503, None})
 
 
@@ -51,18 +50,17 @@ def index_image(
 def search(request: SearchRequest, *, backend: Backend | None = None) -> SearchResponse:
     """Find pictures by texts, images or both, with filters, paging, groups and diversity.
 
-    When search is not to be had (no such collection, another model's, Qdrant or the service
-    away or busy) the answer has `success` false and says why in `error`. Raises for a request
-    that cannot be answered: `InvalidSearch`, or `router_client.InvalidInput` from a service.
+    When search is unavailable (no such collection, another model's, Qdrant or the service busy or
+    unreachable) the answer has `success` false and says why in `error`. Raises for a request that
+    cannot be answered: `InvalidSearch`, or `router_client.InvalidInput` from a service.
     """
     try:
         with _backend(backend) as target:
             return target.search(request)
-    except Exception as error:
-        # errors of rag, the client and the encoder have a code; anything else is a bug
-        if not hasattr(error, "code") or getattr(error, "status", None) not in _UNAVAILABLE:
+    except VisionError as error:
+        if error.status not in _UNAVAILABLE:
             raise
-        return degraded(error, request)
+        return degraded(error, request.language)
 
 
 def search_images_by_text(
@@ -76,7 +74,7 @@ def search_images_by_text(
     """Return the pictures most similar to a text, best first.
 
     `dao_id` restricts the search to one tenant; `top_k` is IMAGE_SEARCH_DEFAULT_TOP_K (5)
-    unless given. Unlike `search` it raises when search is not to be had.
+    unless given. Unlike `search` it raises when search is unavailable.
     """
     return _hits(backend, text=query, dao_id=dao_id, top_k=top_k, collection=collection_name)
 

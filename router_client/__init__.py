@@ -1,9 +1,6 @@
 """Client of the vision encoder's HTTP API, and what an agent router needs to use it."""
 
-from router_client.client.blocking import VisionEncoderClient
-from router_client.client.client import AsyncVisionEncoderClient
-from router_client.client.settings import ClientSettings
-from router_client.errors import (
+from bento.contract.errors import (
     InvalidInput,
     VisionEncoderBusy,
     VisionEncoderConnectionError,
@@ -11,6 +8,9 @@ from router_client.errors import (
     VisionEncoderTimeout,
     VisionEncoderUnauthorized,
 )
+from router_client.client.blocking import VisionEncoderClient
+from router_client.client.client import AsyncVisionEncoderClient
+from router_client.client.settings import ClientSettings
 
 __all__ = [
     "AsyncVisionEncoderClient",

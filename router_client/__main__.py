@@ -10,9 +10,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from router_client.errors import VisionEncoderError
+from bento.contract.errors import VisionEncoderError, describe
 from router_client.router.providers import build_provider_registry
-from router_client.router.rules import RULES_FILE, RulesError, describe, load_rules
+from router_client.router.rules import RULES_FILE, RulesError, load_rules
 
 EPILOG = """\
 POST /route      {"mode": "image_search", "message": "a red circle", "dao_id": "my-dao"}

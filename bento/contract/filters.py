@@ -9,229 +9,304 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from rag.errors import InvalidSearch
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    TypeAdapter,
+    WithJsonSchema,
+    model_validator,
+)
+
+from bento.contract.base import Request
+from bento.contract.limits import MAX_CONDITIONS, MAX_NESTING, MAX_VALUES
 
 TENANT_FIELD: Final = "dao_id"  # the payload field with a keyword index, marked as the tenant
-MAX_CONDITIONS: Final = 100  # in one filter, nested ones included
-MAX_VALUES: Final = 1000  # of one `any` or `except`
-MAX_NESTING: Final = 10  # filters within filters; a server's gRPC ends at about 50
-
-Value = str | int | bool
-Bound = float | datetime
 
 _CLAUSES: Final = ("must", "should", "must_not")
-_BOUNDS: Final = ("gt", "gte", "lt", "lte")
 _SURROGATE: Final = re.compile(r"[\ud800-\udfff]")  # half a character: JSON has it, UTF-8 not
 _NAME: Final = r'(?:[\w-]+|"[^"\\\ud800-\udfff]*")'  # a server takes no other
 # names joined by dots, each with [] where a list is meant: title, camera."lens type", people[].name
 _KEY: Final = re.compile(rf"{_NAME}(\[\])?(\.{_NAME}(\[\])?)*")
 
 
-@dataclass(frozen=True)
-class MatchAny:
-    """The field, or an item of it where it is a list, is one of `values`."""
+def _key(given: Any) -> str:
+    if isinstance(given, str) and _KEY.fullmatch(given):
+        return given
+    raise ValueError(
+        f"{_shown(given)} is no key: give the name of a payload field, such as tags, camera.lens "
+        'or, with quotes around other characters, "my key"'
+    )
 
-    key: str
-    values: tuple[Value, ...]
+
+def _value(given: Any) -> Any:
+    if isinstance(given, str) and _SURROGATE.search(given) is None:
+        return given
+    if isinstance(given, int) and -(2**63) <= given < 2**63:  # true and false among them
+        return given
+    raise ValueError(
+        f"{_shown(given)} is not allowed: give a string, a whole number of 64 bits, true or false "
+        "(a number with a fraction: use range)"
+    )
 
 
-@dataclass(frozen=True)
-class MatchExcept:
-    """The field, or an item of it where it is a list, is something else than `values`.
+def _values(given: Any) -> list[Any]:
+    if not isinstance(given, list) or not 1 <= len(given) <= MAX_VALUES:
+        raise ValueError(f"give a list of 1 to {MAX_VALUES} values")
+    values = [_value(value) for value in given]
+    if len({type(value) for value in values}) > 1 or isinstance(values[0], bool):
+        raise ValueError("give strings only or whole numbers only")
+    return values
 
-    A field that is missing, null or an empty list is not. Of a field with a keyword index (and
-    strings as `values`) only strings count: that is how Qdrant's index sees it.
+
+def _bound(given: Any) -> float | datetime:
+    with suppress(ValueError, OverflowError):  # the latter of 10**400, and of years before 1
+        if isinstance(given, str):
+            given = datetime.fromisoformat(given)
+        if isinstance(given, datetime):
+            return given.astimezone(UTC) if given.tzinfo else given.replace(tzinfo=UTC)
+        if isinstance(given, int | float) and not isinstance(given, bool) and math.isfinite(given):
+            return float(given)
+    raise ValueError(
+        f"{_shown(given)} is not allowed: give a number, or a date such as 2026-01-31 or "
+        "2026-01-31T12:00:00Z"
+    )
+
+
+def _shown(given: Any) -> str:
+    text = json.dumps(given, ensure_ascii=False, default=str)[:80]
+    return _SURROGATE.sub("?", text)
+
+
+Key = Annotated[str, BeforeValidator(_key), Field(examples=["tags"])]
+Value = str | int | bool
+_Values = Annotated[list[str] | list[int], BeforeValidator(_values)]
+_Value = Annotated[Value, BeforeValidator(_value)]
+_Bound = Annotated[
+    float | datetime,
+    BeforeValidator(_bound),
+    WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string", "format": "date-time"}]}),
+]
+
+
+class Condition(Request):
+    """Base of what a filter can ask of a payload field."""
+
+
+class Match(Request):
+    """Exactly one of `value`, `any` and `except`."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    value: _Value = Field("", description="The field, or an item of a list, is this value.")
+    any: _Values = Field([], description="The field, or an item of a list, is one of these.")
+    except_: _Values = Field(
+        [], alias="except", description="The field, or an item of a list, is something else."
+    )
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Match:
+        if len(self.model_fields_set) != 1:
+            raise ValueError("give exactly one of value, any and except")
+        return self
+
+    @property
+    def excludes(self) -> bool:
+        """Whether the field has to be something else than the values."""
+        return "except_" in self.model_fields_set
+
+    @property
+    def values(self) -> list[Value]:
+        if "value" in self.model_fields_set:
+            return [self.value]
+        return [*(self.except_ if self.excludes else self.any)]
+
+
+class MatchCondition(Condition):
+    """The field, or an item of it where it is a list, matches.
+
+    `except` lets no field through that is missing, null or an empty list. Of a field with a
+    keyword index (and strings as values) only strings count: that is how Qdrant's index sees it.
     """
 
-    key: str
-    values: tuple[Value, ...]
+    key: Key
+    match: Match
 
 
-@dataclass(frozen=True)
-class Range:
-    """The field lies within bounds: numbers, or dates in UTC."""
+class Range(Request):
+    """At least one bound: all numbers, or all dates, which are taken as UTC without an offset."""
 
-    key: str
-    bounds: Mapping[str, Bound]
+    gt: _Bound | None = None
+    gte: _Bound | None = None
+    lt: _Bound | None = None
+    lte: _Bound | None = None
+
+    @property
+    def bounds(self) -> dict[str, float | datetime]:
+        given = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: bound for name, bound in given.items() if bound is not None}
+
+    @model_validator(mode="after")
+    def _some_of_one_kind(self) -> Range:
+        if len({type(bound) for bound in self.bounds.values()}) != 1:
+            raise ValueError("give some of gt, gte, lt and lte: all numbers or all dates")
+        return self
 
 
-@dataclass(frozen=True)
-class IsEmpty:
+class RangeCondition(Condition):
+    """The field, or an item of it where it is a list, lies within the bounds."""
+
+    key: Key
+    range: Range
+
+
+class FieldName(Request):
+    key: Key
+
+
+class IsEmptyCondition(Condition):
     """The field is missing, null or an empty list."""
 
-    key: str
+    is_empty: FieldName
 
 
-@dataclass(frozen=True)
-class IsNull:
+class IsNullCondition(Condition):
     """The field is null, or a list with a null in it."""
 
-    key: str
+    is_null: FieldName
 
 
-Condition = MatchAny | MatchExcept | Range | IsEmpty | IsNull
+def _kind(given: Any) -> str | None:
+    """Return the tag of a condition: its one field that is no key."""
+    if isinstance(given, Request):
+        given = given.model_fields_set
+    if not isinstance(given, Mapping | set):
+        return None
+    if any(clause in given for clause in _CLAUSES):
+        return "<filter>"
+    kinds = [kind for kind in ("match", "range", "is_empty", "is_null") if kind in given]
+    return f"<{kinds[0]}>" if len(kinds) == 1 else None
 
 
-@dataclass(frozen=True)
-class Filter:
+def _one_or_many(given: Any) -> Any:
+    """Let one condition stand for a list, and null for none, as Qdrant does."""
+    if isinstance(given, tuple):
+        return list(given)
+    return [] if given is None else given if isinstance(given, list) else [given]
+
+
+AnyCondition = Annotated[
+    Annotated[MatchCondition, Tag("<match>")]
+    | Annotated[RangeCondition, Tag("<range>")]
+    | Annotated[IsEmptyCondition, Tag("<is_empty>")]
+    | Annotated[IsNullCondition, Tag("<is_null>")]
+    | Annotated["Filter", Tag("<filter>")],
+    Discriminator(
+        _kind,
+        custom_error_type="condition",
+        custom_error_message="give an object with must, should or must_not, or with exactly one of "
+        "match, range, is_empty and is_null",
+    ),
+]
+_Clause = Annotated[
+    list[AnyCondition],
+    BeforeValidator(_one_or_many, json_schema_input_type=AnyCondition | list[AnyCondition] | None),
+]
+
+
+class Filter(Request):
     """All of `must`, at least one of `should` if there is any, none of `must_not`."""
 
-    must: tuple[Condition | Filter, ...] = ()
-    should: tuple[Condition | Filter, ...] = ()
-    must_not: tuple[Condition | Filter, ...] = ()
+    must: _Clause = Field(default_factory=list)
+    should: _Clause = Field(default_factory=list)
+    must_not: _Clause = Field(default_factory=list)
+
+
+def _bounded(given: Any) -> Any:
+    """Refuse a filter that is nested too deep or has too many conditions, before it is read."""
+    count, level = 0, [given]
+    for _ in range(MAX_NESTING):
+        inner: list[Any] = []
+        for part in level:
+            if isinstance(part, Mapping):
+                for clause in _CLAUSES:
+                    inner += _one_or_many(part.get(clause))
+        count += len(inner)
+        if count > MAX_CONDITIONS:
+            raise ValueError(f"the filter has more than {MAX_CONDITIONS} conditions")
+        level = [part for part in inner if isinstance(part, Mapping) and part.keys() & {*_CLAUSES}]
+    if level:
+        raise ValueError(f"the filter is nested deeper than {MAX_NESTING} levels")
+    return given
+
+
+BoundedFilter = Annotated[Filter, BeforeValidator(_bounded)]
+_FILTER: Final = TypeAdapter[Filter](BoundedFilter)
+
+
+def parse_filter(given: Any) -> Filter:
+    """Return the filter that Qdrant's JSON form describes. Raises `ValidationError`."""
+    return _FILTER.validate_python(given)
+
+
+# What the program itself asks for is not validated: it may have more values than a client's.
+
+
+def match_any(key: str, values: Iterable[Value]) -> MatchCondition:
+    """Return the condition that a field, or an item of it, is one of some values."""
+    listed: Any = list(values)
+    return MatchCondition.model_construct(key=key, match=Match.model_construct(any=listed))
+
+
+def match_except(key: str, values: Iterable[Value]) -> MatchCondition:
+    """Return the condition that a field, or an item of it, is something else than some values."""
+    listed: Any = list(values)
+    return MatchCondition.model_construct(key=key, match=Match.model_construct(except_=listed))
+
+
+def is_empty(key: str) -> IsEmptyCondition:
+    """Return the condition that a field is missing, null or an empty list."""
+    return IsEmptyCondition.model_construct(is_empty=FieldName.model_construct(key=key))
 
 
 def tenant(dao_id: str) -> Filter:
     """Return the filter that lets one tenant's pictures through."""
-    return Filter(must=(MatchAny(TENANT_FIELD, (dao_id,)),))
+    return all_of(match_any(TENANT_FIELD, [dao_id]))
+
+
+def any_of(*conditions: Condition | Filter) -> Filter:
+    """Return the filter that lets through what passes at least one condition, if there is any."""
+    return Filter.model_construct(should=_listed(conditions))
+
+
+def all_of(*conditions: Condition | Filter) -> Filter:
+    """Return the filter that lets through what passes all conditions."""
+    return Filter.model_construct(must=_listed(conditions))
+
+
+def none_of(*conditions: Condition | Filter) -> Filter:
+    """Return the filter that lets through what passes none of the conditions."""
+    return Filter.model_construct(must_not=_listed(conditions))
+
+
+def _listed(conditions: Iterable[Condition | Filter]) -> Any:
+    return list(conditions)
 
 
 def both(first: Filter | None, second: Filter | None) -> Filter | None:
     """Return a filter that lets through what both let through; None lets everything through."""
     if first is None or second is None:
         return first or second
-    return Filter(must=(first, second))
+    return all_of(first, second)
 
 
 def names_of(key: str) -> list[str]:
     """Return the names that a key joins by dots, without their quotes."""
     return [name.strip('"') for name in re.findall(_NAME, key)]
-
-
-def parse_filter(data: Any) -> Filter:
-    """Return the filter that Qdrant's JSON form describes.
-
-    Raises `InvalidSearch`, which names the place, what is wrong there and what is allowed.
-    """
-    return _Parser().filter(data, "filter")
-
-
-class _Parser:
-    def __init__(self) -> None:
-        self._conditions = 0
-
-    def filter(self, data: Any, where: str, nesting: int = 1) -> Filter:
-        _check_keys(data, where, _CLAUSES)
-        if nesting > MAX_NESTING:
-            raise InvalidSearch(f"the filter is nested deeper than {MAX_NESTING} levels")
-        return Filter(**{clause: self._clause(data, clause, where, nesting) for clause in _CLAUSES})
-
-    def _clause(
-        self, data: Mapping[str, Any], clause: str, where: str, nesting: int
-    ) -> tuple[Condition | Filter, ...]:
-        given = data.get(clause)
-        if given is None:
-            return ()
-        items = given if isinstance(given, list) else [given]  # Qdrant takes one alone, too
-        return tuple(
-            self._item(item, f"{where}.{clause}[{i}]", nesting) for i, item in enumerate(items)
-        )
-
-    def _item(self, data: Any, where: str, nesting: int) -> Condition | Filter:
-        self._conditions += 1
-        if self._conditions > MAX_CONDITIONS:
-            raise InvalidSearch(f"the filter has more than {MAX_CONDITIONS} conditions")
-        if isinstance(data, Mapping) and data.keys() & set(_CLAUSES):
-            return self.filter(data, where, nesting + 1)
-        return _condition(data, where)
-
-
-def _condition(data: Any, where: str) -> Condition:
-    allowed = ("key", "match", "range", "is_empty", "is_null")
-    _check_keys(data, where, allowed)
-    kinds = [kind for kind in allowed[1:] if kind in data]
-    if len(kinds) != 1:
-        raise InvalidSearch(f"{where} needs exactly one of match, range, is_empty, is_null")
-    kind = kinds[0]
-    if kind in ("is_empty", "is_null"):
-        _check_keys(data, where, (kind,))
-        _check_keys(data[kind], f"{where}.{kind}", ("key",))
-        key = _key(data[kind], f"{where}.{kind}")
-        return IsEmpty(key) if kind == "is_empty" else IsNull(key)
-    key = _key(data, where)
-    if kind == "range":
-        return Range(key, _bounds(data["range"], f"{where}.range"))
-    return _match(key, data["match"], f"{where}.match")
-
-
-def _match(key: str, data: Any, where: str) -> MatchAny | MatchExcept:
-    allowed = ("value", "any", "except")
-    _check_keys(data, where, allowed)
-    if len(data) != 1:
-        raise InvalidSearch(f"{where} needs exactly one of {', '.join(allowed)}")
-    if "value" in data:
-        return MatchAny(key, (_value(data["value"], f"{where}.value"),))
-    name = "any" if "any" in data else "except"
-    values = _values(data[name], f"{where}.{name}")
-    return MatchAny(key, values) if name == "any" else MatchExcept(key, values)
-
-
-def _values(data: Any, where: str) -> tuple[Value, ...]:
-    if not isinstance(data, list) or not 1 <= len(data) <= MAX_VALUES:
-        raise InvalidSearch(f"{where} must be a list of 1 to {MAX_VALUES} values")
-    values = tuple(_value(value, f"{where}[{i}]") for i, value in enumerate(data))
-    if len({type(value) for value in values}) > 1 or isinstance(values[0], bool):
-        raise InvalidSearch(f"{where} must be all strings or all whole numbers")
-    return values
-
-
-def _value(data: Any, where: str) -> Value:
-    if isinstance(data, str) and _SURROGATE.search(data) is None:
-        return data
-    if isinstance(data, int) and -(2**63) <= data < 2**63:  # true and false among them
-        return data
-    raise InvalidSearch(
-        f"{where} is {_shown(data)}; allowed are a string, a whole number of 64 bits, true and "
-        "false (a number with a fraction: use range)"
-    )
-
-
-def _bounds(data: Any, where: str) -> dict[str, Bound]:
-    _check_keys(data, where, _BOUNDS)
-    bounds = {name: _bound(value, f"{where}.{name}") for name, value in data.items()}
-    if not bounds or len({isinstance(bound, datetime) for bound in bounds.values()}) > 1:
-        raise InvalidSearch(f"{where} needs some of {', '.join(_BOUNDS)}: all numbers or all dates")
-    return bounds
-
-
-def _bound(data: Any, where: str) -> Bound:
-    with suppress(ValueError, OverflowError):  # the latter of 10**400, and of years before 1
-        if isinstance(data, str):
-            date = datetime.fromisoformat(data)
-            return date.astimezone(UTC) if date.tzinfo else date.replace(tzinfo=UTC)
-        if isinstance(data, int | float) and not isinstance(data, bool) and math.isfinite(data):
-            return float(data)
-    raise InvalidSearch(
-        f"{where} is {_shown(data)}; allowed are a number and a date such as 2026-01-31 or "
-        "2026-01-31T12:00:00Z"
-    )
-
-
-def _key(data: Mapping[str, Any], where: str) -> str:
-    key = data.get("key")
-    if not isinstance(key, str) or not _KEY.fullmatch(key):
-        raise InvalidSearch(
-            f"{where} needs a key: the name of a payload field, such as tags, camera.lens or, with "
-            'quotes around other characters, "my key"'
-        )
-    return key
-
-
-def _check_keys(data: Any, where: str, allowed: Sequence[str]) -> None:
-    if not isinstance(data, Mapping):
-        raise InvalidSearch(f"{where} must be an object with {', '.join(allowed)}")
-    if unknown := [key for key in data if key not in allowed]:
-        raise InvalidSearch(
-            f"{where} has {_shown(unknown[0])}; allowed there are {', '.join(allowed)}"
-        )
-
-
-def _shown(data: Any) -> str:
-    text = json.dumps(data, ensure_ascii=False, default=str)[:80]
-    return _SURROGATE.sub("?", text)

@@ -1,4 +1,4 @@
-"""The bodies of `/v1/embeddings`: OpenAI's, with images besides."""
+"""`/v1/embeddings`: OpenAI's request, answer and errors, with images besides."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
     Field,
     TypeAdapter,
@@ -16,12 +15,12 @@ from pydantic import (
     model_validator,
 )
 
-from bento.contract.embedding import Body, ImageSource, Many, Text, is_data_uri
-from bento.contract.errors import InvalidInput
-from bento.web.errors import describe_validation
+from bento.contract.base import Answer, Many, Request, Text, listed
+from bento.contract.embedding import ImageSource, is_data_uri
+from bento.contract.errors import InvalidRequest, describe_details
 
 
-class InputItem(Body):
+class InputItem(Request):
     """A text or an image, as exactly one of `text` and `image`."""
 
     text: Text | None = None
@@ -46,9 +45,9 @@ _IMAGE: Final = re.compile(r"\s*data:(image/|[^,]*;base64,)", re.IGNORECASE)
 
 
 def input_items(given: Sequence[Any]) -> list[InputItem]:
-    """Return the inputs of a request as items. Raises `InvalidInput`."""
+    """Return the inputs of a request as items. Raises `InvalidRequest`."""
     if any(isinstance(item, int | list) for item in given):
-        raise InvalidInput("input: token ids are not taken: send texts")
+        raise InvalidRequest("input: token ids are not taken: send texts")
     try:
         return _ITEMS.validate_python(
             [
@@ -58,11 +57,7 @@ def input_items(given: Sequence[Any]) -> list[InputItem]:
         )
     except ValidationError as error:
         details = [{**detail, "loc": ("input", *detail["loc"])} for detail in error.errors()]
-        raise InvalidInput(describe_validation(details)) from None
-
-
-def _listed(given: Any) -> Any:
-    return given if isinstance(given, list) else [given]
+        raise InvalidRequest(describe_details(details)) from None
 
 
 _ITEM_SCHEMA: Final[dict[str, Any]] = {
@@ -77,13 +72,13 @@ _ITEM_SCHEMA: Final[dict[str, Any]] = {
 }
 
 
-class OpenAIEmbeddingsRequest(Body):
+class OpenAIEmbeddingsRequest(Request):
     """The embeddings request of OpenAI's API, with images besides."""
 
     model: str = Field(description="The model that is served: NAME or NAME/PRETRAINED.")
     input: Annotated[
         list[Any],  # items they become when they are counted: see `input_items`
-        BeforeValidator(_listed),
+        BeforeValidator(listed),
         Field(
             min_length=1,
             description="A string or a list of them. An image is a data: URI, or {image: URI}.",
@@ -102,19 +97,41 @@ class OpenAIEmbeddingsRequest(Body):
     user: str | None = Field(None, description="Not used.")
 
 
-class OpenAIEmbedding(BaseModel):
+class OpenAIEmbedding(Answer):
     object: Literal["embedding"] = "embedding"
     index: int
     embedding: list[float] | str
 
 
-class OpenAIUsage(BaseModel):
+class OpenAIUsage(Answer):
     prompt_tokens: int = Field(description="What the text tower saw; images have none.")
     total_tokens: int
 
 
-class OpenAIEmbeddingsResponse(BaseModel):
+class OpenAIEmbeddingsResponse(Answer):
     object: Literal["list"] = "list"
     data: list[OpenAIEmbedding]
     model: str
     usage: OpenAIUsage
+
+
+class OpenAIError(Answer):
+    message: str = Field(description="What was wrong and what is allowed.")
+    type: str = Field(description="invalid_request_error, or another of OpenAI's types.")
+    param: str | None = Field(None, description="The field that is wrong, if it is one.")
+    code: str = Field(description="Stable, snake_case.")
+
+
+class OpenAIErrorResponse(Answer):
+    error: OpenAIError
+
+
+def openai_error(status: int, message: str, code: str, param: str | None) -> OpenAIErrorResponse:
+    """Return an error in OpenAI's shape."""
+    kind = _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    return OpenAIErrorResponse(
+        error=OpenAIError(message=message, type=kind, param=param, code=code)
+    )
+
+
+_TYPES: Final = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}

@@ -14,6 +14,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings
 
+from bento.contract.errors import describe
 from bento.doctor.checks import (
     Finding,
     Machine,
@@ -29,7 +30,7 @@ from bento.doctor.checks import (
     check_weights,
 )
 from bento.doctor.probe import LOOK_SECONDS, Seen, words
-from bento.settings import Settings, explain
+from bento.settings import Settings
 
 S = TypeVar("S", bound=BaseSettings)
 T = TypeVar("T")
@@ -74,7 +75,7 @@ def _read(kind: type[S]) -> tuple[S | None, str]:
     try:
         return kind(), ""
     except ValidationError as error:
-        return None, explain(error)
+        return None, describe(error)
     except (OSError, ValueError) as error:  # a .env that cannot be read
         return None, f".env: {words(error)}"
 

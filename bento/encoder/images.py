@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from bento.contract.errors import BrokenImage, EncoderError, InvalidInput, NotAnImage, TooLarge
+from bento.contract.errors import BrokenImage, EncoderError, InvalidRequest, NotAnImage, TooLarge
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_RATIO: Final = 200  # models resize the shorter side: a line would become gigabytes
@@ -42,7 +42,7 @@ def decode_image(data: bytes, *, max_bytes: int, max_pixels: int) -> Image.Image
     scaled to 8 bits. Both limits are checked before anything is decoded, which adds at most
     9 bytes of memory for each pixel that is allowed.
 
-    Raises `InvalidInput` (empty, a line, or greyscale of an unknown range), `TooLarge`,
+    Raises `InvalidRequest` (empty, a line, or greyscale of an unknown range), `TooLarge`,
     `NotAnImage` or `BrokenImage`.
     """
     return load_image(open_image(data, max_bytes=max_bytes, max_pixels=max_pixels))
@@ -51,7 +51,7 @@ def decode_image(data: bytes, *, max_bytes: int, max_pixels: int) -> Image.Image
 def open_image(data: bytes, *, max_bytes: int, max_pixels: int) -> Image.Image:
     """Read the header of a picture file: the first half of `decode_image`, and the cheap one."""
     if not data:
-        raise InvalidInput("the image is empty: send the bytes of a picture file")
+        raise InvalidRequest("the image is empty: send the bytes of a picture file")
     if len(data) > max_bytes:
         raise TooLarge(f"the image has {len(data):,} bytes; at most {max_bytes:,} are allowed")
     try:
@@ -130,7 +130,7 @@ def _check_shape(image: Image.Image, max_pixels: int) -> None:
             f"most {max_pixels:,} are allowed in a file of its kind and size (MAX_IMAGE_PIXELS)"
         )
     if max(image.size) > MAX_RATIO * min(image.size):
-        raise InvalidInput(
+        raise InvalidRequest(
             f"the image has {width} x {height} pixels; one side may be at most {MAX_RATIO} times "
             "the other"
         )
@@ -170,14 +170,14 @@ def _strip_to_rgb(image: Image.Image) -> Image.Image:
 def _to_8_bit(image: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
     """Scale greyscale deeper than 8 bits: integers of up to 16, or floats from 0 to 1.
 
-    `tags` are those of a TIFF. Raises `InvalidInput` for values of another range, which is not
+    `tags` are those of a TIFF. Raises `InvalidRequest` for values of another range, which is not
     known.
     """
     values = np.nan_to_num(np.asarray(image, np.float64))
     white = 1.0 if image.mode == "F" else 2.0 ** min(tags.get(_BITS, (16,))[0], 16) - 1
     beyond = 1.0 if image.mode == "F" else 0.0  # floats of photographs may be, and are clipped
     if values.min() < -beyond or values.max() > white + beyond:
-        raise InvalidInput(
+        raise InvalidRequest(
             f"the image is greyscale of mode {image.mode} with values outside of 0 to "
             f"{white:,.0f}, and which of them is white is not known: save it with 8 or 16 bits, or "
             "with floats from 0 to 1"

@@ -21,7 +21,7 @@ from torch.nn.functional import cosine_similarity, pad
 from torch.nn.utils.rnn import pad_sequence
 from torchvision.transforms import Compose, Normalize  # type: ignore[import-untyped]
 
-from bento.contract.errors import InvalidInput, ModelLoadError
+from bento.contract.errors import InvalidRequest, ModelLoadError
 from bento.encoder.kernels.attention import LastBlock, read_one_token, reads_first_token
 from bento.encoder.kernels.graphs import Graphs, sizes
 from bento.encoder.kernels.packing import pack_weights
@@ -229,7 +229,7 @@ class ImageTower:
     def prepare(self, image: Image.Image) -> torch.Tensor:
         """Resize and crop an RGB image as the model does, and move it to the device.
 
-        Raises `InvalidInput` for a shape that the model's resizing leaves nothing of.
+        Raises `InvalidRequest` for a shape that the model's resizing leaves nothing of.
         """
         pixels = self._resized(image)
         if self._device == "cpu":
@@ -245,7 +245,7 @@ class ImageTower:
         try:
             return torch.from_numpy(np.array(self._spatial(image)))
         except ValueError as error:
-            raise InvalidInput(
+            raise InvalidRequest(
                 f"an image of {image.width} x {image.height} cannot be resized for this model: "
                 f"{error}"
             ) from None

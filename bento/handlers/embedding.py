@@ -18,7 +18,7 @@ from bento.contract.embedding import (
     TextsRequest,
     base64_bytes,
 )
-from bento.contract.errors import EncoderError, InvalidInput, ModelNotFound, TooLarge
+from bento.contract.errors import EncoderError, InvalidRequest, ModelNotFound, TooLarge
 from bento.contract.openai import OpenAIEmbeddingsRequest, input_items
 from bento.encoder.model import Encoder, normalized
 from bento.handlers.fetch import ImageFetcher
@@ -88,7 +88,7 @@ class Answering:
         items = input_items(request.input)
         dimension = request.dimensions or encoder.embedding_dim
         if dimension > encoder.embedding_dim:
-            raise InvalidInput(
+            raise InvalidRequest(
                 f"dimensions is {dimension}; the model has {encoder.embedding_dim} at most"
             )
         texts = [item.text for item in items if item.text is not None]
@@ -103,7 +103,7 @@ class Answering:
         for i, item in enumerate(items):
             row = next(of_image) if item.text is None else next(of_text)
             if isinstance(row, EncoderError):
-                raise row if row.status >= 500 else InvalidInput(f"input {i}: {row}")
+                raise row if row.status >= 500 else InvalidRequest(f"input {i}: {row}")
             rows.append(row[:dimension])
         return openai_answer(
             normalized(np.stack(rows)),

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from bento.contract.errors import EncoderError, InvalidInput, TooLarge, UnsupportedMediaType
+from bento.contract.errors import EncoderError, InvalidRequest, TooLarge, UnsupportedMediaType
 from bento.encoder.model import Embeddings
 
 NPY: Final = "application/x-npy"
@@ -112,13 +112,13 @@ def _npy(embeddings: Embeddings) -> Response:
 async def read_upload(request: Request) -> tuple[bytes, bool | None]:
     """Return the `file` of a multipart form, and its `normalize` if it has one.
 
-    Raises `InvalidInput` when there is no such file, or anything else besides.
+    Raises `InvalidRequest` when there is no such file, or anything else besides.
     """
     async with request.form(max_files=1, max_fields=2) as form:
         normalize = _normalize_of(form, {"file"})
         file = form.get("file")
         if not isinstance(file, UploadFile):
-            raise InvalidInput("send the picture as multipart/form-data, in a field named file")
+            raise InvalidRequest("send the picture as multipart/form-data, in a field named file")
         return await read_picture(file), normalize
 
 
@@ -128,14 +128,14 @@ async def read_uploads(
     """Return all `files` of a multipart form, and its `normalize` if it has one.
 
     In place of a file that is said to be no picture is its error.
-    Raises `InvalidInput` when there is none, or anything else besides, and `TooLarge`.
+    Raises `InvalidRequest` when there is none, or anything else besides, and `TooLarge`.
     """
     try:
         async with request.form(max_files=max_files, max_fields=2) as form:
             normalize = _normalize_of(form, {"files"})
             files = form.getlist("files")
             if not files or not all(isinstance(file, UploadFile) for file in files):
-                raise InvalidInput(
+                raise InvalidRequest(
                     "send the pictures as multipart/form-data, each in a field named files"
                 )
             pictures = [await _picture_or_error(f) for f in files if isinstance(f, UploadFile)]
@@ -168,8 +168,8 @@ async def read_picture(file: UploadFile) -> bytes:
 
 def _normalize_of(form: FormData, others: set[str]) -> bool | None:
     if unknown := form.keys() - others - {"normalize"}:
-        raise InvalidInput(f"{', '.join(sorted(unknown))}: not a field of this request")
+        raise InvalidRequest(f"{', '.join(sorted(unknown))}: not a field of this request")
     normalize = form.get("normalize")
     if normalize not in (None, "true", "false"):
-        raise InvalidInput(f"normalize must be true or false, not {normalize!r}")
+        raise InvalidRequest(f"normalize must be true or false, not {normalize!r}")
     return None if normalize is None else normalize == "true"

@@ -26,9 +26,10 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
-from bento.contract.search import Examples, ImageExample, SearchRequest
-from rag.errors import InvalidSearch
-from rag.indexing.backends import Backend, image_example
+from bento.contract.errors import InvalidSearch
+from bento.contract.filters import Filter, parse_filter
+from bento.contract.search import Examples, ImageExample, SearchRequest, image_example
+from rag.indexing.backends import Backend
 from rag.indexing.duplicates import near_duplicates
 from rag.indexing.plan import Loss, Plan, make_plan, never, paths_of
 from rag.indexing.reindex import reindex
@@ -231,7 +232,7 @@ def _lines() -> Iterator[str]:
         yield os.fsdecode(line if number else line.removeprefix(BOM_UTF8))
 
 
-def _filter(options: argparse.Namespace) -> dict[str, Any] | None:
+def _filter(options: argparse.Namespace) -> Filter | None:
     conditions: list[dict[str, Any]] = [
         {"key": "tags", "match": {"value": tag}} for tag in options.tag
     ]
@@ -242,7 +243,7 @@ def _filter(options: argparse.Namespace) -> dict[str, Any] | None:
             conditions.append(json.loads(options.filter))
         except ValueError as error:
             raise InvalidSearch(f"--filter is not JSON: {error}") from None
-    return {"must": conditions} if conditions else None
+    return parse_filter({"must": conditions}) if conditions else None
 
 
 def _example(path: str) -> ImageExample:

@@ -13,11 +13,10 @@ from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 from rich.markup import escape
 
-from bento.contract.search import DaoId, describe
+from bento.contract.errors import InvalidSearch, describe
+from bento.contract.images import DEFAULT_DAO_ID, DaoId
 from rag.cli import commands
-from rag.errors import InvalidSearch
 from rag.indexing.backends import Backend, LocalBackend, RemoteBackend
-from rag.pictures.index import DEFAULT_DAO_ID
 from rag.settings import RagSettings
 from rag.store.interface import open_store
 from router_client import VisionEncoderClient

@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import threading
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from bento.contract.search import (
-    ImageExample,
-    IndexedImage,
-    Outcome,
-    PublishResponse,
-    SearchRequest,
-    SearchResponse,
-    StatsResponse,
-)
-from rag.errors import InvalidSearch
+from bento.contract.embedding import base64_bytes
+from bento.contract.errors import InvalidSearch
+from bento.contract.images import IndexedImage, Outcome, PublishResponse, StatsResponse
+from bento.contract.search import ImageExample, SearchRequest, SearchResponse
+from rag.pictures.identity import identity_of
 from rag.pictures.index import Picture, PictureIndex
-from rag.search.searcher import search
+from rag.search.searcher import Searcher
 from rag.settings import RagSettings
-from rag.store.interface import ModelIdentity, Store, Vector
+from rag.store.interface import Store, Vector
 from router_client import VisionEncoderClient
 
 R = TypeVar("R")
@@ -180,11 +172,15 @@ class LocalBackend:
         self.batch = encoder.image_batch
         self.workers = 3 * self.batch  # one batch is computed, one waits, one is read or written
         self._encoder = encoder
-        self._embedder = _Embedder(encoder)
         self._store = store
         self._pictures = PictureIndex(store, identity_of(encoder))
-        self._model = f"{encoder.model_name}/{encoder.pretrained}"
-        self._settings = RagSettings()
+        self._searcher = Searcher(
+            self._pictures,
+            _Embedder(encoder),
+            _example_bytes,
+            RagSettings(),
+            f"{encoder.model_name}/{encoder.pretrained}",
+        )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="embed", daemon=True)
         self._thread.start()
@@ -214,17 +210,7 @@ class LocalBackend:
         return self._pictures.update(image_id, dao_id, collection, paths=paths, metadata=metadata)
 
     def search(self, request: SearchRequest) -> SearchResponse:
-        return self._run(
-            search(
-                request,
-                self._pictures,
-                self._embedder,
-                _example_bytes,
-                collection=self._settings.image_search_collection,
-                top_k=self._settings.image_search_default_top_k,
-                model=self._model,
-            )
-        )
+        return self._run(self._searcher.search(request))
 
     def images(
         self, collection: str, *, dao_id: str | None = None, generation: str | None = None
@@ -272,31 +258,7 @@ class _Embedder:
         return np.asarray((await asyncio.to_thread(self._encoder.encode_images, [data]))[0])
 
 
-def image_example(data: bytes) -> ImageExample:
-    """Return a picture file's bytes as an example to search by."""
-    return ImageExample(image_base64=base64.b64encode(data).decode())
-
-
 async def _example_bytes(example: ImageExample) -> bytes:
     if example.image_base64 is None:
         raise InvalidSearch("a URL can be searched by through a service only; read the file")
-    try:
-        return base64.b64decode(example.image_base64.rpartition(",")[2], validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise InvalidSearch(f"image_base64 is not base64: {error}") from None
-
-
-def identity_of(encoder: Encoder) -> ModelIdentity:
-    """Return what a collection remembers of the encoder that filled it.
-
-    Of a local folder its name counts, not where it lies: the digest tells its weights.
-    """
-    schema, _, rest = encoder.model_name.partition(":")
-    local = schema == "local-dir"
-    return ModelIdentity(
-        model_name=f"local-dir:{Path(rest).resolve().name}" if local else encoder.model_name,
-        pretrained=encoder.pretrained,
-        weights_digest=encoder.weights_digest,
-        preprocess=encoder.preprocess_description,
-        dimension=encoder.embedding_dim,
-    )
+    return base64_bytes(example.image_base64)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from bento.contract.search import ImageExample, IndexedImage, SearchRequest
+from bento.contract.images import IndexedImage
+from bento.contract.search import ImageExample, SearchRequest
 from rag.indexing.backends import Backend
 from rag.indexing.plan import paths_of
 from rag.indexing.run import Progress, patiently

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Container, Iterable, Iterator,
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from bento.contract.search import IndexedImage
+from bento.contract.images import IndexedImage
 from rag.indexing.sources import Source
 from rag.pictures.index import metadata_of
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from threading import Event
 
-from bento.contract.search import IndexedImage
-from rag.errors import InvalidSearch
+from bento.contract.errors import InvalidSearch
+from bento.contract.images import IndexedImage
 from rag.indexing.backends import Backend
 from rag.indexing.plan import paths_of
 from rag.indexing.run import Progress, index_each, read

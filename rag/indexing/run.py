@@ -21,8 +21,8 @@ from stat import S_ISREG
 from threading import Event
 from typing import Final, TypeVar
 
-from bento.contract.search import IndexedImage, Outcome
-from rag.errors import InvalidSearch
+from bento.contract.errors import InvalidSearch
+from bento.contract.images import IndexedImage, Outcome
 from rag.indexing.backends import Backend
 from rag.indexing.plan import Loss, Plan, Wanted, metadata_at, paths_of
 from rag.indexing.sources import Failure, Source, Sources

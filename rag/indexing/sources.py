@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 
-from bento.contract.search import ImageId, describe
-from rag.errors import InvalidSearch
+from bento.contract.errors import InvalidSearch, describe
+from bento.contract.images import ImageId
 
 SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 _TEXTS: Final = ("caption", "title", "category")  # of a manifest's line, into the payload as is

@@ -15,9 +15,9 @@ from hashlib import sha256
 from threading import Condition
 from typing import Any, Final
 
+from bento.contract.errors import CollectionNotFound, ImageNotFound, InvalidSearch
 from bento.contract.filters import tenant
-from bento.contract.search import IndexedImage, Outcome, PublishResponse, StatsResponse
-from rag.errors import CollectionNotFound, ImageNotFound, InvalidSearch
+from bento.contract.images import IndexedImage, Outcome, PublishResponse, StatsResponse
 from rag.store.interface import (
     Collection,
     ModelIdentity,

@@ -7,6 +7,7 @@ subpackage can be called.
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -18,9 +19,8 @@ if TYPE_CHECKING:
 class _CallableModule(ModuleType):
     def __call__(self, request: SearchRequest, *, backend: Backend | None = None) -> SearchResponse:
         """Do what `rag.api.search` does."""
-        from rag.api import search
-
-        return search(request, backend=backend)
+        answer: SearchResponse = import_module("rag.api").search(request, backend=backend)
+        return answer
 
 
 sys.modules[__name__].__class__ = _CallableModule

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import PurePath
 
+from bento.contract.errors import InvalidSearch
 from bento.contract.search import Hit, Language
-from rag.errors import InvalidSearch
 
 
 def format_image_search_results_for_agent(results: Sequence[Hit], language: Language = "uk") -> str:

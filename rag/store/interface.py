@@ -14,8 +14,8 @@ from uuid import UUID
 import numpy as np
 import numpy.typing as npt
 
+from bento.contract.errors import CollectionMismatch, CollectionNotFound, InvalidSearch
 from bento.contract.filters import TENANT_FIELD, Filter
-from rag.errors import CollectionMismatch, CollectionNotFound, InvalidSearch
 from rag.settings import RagSettings
 
 MAX_DEPTH = 10_000  # offset and top_k of a query together

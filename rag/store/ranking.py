@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from rag.store.interface import MAX_DEPTH, Match, Record
+from bento.contract.limits import MAX_DEPTH
+from rag.store.interface import Match, Record
 
 # What an engine computes of a cosine is off by the rounding of float32, and what just meets its
 # threshold it leaves out: so the one that it is given is lower by this.

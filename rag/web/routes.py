@@ -12,23 +12,20 @@ from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 
-from bento.contract.search import (
+from bento.contract.errors import InvalidSearch, RagError, UnsupportedMediaType, describe
+from bento.contract.images import (
     CONTROL,
+    DEFAULT_DAO_ID,
     DeleteResponse,
     DropResponse,
     ListResponse,
     PublishResponse,
-    SearchRequest,
-    SearchResponse,
     StatsResponse,
     UpdateRequest,
     UpdateResponse,
-    describe,
 )
-from rag.errors import InvalidSearch, RagError, UnsupportedMediaType
-from rag.indexing.backends import image_example
-from rag.pictures.index import DEFAULT_DAO_ID, PAGE
-from rag.search.searcher import degraded
+from bento.contract.limits import MAX_LISTED
+from bento.contract.search import SearchRequest, SearchResponse, degraded, image_example
 from rag.web.answering import IndexAnswering
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -146,7 +143,7 @@ async def list_images(request: Request) -> Response:
     query = request.query_params
     limit = query.get("limit", "1000")
     if not limit.isdecimal() or len(limit) > 80:
-        raise InvalidSearch(f"limit is {limit[:80]!r}; allowed are 1 to {PAGE}")
+        raise InvalidSearch(f"limit is {limit[:80]!r}; allowed are 1 to {MAX_LISTED}")
     return _json(
         await _index(request).page(
             request.path_params["name"],
@@ -245,7 +242,9 @@ DESCRIBED: Final[
         (
             _NAME,
             _DAO_ID,
-            _parameter("limit", "query", "1 to 1000.", type="integer", minimum=1, maximum=PAGE),
+            _parameter(
+                "limit", "query", "1 to 1000.", type="integer", minimum=1, maximum=MAX_LISTED
+            ),
             _parameter("start", "query", "`next` of the page before."),
             _parameter("generation", "query", "Another generation than the published one."),
         ),

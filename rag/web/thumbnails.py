@@ -19,7 +19,7 @@ from uuid import uuid4
 
 from PIL import Image
 
-from rag.errors import ImageNotFound
+from bento.contract.errors import ImageNotFound
 from rag.pictures.index import Picture, point_id
 from rag.store.interface import Record
 

@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import httpx
 
+from bento.contract.errors import InvalidInput, VisionEncoderError
 from router_client.client.answers import (
     NPY,
     Health,
@@ -34,7 +35,6 @@ from router_client.client.sending import Sender
 from router_client.client.settings import LONGEST_TIMEOUT, ClientSettings
 from router_client.client.streaming import ImageFile, Stream
 from router_client.client.waiting import AsyncWaiting, Waiting
-from router_client.errors import InvalidInput, VisionEncoderError
 
 if TYPE_CHECKING:
     from router_client.client.answers import Embedding, Embeddings

@@ -11,8 +11,7 @@ from typing import Any, Final, TypeVar
 
 import httpx
 
-from router_client.client.waiting import Answer, Waiting
-from router_client.errors import (
+from bento.contract.errors import (
     InvalidInput,
     VisionEncoderBusy,
     VisionEncoderConnectionError,
@@ -20,6 +19,7 @@ from router_client.errors import (
     VisionEncoderTimeout,
     VisionEncoderUnauthorized,
 )
+from router_client.client.waiting import Answer, Waiting
 
 _FIRST_PAUSE: Final = 0.25  # seconds; doubles
 _LONGEST_PAUSE: Final = 8.0

@@ -9,8 +9,8 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from bento.contract.errors import InvalidInput, VisionEncoderBusy, VisionEncoderError
 from router_client.client.waiting import IN_FLIGHT, Waiting
-from router_client.errors import InvalidInput, VisionEncoderBusy, VisionEncoderError
 
 if TYPE_CHECKING:
     from router_client.client.answers import Embedding, Embeddings

@@ -13,8 +13,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from bento.contract.errors import describe
 from router_client.router.providers import Provider
-from router_client.router.rules import RouterRequest, RouterResponse, Rule, choose, describe
+from router_client.router.rules import RouterRequest, RouterResponse, Rule, choose
 
 MAX_BODY_BYTES: Final = 30_000_000  # a picture of 20 MB in base64
 # Of large bodies so many are worked on at once: each is held several times over, as bytes, as

@@ -7,9 +7,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from router_client.errors import VisionEncoderError
+from bento.contract.errors import VisionEncoderError, describe
 from router_client.router.providers import VisionRagProvider, language_of, search_failed
-from router_client.router.rules import RouterRequest, describe
+from router_client.router.rules import RouterRequest
 
 
 async def handle_image_search_intent(

@@ -17,9 +17,10 @@ from typing import Any, Final, Protocol
 
 import httpx
 
+from bento.contract.errors import InvalidInput, VisionEncoderError
+from bento.contract.search import explain_search_failure
 from router_client.client.answers import ImageExample, SearchAnswer
 from router_client.client.client import AsyncVisionEncoderClient
-from router_client.errors import InvalidInput, VisionEncoderError, explain_search_failure
 from router_client.router.rules import RouterRequest, RouterResponse
 
 logger = logging.getLogger("router_client")

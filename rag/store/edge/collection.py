@@ -34,8 +34,8 @@ from qdrant_edge import (
 )
 from qdrant_edge import Point as EdgePoint
 
+from bento.contract.errors import StoreLocked, StoreUnavailable
 from bento.contract.filters import TENANT_FIELD, Filter
-from rag.errors import StoreLocked, StoreUnavailable
 from rag.store.edge.filters import edge_filter
 from rag.store.edge.folders import check_room
 from rag.store.interface import (

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 import numpy as np
 import qdrant_edge as edge
 
-from bento.contract.filters import Condition, Filter, IsEmpty, IsNull, MatchAny, MatchExcept, Value
+from bento.contract.filters import (
+    Condition,
+    Filter,
+    IsEmptyCondition,
+    IsNullCondition,
+    MatchCondition,
+    RangeCondition,
+    Value,
+)
 
 
 def edge_filter(filter: Filter | None) -> Any:
@@ -20,36 +29,34 @@ def edge_filter(filter: Filter | None) -> Any:
     )
 
 
-def _all(conditions: tuple[Condition | Filter, ...]) -> list[Any] | None:
+def _all(conditions: Sequence[Condition | Filter]) -> list[Any] | None:
     return [_condition(condition) for condition in conditions] or None
 
 
 def _condition(condition: Condition | Filter) -> Any:
-    if isinstance(condition, Filter):
-        return edge_filter(condition)
-    if isinstance(condition, IsEmpty):
-        return edge.IsEmptyCondition(condition.key)
-    if isinstance(condition, IsNull):
-        return edge.IsNullCondition(condition.key)
-    if isinstance(condition, MatchAny):
-        return edge.FieldCondition(condition.key, match=_any(condition.values))
-    if isinstance(condition, MatchExcept):
-        return edge.FieldCondition(condition.key, match=_except(condition.values))
-    dates = {k: v.isoformat() for k, v in condition.bounds.items() if isinstance(v, datetime)}
-    numbers = {k: v for k, v in condition.bounds.items() if not isinstance(v, datetime)}
-    range = edge.RangeDateTime(**dates) if dates else edge.RangeFloat(**numbers)
-    return edge.FieldCondition(condition.key, range=range)
+    match condition:
+        case Filter():
+            return edge_filter(condition)
+        case IsEmptyCondition(is_empty=field):
+            return edge.IsEmptyCondition(field.key)
+        case IsNullCondition(is_null=field):
+            return edge.IsNullCondition(field.key)
+        case MatchCondition(key=key, match=wanted):
+            values: Any = wanted.values
+            one = edge.MatchExcept(values) if wanted.excludes else _any(values)
+            return edge.FieldCondition(key, match=one)
+        case RangeCondition(key=key, range=range):
+            dates = {k: v.isoformat() for k, v in range.bounds.items() if isinstance(v, datetime)}
+            numbers: Any = range.bounds
+            bounds = edge.RangeDateTime(**dates) if dates else edge.RangeFloat(**numbers)
+            return edge.FieldCondition(key, range=bounds)
+    raise AssertionError(f"an unknown condition: {condition!r}")
 
 
-def _any(values: tuple[Value, ...]) -> Any:
-    given: Any = list(values)
+def _any(values: list[Value]) -> Any:
+    given: Any = values
     if len(given) > 1:
         return edge.MatchAny(given)
     # The binding takes Python's True for the number 1; NumPy's is no number.
     value: Any = np.bool_(given[0]) if isinstance(given[0], bool) else given[0]
     return edge.MatchValue(value)
-
-
-def _except(values: tuple[Value, ...]) -> Any:
-    given: Any = list(values)
-    return edge.MatchExcept(given)

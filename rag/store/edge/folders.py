@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from rag.errors import StoreFull, StoreUnavailable
+from bento.contract.errors import StoreFull, StoreUnavailable
 from rag.store.interface import GENERATION, ModelIdentity, identity_from_json, identity_to_json
 
 # Of collection.json and what lies beside it. Format 1 had no vectors in 4 bits: its searches are

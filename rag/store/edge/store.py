@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rag.errors import StoreLocked, StoreUnavailable
+from bento.contract.errors import StoreLocked, StoreUnavailable
 from rag.store.edge.collection import EdgeCollection, create_shard, refuse_fork
 from rag.store.edge.folders import (
     check_room,

@@ -17,7 +17,7 @@ from qdrant_client.http.exceptions import (
     UnexpectedResponse,
 )
 
-from rag.errors import StoreUnavailable
+from bento.contract.errors import StoreUnavailable
 
 R = TypeVar("R")
 

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 from qdrant_client import models
 
-from bento.contract.filters import Condition, Filter, IsEmpty, IsNull, MatchAny, MatchExcept
+from bento.contract.filters import (
+    Condition,
+    Filter,
+    IsEmptyCondition,
+    IsNullCondition,
+    MatchCondition,
+    RangeCondition,
+)
 
 
 def server_filter(filter: Filter | None) -> models.Filter | None:
@@ -19,27 +27,29 @@ def server_filter(filter: Filter | None) -> models.Filter | None:
     )
 
 
-def _all(conditions: tuple[Condition | Filter, ...]) -> list[Any] | None:
+def _all(conditions: Sequence[Condition | Filter]) -> list[Any] | None:
     return [_condition(condition) for condition in conditions] or None
 
 
 def _condition(condition: Condition | Filter) -> Any:
-    if isinstance(condition, Filter):
-        return server_filter(condition)
-    if isinstance(condition, IsEmpty):
-        return models.IsEmptyCondition(is_empty=models.PayloadField(key=condition.key))
-    if isinstance(condition, IsNull):
-        return models.IsNullCondition(is_null=models.PayloadField(key=condition.key))
-    if isinstance(condition, MatchAny):
-        values: Any = list(condition.values)
-        one = (
-            models.MatchValue(value=values[0]) if len(values) == 1 else models.MatchAny(any=values)
-        )
-        return models.FieldCondition(key=condition.key, match=one)
-    if isinstance(condition, MatchExcept):
-        values = {"except": list(condition.values)}
-        return models.FieldCondition(key=condition.key, match=models.MatchExcept(**values))
-    bounds: Any = dict(condition.bounds)
-    dates = any(isinstance(bound, datetime) for bound in bounds.values())
-    range = models.DatetimeRange(**bounds) if dates else models.Range(**bounds)
-    return models.FieldCondition(key=condition.key, range=range)
+    match condition:
+        case Filter():
+            return server_filter(condition)
+        case IsEmptyCondition(is_empty=field):
+            return models.IsEmptyCondition(is_empty=models.PayloadField(key=field.key))
+        case IsNullCondition(is_null=field):
+            return models.IsNullCondition(is_null=models.PayloadField(key=field.key))
+        case MatchCondition(key=key, match=wanted):
+            return models.FieldCondition(key=key, match=_match(wanted.values, wanted.excludes))
+        case RangeCondition(key=key, range=range):
+            bounds: Any = range.bounds
+            dates = any(isinstance(bound, datetime) for bound in bounds.values())
+            kind = models.DatetimeRange if dates else models.Range
+            return models.FieldCondition(key=key, range=kind(**bounds))
+    raise AssertionError(f"an unknown condition: {condition!r}")
+
+
+def _match(values: Any, excludes: bool) -> Any:
+    if excludes:
+        return models.MatchExcept(**{"except": values})
+    return models.MatchValue(value=values[0]) if len(values) == 1 else models.MatchAny(any=values)

@@ -17,8 +17,8 @@ from pydantic import BaseModel
 from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import ApiException
 
+from bento.contract.errors import CollectionMismatch, StoreUnavailable
 from bento.contract.filters import TENANT_FIELD
-from rag.errors import CollectionMismatch, StoreUnavailable
 from rag.settings import RagSettings
 from rag.store.interface import (
     GENERATION,

@@ -1,60 +1,50 @@
-"""From a request to its answer: what the routes of the index do."""
+"""What the routes of the index mean: index, update, delete, list, publish, thumbnails."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
 
-from pydantic import ValidationError
-
-from bento.contract.search import (
+from bento.contract.embedding import ImageGiven
+from bento.contract.errors import InvalidSearch
+from bento.contract.images import (
     DeleteResponse,
     DropResponse,
-    ImageExample,
     IndexRequest,
     IndexResponse,
     ListResponse,
-    ManySearchesRequest,
-    ManySearchesResponse,
     PublishResponse,
-    SearchRequest,
-    SearchResponse,
     StatsResponse,
     UpdateRequest,
     UpdateResponse,
-    describe,
 )
-from rag.errors import InvalidSearch
-from rag.pictures.index import PAGE, Picture, PictureIndex, point_id
-from rag.search.searcher import Embedder, degraded, search
+from bento.contract.limits import MAX_LISTED
+from rag.pictures.index import Picture, PictureIndex, point_id
+from rag.search.query import Embedder
 from rag.settings import RagSettings
 from rag.web.thumbnails import Thumbnails
 
 
-class IndexAnswering:
+class Index:
     """Answers the routes of the index.
 
-    Every method raises a `RagError` for what it cannot answer, and what `embedder` and
-    `image_bytes`, which returns the bytes that a request has or points to, raise.
+    Every method raises a `RagError`, and what `embedder` and `image_bytes`, which returns the
+    bytes that a request has or points to, raise.
     """
 
     def __init__(
         self,
         pictures: PictureIndex,
         embedder: Embedder,
-        image_bytes: Callable[[IndexRequest | ImageExample], Awaitable[bytes]],
+        image_bytes: Callable[[ImageGiven], Awaitable[bytes]],
         thumbnails: Thumbnails,
         settings: RagSettings,
-        model: str,
     ) -> None:
         self._pictures = pictures
         self._embedder = embedder
         self._image_bytes = image_bytes
         self._thumbnails = thumbnails
         self._collection = settings.image_search_collection
-        self._top_k = settings.image_search_default_top_k
-        self._model = model
 
     async def index(self, request: IndexRequest) -> IndexResponse:
         collection = request.collection or self._collection
@@ -104,22 +94,6 @@ class IndexAnswering:
         )
         return UpdateResponse(id=image_id, dao_id=dao_id, updated=updated)
 
-    async def search(self, request: SearchRequest) -> SearchResponse:
-        return await search(
-            request,
-            self._pictures,
-            self._embedder,
-            self._image_bytes,
-            collection=self._collection,
-            top_k=self._top_k,
-            model=self._model,
-        )
-
-    async def search_many(self, request: ManySearchesRequest) -> ManySearchesResponse:
-        """Make all searches at once; what is wrong with one is its own answer."""
-        results = await asyncio.gather(*(self._one_of_many(body) for body in request.searches))
-        return ManySearchesResponse(results=list(results))
-
     async def page(
         self,
         collection: str,
@@ -129,8 +103,8 @@ class IndexAnswering:
         limit: int,
         start: str | None,
     ) -> ListResponse:
-        if not 1 <= limit <= PAGE:
-            raise InvalidSearch(f"limit is {limit}; allowed are 1 to {PAGE}")
+        if not 1 <= limit <= MAX_LISTED:
+            raise InvalidSearch(f"limit is {limit}; allowed are 1 to {MAX_LISTED}")
         images, following = await asyncio.to_thread(
             self._pictures.page,
             collection,
@@ -157,18 +131,6 @@ class IndexAnswering:
         """Return a picture's thumbnail, a JPEG, and the hash of the picture."""
         name = collection or self._collection
         return await asyncio.to_thread(self._thumbnail, image_id, dao_id, name)
-
-    async def _one_of_many(self, body: dict[str, Any]) -> SearchResponse:
-        request = None
-        try:
-            request = SearchRequest.model_validate(body)
-            return await self.search(request)
-        except ValidationError as error:
-            return degraded(InvalidSearch(describe(error)), request)
-        except Exception as error:
-            if not hasattr(error, "code"):
-                raise
-            return degraded(error, request)
 
     def _thumbnail(self, image_id: str, dao_id: str, collection: str) -> tuple[bytes, str]:
         record = self._pictures.record(image_id, dao_id, collection)
