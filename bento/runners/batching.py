@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from time import monotonic
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Final, Generic, TypeVar
 
 from bento.contract.errors import Busy, NotReady
 from bento.contract.halving import Halving
+from bento.runners.observer import QueueObserver
 from bento.runners.pace import DECAY, Pace
 
 Item = TypeVar("Item")
@@ -26,25 +27,6 @@ _SHRUNK_SECONDS: Final = 60.0  # how long a batch limit stays lowered after out-
 # before these: a first batch of its size may have to be compiled.
 _STUCK_TIMES: Final = 20
 STUCK_SECONDS: Final = 120.0
-
-
-class Observer(Protocol):
-    """What a queue tells about itself, for metrics."""
-
-    def waited(self, seconds: float) -> None:
-        """An item left the queue for the tower."""
-
-    def ran(self, count: int, seconds: float) -> None:
-        """A batch was answered."""
-
-    def dropped(self) -> None:
-        """An item was given up by who sent it, before it cost anything."""
-
-    def late(self) -> None:
-        """An item was refused, because its answer would have come too late."""
-
-    def failed(self) -> None:
-        """An item failed alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +94,7 @@ class BatchQueue(Generic[Item, Result]):
         name: str,
         run: Callable[[list[Item]], Sequence[Result]],
         limits: Limits,
-        observer: Observer,
+        observer: QueueObserver,
         *,
         size: Callable[[Item], int] = lambda item: 1,
         warm_up: Callable[[], Iterable[tuple[int, int, float]]] = lambda: (),
