@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from time import monotonic
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Final, Generic, TypeVar
 
 from bento.contract.errors import Busy, NotReady
+from bento.contract.halving import Halving
+from bento.runners.observer import QueueObserver
 from bento.runners.pace import DECAY, Pace
 
 Item = TypeVar("Item")
@@ -25,25 +27,6 @@ _SHRUNK_SECONDS: Final = 60.0  # how long a batch limit stays lowered after out-
 # before these: a first batch of its size may have to be compiled.
 _STUCK_TIMES: Final = 20
 STUCK_SECONDS: Final = 120.0
-
-
-class Observer(Protocol):
-    """What a queue tells about itself, for metrics."""
-
-    def waited(self, seconds: float) -> None:
-        """An item left the queue for the tower."""
-
-    def ran(self, count: int, seconds: float) -> None:
-        """A batch was answered."""
-
-    def dropped(self) -> None:
-        """An item was given up by who sent it, before it cost anything."""
-
-    def late(self) -> None:
-        """An item was refused, because its answer would have come too late."""
-
-    def failed(self) -> None:
-        """An item failed alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +94,7 @@ class BatchQueue(Generic[Item, Result]):
         name: str,
         run: Callable[[list[Item]], Sequence[Result]],
         limits: Limits,
-        observer: Observer,
+        observer: QueueObserver,
         *,
         size: Callable[[Item], int] = lambda item: 1,
         warm_up: Callable[[], Iterable[tuple[int, int, float]]] = lambda: (),
@@ -225,7 +208,7 @@ class BatchQueue(Generic[Item, Result]):
                 for part in self._parts:
                     self._start(part)
             while self._take_turn(lane):
-                self._answer(lane, lane.batch)
+                self._answer(lane)
         except BaseException as error:
             if not self._ready.done():
                 self._die(f"the {self.name} runner did not start: {error}")
@@ -347,39 +330,36 @@ class BatchQueue(Generic[Item, Result]):
     def _item_size(self) -> float:
         return self._mean_size or 1.0
 
-    def _answer(self, lane: _Lane[Item, Result], batch: Sequence[_Entry[Item, Result]]) -> None:
-        """Run a batch; one that fails is halved until the guilty item is alone."""
-        started, size = monotonic(), sum(entry.size for entry in batch)
-        predicted = self.pace.seconds(size * lane.shares)
-        lane.spent, lane.allowed = 0.0, max(STUCK_SECONDS, _STUCK_TIMES * predicted)
-        try:
-            results = self._run([entry.item for entry in batch])
-            answers = list(zip(batch, results, strict=True))
-        except Exception as error:
+    def _answer(self, lane: _Lane[Item, Result]) -> None:
+        """Run the batch of a lane; one that fails is halved until the guilty item is alone."""
+        for part in (parts := Halving(lane.batch)):
+            started, size = monotonic(), sum(entry.size for entry in part)
+            predicted = self.pace.seconds(size * lane.shares)
+            lane.spent, lane.allowed = 0.0, max(STUCK_SECONDS, _STUCK_TIMES * predicted)
+            try:
+                results = self._run([entry.item for entry in part])
+                answers = list(zip(part, results, strict=True))
+            except Exception as error:
+                lane.allowed = math.inf
+                if not self.alive:
+                    return
+                if self._fatal(error):
+                    raise
+                if self._exhausted(error):
+                    self._shrink(len(part))
+                if not parts.halve():
+                    logger.exception("an item of the %s runner failed", self.name)
+                    self._observer.failed()
+                    part[0].future.set_exception(error)
+                continue
             lane.allowed = math.inf
-            if not self.alive:
-                return
-            if self._fatal(error):
-                raise
-            if self._exhausted(error):
-                self._shrink(len(batch))
-            if len(batch) == 1:
-                logger.exception("an item of the %s runner failed", self.name)
-                self._observer.failed()
-                batch[0].future.set_exception(error)
-                return
-            middle = len(batch) // 2
-            self._answer(lane, batch[:middle])
-            self._answer(lane, batch[middle:])
-            return
-        lane.allowed = math.inf
-        seconds = monotonic() - started
-        self._observer.ran(len(batch), seconds)
-        with self._lock:
-            self._learn(len(batch), size, seconds, lane)
-            if self.alive:  # and the batch was not given up meanwhile
-                for entry, result in answers:
-                    entry.future.set_result(result)
+            seconds = monotonic() - started
+            self._observer.ran(len(part), seconds)
+            with self._lock:
+                self._learn(len(part), size, seconds, lane)
+                if self.alive:  # and the batch was not given up meanwhile
+                    for entry, result in answers:
+                        entry.future.set_result(result)
 
     def _learn(self, count: int, size: int, seconds: float, lane: _Lane[Item, Result]) -> None:
         """Learn from a batch; on all of the tower as many as it has parts take as long."""

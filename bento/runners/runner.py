@@ -18,8 +18,8 @@ from bento.encoder.cpus import compute_on, give_way
 from bento.encoder.model import Embeddings
 from bento.runners.admission import ByteBudget
 from bento.runners.batching import BatchQueue, Limits
+from bento.runners.observer import Observer
 from bento.settings import Settings
-from bento.web.metrics import Metrics, TowerMetrics
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +43,7 @@ class Shared:
 
     settings: Settings
     budget: ByteBudget
-    metrics: Metrics
+    metrics: Observer
     threads: ThreadPoolExecutor  # as many as CPUs
     cpus: int
     large: ThreadPoolExecutor  # one
@@ -63,7 +63,7 @@ class Runner:
         self._tower = tower
         self._out_of_memory = out_of_memory
         self._shared = shared
-        self.metrics = TowerMetrics(shared.metrics, name)
+        self.metrics = shared.metrics.tower(name)
         self._accepted = 0  # items that are not yet answered
         self._window = 2 * limits.count  # of one request's items that are worked on at a time
         self._item_bytes = int(tower.probe()[0].nbytes)
@@ -142,7 +142,7 @@ class Runner:
         )
         limit = self._shared.settings.max_queue_ms / 1000
         if before and wait > limit:
-            self._shared.metrics.rejected.labels("queue").inc()
+            self.metrics.rejected()
             raise Busy(
                 f"{before} {self.name} items are before yours, so that it would take about "
                 f"{wait:.1f} s where {limit:g} s are allowed: try again later",
@@ -159,7 +159,7 @@ class Runner:
 
     def _change_accepted(self, count: int) -> None:
         self._accepted += count
-        self.metrics.length.set(self._accepted)
+        self.metrics.accepted(self._accepted)
 
     async def _embed(self, preparation: Preparation, due: float) -> Embeddings:
         loop, shared = asyncio.get_running_loop(), self._shared
