@@ -42,7 +42,7 @@ image-run: export API_KEY := $(call setting,API_KEY)
 image-run: export UI_PUBLIC := $(call setting,UI_PUBLIC)
 collection: export QDRANT_API_KEY := $(call setting,QDRANT_API_KEY)
 
-.PHONY: help install demo serve test loadtest soak overload fidelity lint audit bento image image-run image-test fetch-weights gpu-check collection check-port
+.PHONY: help install demo serve test loadtest soak overload fidelity lint api-docs audit bento image image-run image-test fetch-weights gpu-check collection check-port
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 15
@@ -86,6 +86,9 @@ lint: install ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+api-docs: install ## write docs/api.md from the route table
+	$(BIN)/python -m bento.web.api_docs >docs/api.md
 
 audit: ## ask PyPI's advisories about the packages of the image (pip-audit in an environment of its own)
 	$(PYTHON) -m venv .data/audit && .data/audit/bin/pip install --quiet pip-audit

@@ -20,7 +20,7 @@ from PIL import Image
 from bento.contract.errors import EncoderError, ModelLoadError
 from bento.contract.halving import Halving
 from bento.encoder.cpus import available_cpus, compute_on
-from bento.encoder.images import LARGE_PIXELS, load_image, open_image
+from bento.encoder.images import LARGE_PIXELS, decode_image, load_image, open_image
 from bento.encoder.loading import import_open_clip, import_towers_of, weights_as_mapped
 from bento.settings import Settings
 
@@ -168,6 +168,13 @@ class Encoder:
         opened = open_image(image, **self.image_limits)
         with self._large if opened.width * opened.height > LARGE_PIXELS else nullcontext():
             return self.image.prepare(load_image(opened))
+
+    def decode(self, data: bytes) -> Image.Image:
+        """Decode a picture file into an upright RGB image, within the limits of the settings.
+
+        Raises what `decode_image` raises.
+        """
+        return decode_image(data, **self.image_limits)
 
     def _preprocess_all(self, images: Sequence[Image.Image | bytes | Path]) -> list[torch.Tensor]:
         return [self.preprocess(image) for image in images]
