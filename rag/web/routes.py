@@ -34,12 +34,9 @@ from rag.web.answering import IndexAnswering
 Handler = Callable[[Request], Awaitable[Response]]
 
 _PAGE: Final = Path(__file__).parent / "page"
+_MEDIA_TYPES: Final = {".js": "text/javascript", ".css": "text/css"}
 _ASSETS: Final = {
-    "app.js": "text/javascript",
-    "language.js": "text/javascript",
-    "service.js": "text/javascript",
-    "texts.js": "text/javascript",
-    "style.css": "text/css",
+    file.name: _MEDIA_TYPES[file.suffix] for file in _PAGE.iterdir() if file.suffix in _MEDIA_TYPES
 }
 _PAGE_HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
