@@ -13,14 +13,12 @@ from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_play
 
 from tests.bento.web.test_access import send, status_of
 from tests.conftest import Server, file_bytes, scene_image, serving
-from tests.rag.web.test_page import CHROMIUM, Visit, refuse, visit_of
+from tests.support.page import CHROMIUM, Visit, needs_chromium, refuse, visit_of
 
 KEY, OTHER = "the-k3y", "an0ther"
 NAME = "encoder.example"
 
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="a browser is needed: apt-get install chromium"
-)
+pytestmark = needs_chromium
 
 
 @pytest.fixture(scope="module")
