@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mimetypes
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +20,10 @@ from rag.search.searcher import Searcher
 from rag.web.index import Index
 
 _PAGE: Final = Path(__file__).parent / "page"
+_MEDIA_TYPES: Final = {".js": "text/javascript", ".css": "text/css"}
+_FILES: Final = {
+    file.name: _MEDIA_TYPES[file.suffix] for file in _PAGE.iterdir() if file.suffix in _MEDIA_TYPES
+}
 _PAGE_HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "img-src 'self' data: blob:; connect-src 'self'; base-uri 'none'; form-action 'self'; "
@@ -45,11 +48,9 @@ async def _page(_: Request) -> Response:
 
 async def _page_file(request: Request) -> Response:
     name = request.path_params["name"]
-    files = {file.name: file for file in _PAGE.iterdir() if file.suffix in (".js", ".css")}
-    if name not in files:
+    if name not in _FILES:
         raise InvalidSearch(f"the page has no file {name[:80]!r}")
-    media_type = mimetypes.guess_type(name)[0]
-    return FileResponse(files[name], media_type=media_type, headers=_PAGE_HEADERS)
+    return FileResponse(_PAGE / name, media_type=_FILES[name], headers=_PAGE_HEADERS)
 
 
 async def _thumbnail(request: Request) -> Response:

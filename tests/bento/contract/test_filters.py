@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from qdrant_client import QdrantClient
+from rag.errors import InvalidSearch
 
 from bento.contract.filters import (
     MAX_CONDITIONS,
@@ -27,7 +28,6 @@ from bento.contract.filters import (
     parse_filter,
     tenant,
 )
-from rag.errors import InvalidSearch
 from rag.store.edge.store import EdgeStore
 from rag.store.interface import KEYWORD_FIELDS, Collection, Point
 from rag.store.server.store import ServerStore
