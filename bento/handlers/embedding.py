@@ -20,7 +20,8 @@ from bento.contract.embedding import (
 )
 from bento.contract.errors import EncoderError, InvalidInput, ModelNotFound, TooLarge
 from bento.contract.openai import OpenAIEmbeddingsRequest, input_items
-from bento.encoder.model import Encoder, normalized
+from bento.encoder.embeddings import normalized
+from bento.encoder.model import Encoder
 from bento.handlers.fetch import ImageFetcher
 from bento.runners.runners import Runners
 from bento.settings import Settings

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from bento.contract.errors import Busy, NotReady
 from bento.encoder.cpus import compute_on, give_way
-from bento.encoder.model import Embeddings
+from bento.encoder.embeddings import Embeddings
 from bento.runners.admission import ByteBudget
 from bento.runners.batching import BatchQueue, Limits
 from bento.runners.observer import Observer
@@ -24,7 +24,7 @@ from bento.settings import Settings
 if TYPE_CHECKING:
     import torch
 
-    from bento.encoder.towers import Tower
+    from bento.encoder.tower import Tower
 
     Work = Callable[[], torch.Tensor]  # gives a prepared item
     Preparation = Callable[[], torch.Tensor | Work]  # or what a thread of its own is to do
@@ -56,7 +56,7 @@ class Runner:
     def __init__(
         self, name: str, tower: Tower, shared: Shared, limits: Limits, *, nice: int = 0
     ) -> None:
-        from bento.encoder.towers import device_lost, out_of_memory
+        from bento.encoder.tower import device_lost, out_of_memory
 
         self.name = name
         self.answered = monotonic()

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from bento.contract.errors import EncoderError, InvalidInput, TooLarge, UnsupportedMediaType
-from bento.encoder.model import Embeddings
+from bento.encoder.embeddings import Embeddings
 
 NPY: Final = "application/x-npy"
 accept: Final[ContextVar[str]] = ContextVar("accept", default="")  # of the request at hand
