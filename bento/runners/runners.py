@@ -19,8 +19,8 @@ from bento.encoder.embeddings import Embeddings, normalized
 from bento.encoder.images import LARGE_PIXELS, load_image, open_image
 from bento.encoder.model import Encoder
 from bento.runners.admission import ByteBudget
-from bento.runners.batching import Limits
 from bento.runners.observer import Observer
+from bento.runners.policy import Limits
 from bento.runners.runner import HEALTH_SECONDS, Runner, Shared
 from bento.settings import Settings
 

@@ -19,7 +19,8 @@ from bento import Encoder, Settings
 from bento.encoder.embeddings import Embeddings, normalized
 from bento.encoder.precision import FIDELITY
 from bento.encoder.tower import Tower, out_of_memory
-from bento.runners.batching import BatchQueue, Limits
+from bento.runners.batching import BatchQueue
+from bento.runners.policy import Limits
 from bento.web.metrics import Metrics, TowerMetrics
 from tests.conftest import BUNDLED, ROOT, scene_image, serving
 from tests.support.corpus import TEXTS
