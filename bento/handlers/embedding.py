@@ -20,7 +20,8 @@ from bento.contract.embedding import (
 )
 from bento.contract.errors import EncoderError, InvalidRequest, ModelNotFound, TooLarge
 from bento.contract.openai import OpenAIEmbeddingsRequest, input_items
-from bento.encoder.model import Embeddings, Encoder, normalized
+from bento.encoder.embeddings import Embeddings, normalized
+from bento.encoder.model import Encoder
 from bento.handlers.fetch import ImageFetcher
 from bento.runners.runners import Runners
 

@@ -15,16 +15,17 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from bento.contract.errors import Busy, NotReady
 from bento.encoder.cpus import compute_on, give_way
-from bento.encoder.model import Embeddings
+from bento.encoder.embeddings import Embeddings
 from bento.runners.admission import ByteBudget
-from bento.runners.batching import BatchQueue, Limits
+from bento.runners.batching import BatchQueue
 from bento.runners.observer import Observer
+from bento.runners.policy import Limits
 from bento.settings import Settings
 
 if TYPE_CHECKING:
     import torch
 
-    from bento.encoder.towers import Tower
+    from bento.encoder.tower import Tower
 
     Work = Callable[[], torch.Tensor]  # gives a prepared item
     Preparation = Callable[[], torch.Tensor | Work]  # or what a thread of its own is to do
@@ -56,7 +57,7 @@ class Runner:
     def __init__(
         self, name: str, tower: Tower, shared: Shared, limits: Limits, *, nice: int = 0
     ) -> None:
-        from bento.encoder.towers import device_lost, out_of_memory
+        from bento.encoder.tower import device_lost, out_of_memory
 
         self.name = name
         self.answered = monotonic()
@@ -166,7 +167,7 @@ class Runner:
         item = await loop.run_in_executor(shared.threads, self._prepare, preparation, due)
         if callable(item):  # alone, as if it had all cores
             item = await loop.run_in_executor(shared.large, self._prepare, item, due, shared.cpus)
-        return await asyncio.wrap_future(self.queue.submit(item, due=due))
+        return await asyncio.wrap_future(self.queue.submit(item, deadline=due))
 
     def _prepare(self, step: Callable[[], Prepared], due: float, cores: int = 1) -> Prepared:
         """Do one step of a preparation. Raises `Busy` instead when the answer is already late.

@@ -15,11 +15,12 @@ import numpy as np
 
 from bento.contract.errors import Busy, EncoderError, NotReady
 from bento.encoder.cpus import available_cpus, compute_on
+from bento.encoder.embeddings import Embeddings, normalized
 from bento.encoder.images import LARGE_PIXELS, load_image, open_image
-from bento.encoder.model import Embeddings, Encoder, normalized
+from bento.encoder.model import Encoder
 from bento.runners.admission import ByteBudget
-from bento.runners.batching import Limits
 from bento.runners.observer import Observer
+from bento.runners.policy import Limits
 from bento.runners.runner import HEALTH_SECONDS, Runner, Shared
 from bento.settings import Settings
 
