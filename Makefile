@@ -82,10 +82,11 @@ overload: install ## 60 s of four times what the service can do, with the model 
 fidelity: install ## hold the embeddings to OpenCLIP's (MODEL_NAME: of another model)
 	$(BIN)/python -m pytest tests/bento/encoder/test_fidelity.py -q
 
-lint: install ## ruff and mypy
+lint: install ## ruff, mypy and import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 api-docs: install ## write docs/api.md from the route table
 	$(BIN)/python -m bento.web.api_docs >docs/api.md
