@@ -13,7 +13,7 @@ import pytest
 
 from bento import Settings
 from bento.contract.embedding import ImageSource, RankRequest
-from bento.contract.errors import BrokenImage, EncoderError, InvalidInput
+from bento.contract.errors import BrokenImage, EncoderError, InvalidRequest
 from bento.contract.openai import OpenAIEmbeddingsRequest
 from bento.handlers.embedding import Answering
 
@@ -100,7 +100,7 @@ def test_a_data_uri_is_an_image_however_it_is_written(
 
 def test_a_data_uri_of_an_image_that_is_no_base64_is_refused(answering: Answering) -> None:
     for given in ("Data:image/svg+xml,<svg/>", {"image": "Data:image/svg+xml,<svg/>"}):
-        with pytest.raises(InvalidInput, match="must be data:TYPE;base64,DATA"):
+        with pytest.raises(InvalidRequest, match="must be data:TYPE;base64,DATA"):
             asyncio.run(answering.openai(inputs(given)))
 
 
@@ -113,7 +113,7 @@ def test_an_input_at_fault_is_told_and_the_services_own_fault_is_not_the_clients
     answering: Answering, towers: Towers
 ) -> None:
     towers.bad = BrokenImage("it is broken")
-    with pytest.raises(InvalidInput, match=r"^input 1: it is broken$"):
+    with pytest.raises(InvalidRequest, match=r"^input 1: it is broken$"):
         asyncio.run(answering.openai(inputs("a", URI)))
     towers.bad = EncoderError("this image failed in the service")
     with pytest.raises(EncoderError) as caught:
