@@ -37,8 +37,8 @@ def test_a_websocket_is_closed() -> None:
     async def gather(message: Any) -> None:
         sent.append(message)
 
-    options: dict[str, Any] = {"json_routes": frozenset(), "form_routes": frozenset()}
-    options |= {"max_body_bytes": 1, "max_requests": 1, "budget": None, "metrics": None}
+    options: dict[str, Any] = {"budget": None, "metrics": None}
+    options |= {"max_body_bytes": 1, "max_requests": 1}
     middleware = RequestMiddleware(app, access=Access(Settings()), **options)
     asyncio.run(middleware({"type": "websocket"}, None, gather))  # type: ignore[arg-type]
     assert sent == [{"type": "websocket.close"}]
