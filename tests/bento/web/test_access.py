@@ -16,6 +16,7 @@ import pytest
 
 from bento import Settings
 from tests.support.bento.access import BENTOML, KEYS, LIMIT, PAGE_OF_OURS, PAGES, key
+from tests.support.bento.problems import problem
 from tests.support.bento.sockets import send, status_of
 from tests.support.paths import ROOT
 from tests.support.pictures import file_bytes, scene_image
@@ -62,9 +63,9 @@ def test_every_route_but_the_probes_needs_a_key(http: httpx.Client, routes: Rout
         assert answer.status_code == 401, (method, path)
         assert answer.headers["WWW-Authenticate"] == "Bearer"
         assert answer.headers["Content-Type"] == "application/json"
-        assert answer.json().keys() == {"error", "code"}
-        assert answer.json()["code"] == "unauthorized"
-        assert "X-API-Key" in answer.json()["error"]
+        code, sentence = problem(answer)
+        assert code == "unauthorized"
+        assert "X-API-Key" in sentence
         # and with one it is answered, well or badly
         assert http.request(method, path, headers=key()).status_code not in (401, 403)
     for method in ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "TRACE"):
@@ -170,7 +171,7 @@ def test_what_may_carry_code_is_refused_on_every_route(
     for method, path in routes:
         answer = http.request(method, path, content=PICKLE, headers=headers)
         assert answer.status_code == 415, (method, path)
-        assert answer.json()["code"] == "unsupported_media_type"
+        assert problem(answer)[0] == "unsupported_media_type"
     types = [("application/json", FORMS), ("multipart/form-data; boundary=x", set())]
     for other, wrong in types:  # each is taken by its own routes only
         for method, path in routes:

@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from tests.support.bento.broken import broken
+from tests.support.bento.problems import problem
 from tests.support.pictures import file_bytes
 from tests.support.serving import Server, serving
 from tests.support.wire import answer as answer_of
@@ -160,8 +161,9 @@ def test_what_urls_lead_to_counts_as_if_it_had_come_with_the_request(
         return httpx.post(f"{tight.url}/v1/embeddings", json=body, timeout=60)
 
     refused = ask(3)
-    assert (refused.status_code, refused.json()["code"]) == (413, "too_large")
-    assert "points to" in refused.json()["error"]
+    code, sentence = problem(refused)
+    assert (refused.status_code, code) == (413, "too_large")
+    assert "points to" in sentence
     for _ in range(4):  # of which three would be over MAX_QUEUE_BYTES
         assert ask(2).status_code == 200
 
