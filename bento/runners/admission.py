@@ -1,4 +1,4 @@
-"""What may wait in this process, and what a request may make it fetch, in bytes."""
+"""Admission control by bytes: of all requests at work, and of what one request may fetch."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from bento.contract.errors import Busy, TooLarge
 
 
 class ByteBudget:
-    """Counts the bytes of what is being received and of what waits. Not thread-safe."""
+    """Counts the bytes that are being received and that wait in queues. Not thread-safe."""
 
     def __init__(self, limit: int, refused: Callable[[], None]) -> None:
         self.limit = limit
         self.held = 0
-        self._refused = refused  # called whenever there is no room
+        self._refused = refused  # called for each rejection
 
     def take(self, count: int) -> None:
-        """Count bytes in; `release` counts them out. Raises `Busy` when they are too many."""
+        """Add bytes until `release`. Raises `Busy` if they would exceed the limit."""
         if self.held + count > self.limit:
             self._refused()
             raise Busy(
@@ -33,7 +33,7 @@ class ByteBudget:
 
     @contextmanager
     def hold(self, count: int) -> Iterator[None]:
-        """Count bytes in until the block ends. Raises `Busy` when they are too many."""
+        """Add bytes until the block ends. Raises `Busy` if they would exceed the limit."""
         self.take(count)
         try:
             yield
@@ -42,7 +42,7 @@ class ByteBudget:
 
 
 class Fetched:
-    """Counts what one request points to and has fetched, as if it had come in its body."""
+    """Counts the bytes that one request has fetched by URL, as if they were in its body."""
 
     def __init__(self, budget: ByteBudget, limit: int) -> None:
         self._budget = budget
@@ -50,7 +50,10 @@ class Fetched:
         self._held = 0
 
     def add(self, count: int) -> None:
-        """Count bytes in until `release`. Raises `TooLarge` or `Busy`."""
+        """Add bytes until `release`.
+
+        Raises `TooLarge` if the request exceeds its limit, `Busy` if all requests exceed theirs.
+        """
         if self._held + count > self._limit:
             raise TooLarge(
                 f"the images that the request points to have more than {self._limit:,} bytes "
@@ -64,4 +67,4 @@ class Fetched:
         self._held = 0
 
 
-fetched: Final[ContextVar[Fetched]] = ContextVar("fetched")  # of the request at hand
+fetched: Final[ContextVar[Fetched]] = ContextVar("fetched")  # of the current request
