@@ -1,4 +1,4 @@
-"""How many CPUs this process and its threads may use, and which threads give way to others."""
+"""CPUs: how many this process may use, thread priorities, and torch's threads."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ _QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")  # "max 100000", or "150000 10000
 
 
 def available_cpus(quota: Path = _QUOTA) -> int:
-    """Return how many CPUs this process may use: its affinity, and its container's quota.
+    """Return how many CPUs this process may use, by its affinity and its container's quota.
 
-    torch counts the host's, so that a container of 2 CPUs on a host of 64 would start 64 threads.
+    torch counts the CPUs of the host, and would start 64 threads in a container of 2 CPUs on a
+    host of 64.
     """
     count = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     try:
@@ -25,10 +26,10 @@ def available_cpus(quota: Path = _QUOTA) -> int:
 
 
 def give_way(nice: int) -> None:
-    """Lower the priority of the calling thread, and of the threads that it will start.
+    """Lower the priority of the calling thread, and of the threads that it starts later.
 
-    It is lowered by `nice`, as `os.nice` does for a process. Only Linux has priorities of
-    threads; elsewhere nothing happens.
+    Adds `nice` to its niceness, as `os.nice` does for a process. Does nothing on systems other
+    than Linux, which have no thread priorities.
     """
     if sys.platform == "linux":
         thread = threading.get_native_id()
@@ -37,9 +38,10 @@ def give_way(nice: int) -> None:
 
 
 def compute_on(cores: int) -> None:
-    """Let torch compute on so many cores in the calling thread."""
+    """Let torch compute on this many cores in the calling thread."""
     import torch
 
-    # when a thread first needs the number it takes the one that any thread has set last
+    # torch sets the number of a thread at its first use, to the last number that any thread set:
+    # use it now, so that this does not overwrite the call below
     torch.get_num_threads()
     torch.set_num_threads(cores)

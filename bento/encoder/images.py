@@ -1,4 +1,4 @@
-"""From the bytes of a picture file to an upright RGB image."""
+"""Decode the bytes of a picture file into an upright RGB image."""
 
 from __future__ import annotations
 
@@ -14,42 +14,44 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from bento.contract.errors import BrokenImage, EncoderError, InvalidRequest, NotAnImage, TooLarge
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-MAX_RATIO: Final = 200  # models resize the shorter side: a line would become gigabytes
-MAX_SCANS: Final = 50  # each, of a few bytes, may go through all pixels; usual files have 10
-# A bomb is a small file: with less than a byte for so many pixels, which no photograph has, it may
-# have this many, whatever is allowed otherwise. Decoded they take 300 MB.
+# Models resize the shorter side, so that an image of 1 x 10,000 pixels would need gigabytes.
+MAX_RATIO: Final = 200
+# A scan of a few bytes may take a pass over all pixels. Usual files have 10 scans.
+MAX_SCANS: Final = 50
+# Against decompression bombs: a file with more than PIXELS_PER_BYTE, which no photograph has, may
+# have at most SPARSE_PIXELS, whatever MAX_IMAGE_PIXELS is. Decoded they take 300 MB.
 SPARSE_PIXELS: Final = 33_000_000
 PIXELS_PER_BYTE: Final = 32
-LARGE_PIXELS: Final = 16_000_000  # larger pictures are decoded one at a time
-_STRIP: Final = 1 << 18  # pixels that are converted at a time
-_TILE: Final = (322, 323)  # the TIFF tags of a tile's width and length
-_BITS: Final = 258  # that of the bits per sample
-_PHOTOMETRIC: Final = 262  # and that of what the values mean
+LARGE_PIXELS: Final = 16_000_000  # larger pictures are decoded one at a time, to bound memory
+_STRIP: Final = 1 << 18  # pixels that are converted at once
+_TILE: Final = (322, 323)  # TIFF tags TileWidth and TileLength
+_BITS: Final = 258  # TIFF tag BitsPerSample
+_PHOTOMETRIC: Final = 262  # TIFF tag PhotometricInterpretation
 _WHITE_IS_ZERO: Final = 0
-# What begins a segment of a JPEG: 0xFF00 is data, and 0xFFD0 to D7 are restarts within it.
+# A marker that starts a segment of a JPEG. 0xFF00 is data, 0xFFD0 to 0xFFD7 are restarts in it.
 _MARKER: Final = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")
 _SCAN: Final = 0xDA
 _END: Final = 0xD9
 
-# decode_image checks its own limit before it decodes; Pillow's would warn below it.
+# decode_image checks its own limit before it decodes; Pillow would warn at a lower one.
 Image.MAX_IMAGE_PIXELS = None
 
 
 def decode_image(data: bytes, *, max_bytes: int, max_pixels: int) -> Image.Image:
-    """Decode a picture file into an RGB image, upright, its first frame, over white.
+    """Decode the first frame of a picture file into an RGB image.
 
-    EXIF orientation is applied, transparency is laid over white, deeper greyscale is
-    scaled to 8 bits. Both limits are checked before anything is decoded, which adds at most
-    9 bytes of memory for each pixel that is allowed.
+    The EXIF orientation is applied, transparency is laid over white, and greyscale with more than
+    8 bits is scaled to 8 bits. Both limits are checked before decoding, which then takes at most
+    9 bytes of memory per pixel of `max_pixels`.
 
-    Raises `InvalidRequest` (empty, a line, or greyscale of an unknown range), `TooLarge`,
-    `NotAnImage` or `BrokenImage`.
+    Raises `InvalidRequest` (no bytes, one side more than `MAX_RATIO` times the other, greyscale of
+    an unknown range), `TooLarge`, `NotAnImage` or `BrokenImage`.
     """
     return load_image(open_image(data, max_bytes=max_bytes, max_pixels=max_pixels))
 
 
 def open_image(data: bytes, *, max_bytes: int, max_pixels: int) -> Image.Image:
-    """Read the header of a picture file: the first half of `decode_image`, and the cheap one."""
+    """Read the header of a picture file and check the limits: the cheap half of `decode_image`."""
     if not data:
         raise InvalidRequest("the image is empty: send the bytes of a picture file")
     if len(data) > max_bytes:
@@ -64,16 +66,16 @@ def open_image(data: bytes, *, max_bytes: int, max_pixels: int) -> Image.Image:
         ) from None
     except EncoderError:
         raise
-    except Exception as error:  # whatever a reader of Pillow stumbles over
+    except Exception as error:  # Pillow's readers raise many types
         raise BrokenImage(f"the image cannot be read: {_said(error)}") from None
     return image
 
 
 def load_image(image: Image.Image) -> Image.Image:
-    """Decode an opened picture file: the second half of `decode_image`."""
+    """Decode an opened picture file: the expensive half of `decode_image`."""
     try:
         image.load()
-        with suppress(Exception):  # unreadable EXIF says nothing about orientation
+        with suppress(Exception):  # with unreadable EXIF the orientation is unknown
             ImageOps.exif_transpose(image, in_place=True)
         return _to_rgb(image)
     except EncoderError:
@@ -89,14 +91,14 @@ def _said(error: Exception) -> str:
 
 
 def _cost(image: Image.Image, data: bytes) -> float:
-    """Return how much more memory than 8 bytes a pixel takes, its upright RGB copy included.
+    """Return the memory that a pixel takes, its upright RGB copy included, divided by 8 bytes.
 
-    Raises `TooLarge` for a JPEG that takes forever.
+    Raises `TooLarge` for a JPEG with too many scans.
     """
     if image.format == "WEBP":
-        return 2  # libwebp has two canvases, Pillow a copy and its image
+        return 2  # libwebp holds two canvases, Pillow a copy and the image
     if image.format == "TIFF":
-        return 1.5  # one strip of up to 8 bytes for each pixel
+        return 1.5  # one strip of up to 8 bytes per pixel
     if image.format in ("JPEG", "MPO"):
         scans = _scans(data)
         if len(scans) > MAX_SCANS:
@@ -104,12 +106,12 @@ def _cost(image: Image.Image, data: bytes) -> float:
                 f"the JPEG has more than {MAX_SCANS} scans, the limit: save it with fewer"
             )
         if "progressive" in image.info or scans[:1] != [len(image.getbands())]:
-            return 1.5  # the coefficients of the whole picture are held
+            return 1.5  # the decoder holds the coefficients of all pixels
     return 1
 
 
 def _scans(jpeg: bytes) -> list[int]:
-    """Return how many components each scan of the first picture has; of `MAX_SCANS` + 1 at most."""
+    """Return the number of components of each scan, for at most `MAX_SCANS` + 1 scans."""
     scans: list[int] = []
     at = 2
     while len(scans) <= MAX_SCANS and (marker := _MARKER.search(jpeg, at)):
@@ -143,7 +145,7 @@ def _check_shape(image: Image.Image, max_pixels: int) -> None:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Return an image as RGB, over white, converted strip by strip to hold little besides."""
+    """Return an image as RGB over white. Converts it in strips, to save memory."""
     if image.mode == "RGB" and not image.has_transparency_data:
         return image
     rgb = Image.new("RGB", image.size)
@@ -168,14 +170,14 @@ def _strip_to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_8_bit(image: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
-    """Scale greyscale deeper than 8 bits: integers of up to 16, or floats from 0 to 1.
+    """Scale greyscale to 8 bits: integers of up to 16 bits, or floats from 0 to 1.
 
-    `tags` are those of a TIFF. Raises `InvalidRequest` for values of another range, which is not
-    known.
+    `tags` are the tags of a TIFF. Raises `InvalidRequest` for values outside of that range, because
+    then the value of white is unknown.
     """
     values = np.nan_to_num(np.asarray(image, np.float64))
     white = 1.0 if image.mode == "F" else 2.0 ** min(tags.get(_BITS, (16,))[0], 16) - 1
-    beyond = 1.0 if image.mode == "F" else 0.0  # floats of photographs may be, and are clipped
+    beyond = 1.0 if image.mode == "F" else 0.0  # floats of photographs may exceed 1: clip
     if values.min() < -beyond or values.max() > white + beyond:
         raise InvalidRequest(
             f"the image is greyscale of mode {image.mode} with values outside of 0 to "

@@ -1,4 +1,4 @@
-"""OpenCLIP's own tokenizer, no further than a model's context goes."""
+"""OpenCLIP's tokenizer with bounded time and memory: it stops at the context length."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any, Final
 from open_clip.tokenizer import SimpleTokenizer
 
 _CACHED_WORDS: Final = 100_000
-_CACHED_BYTES: Final = 64  # of a word
-# A run of letters or signs is given to the BPE by so many bytes for each token of the context, and
-# by twice as many while these give too few tokens: its time grows with the square of them. Letters
-# at random give a token for 2 bytes, words for 3 to 10, and the longest token has 32: eight of 😂.
+_CACHED_BYTES: Final = 64  # longer words are not cached
+# The time of BPE grows with the square of the length of a run of letters or signs. So BPE gets the
+# beginning of a run: this many bytes per token of the context, then twice as many until the tokens
+# suffice. Random letters have 2 bytes per token, words 3 to 10, the longest token (eight 😂) 32.
 _BYTES: Final = 4
-# Where a run is cut, its last tokens are others than in the whole run: 4 of them at most in
-# thousands of cuts at random. So many more than the context has are wanted.
+# The last tokens of such a beginning may differ from those of the whole run: at most 4 did in
+# thousands of random trials. So BPE must return this many tokens more than the context length.
 _SURPLUS: Final = 16
 
 
@@ -25,19 +25,19 @@ class _BoundedCache(dict[str, str]):
 
 
 def bounded(tokenizer: Any) -> Any:
-    """Bound what OpenCLIP's tokenizer remembers and what a text costs; its tokens stay the same.
+    """Bound the cache of OpenCLIP's tokenizer and the time for a text; its tokens stay the same.
 
-    It would remember every word that it has ever seen, and tokenize a text to its end.
+    OpenCLIP caches every word that it has ever seen, and tokenizes a text to its end.
     """
     if isinstance(tokenizer, SimpleTokenizer):
         tokenizer.cache = _BoundedCache(tokenizer.cache)
-        if tokenizer.reduction_fn is None:  # else tokens are kept from anywhere in the text
+        if tokenizer.reduction_fn is None:  # a reduction keeps tokens from anywhere in the text
             tokenizer.encode = partial(_encode, tokenizer)
     return tokenizer
 
 
 def _encode(tokenizer: Any, text: str) -> list[int]:
-    """Return what `SimpleTokenizer.encode` does, or the beginning that fills the context."""
+    """Return the tokens of `SimpleTokenizer.encode`, at least as many as fill the context."""
     tokens: list[int] = []
     for run in tokenizer.pat.finditer(tokenizer.clean_fn(text)):
         symbols = "".join(tokenizer.byte_encoder[byte] for byte in run[0].encode())
@@ -48,9 +48,9 @@ def _encode(tokenizer: Any, text: str) -> list[int]:
 
 
 def _bpe(tokenizer: Any, symbols: str) -> list[str]:
-    """Return the tokens of a run, a symbol for each byte, or the beginning that fills the context.
+    """Return the tokens of a run, or at least as many as fill the context.
 
-    What lies beyond the context may be wrong.
+    `symbols` has a symbol per byte of the run. Tokens beyond the context length may be wrong.
     """
     length, wanted = _BYTES * tokenizer.context_length, tokenizer.context_length + _SURPLUS
     while True:

@@ -9,15 +9,15 @@ from bento.contract.errors import Busy
 
 
 class ByteBudget:
-    """Counts the bytes of what is being received and of what waits. Not thread-safe."""
+    """Counts the bytes that are being received and that wait in queues. Not thread-safe."""
 
     def __init__(self, limit: int, refused: Callable[[], None]) -> None:
         self.limit = limit
         self.held = 0
-        self._refused = refused  # called whenever there is no room
+        self._refused = refused  # called for each rejection
 
     def take(self, count: int) -> None:
-        """Count bytes in; `release` counts them out. Raises `Busy` when they are too many."""
+        """Add bytes until `release`. Raises `Busy` if they would exceed the limit."""
         if self.held + count > self.limit:
             self._refused()
             raise Busy(
@@ -31,7 +31,7 @@ class ByteBudget:
 
     @contextmanager
     def hold(self, count: int) -> Iterator[None]:
-        """Count bytes in until the block ends. Raises `Busy` when they are too many."""
+        """Add bytes until the block ends. Raises `Busy` if they would exceed the limit."""
         self.take(count)
         try:
             yield

@@ -1,18 +1,18 @@
-"""What batches cost, learned from those that ran."""
+"""Learn how long batches take from the batches that ran."""
 
 from __future__ import annotations
 
 import math
 from typing import Final
 
-DECAY: Final = 0.9  # of a batch's weight with each later one: about the last ten count
+DECAY: Final = 0.9  # the weight of a batch after each later batch: about the last ten count
 
 
 class Pace:
-    """Learns what batches cost, as seconds = `per_unit` * size + `per_batch`.
+    """Predicts seconds = `per_unit` * size + `per_batch`.
 
-    Least squares over the latest batches; both are at least 0. `best` is the least that a unit
-    ever took.
+    A least-squares fit over the latest batches; both are at least 0. `best` is the fewest seconds
+    per unit of size of any batch so far, infinity before the first.
     """
 
     def __init__(self) -> None:
@@ -23,10 +23,11 @@ class Pace:
 
     @property
     def usual_size(self) -> float:
-        """Return the size that batches have had of late."""
+        """Return the mean size of the latest batches, 0 before the first."""
         return self._x / self._n if self._n else 0.0
 
     def observe(self, size: float, seconds: float) -> None:
+        """Learn from a batch."""
         self.best = min(self.best, seconds / size)
         self._n = DECAY * self._n + 1
         self._x = DECAY * self._x + size
@@ -38,10 +39,10 @@ class Pace:
         if spread > 1e-3 * self._x * self._x:
             slope = (self._n * self._xy - self._x * self._y) / spread
             self.per_unit = min(max(slope, 0.0), mean)
-        else:  # batches of one size say nothing about what another would cost
+        else:  # batches of similar size cannot tell `per_unit` from `per_batch`
             self.per_unit = mean
         self.per_batch = max(0.0, (self._y - self.per_unit * self._x) / self._n)
 
     def seconds(self, size: float, batches: int = 1) -> float:
-        """Return the predicted seconds of `batches` that are of this size together."""
+        """Return the predicted seconds of `batches` batches with this total size."""
         return self.per_unit * size + self.per_batch * batches

@@ -27,27 +27,28 @@ if TYPE_CHECKING:
 
     from bento.encoder.tower import Tower
 
-    Work = Callable[[], torch.Tensor]  # gives a prepared item
-    Preparation = Callable[[], torch.Tensor | Work]  # or what a thread of its own is to do
+    # a preparation returns a prepared item, or the work for it if that needs the large thread
+    Work = Callable[[], torch.Tensor]
+    Preparation = Callable[[], torch.Tensor | Work]
 
 Prepared = TypeVar("Prepared")
 
 logger = logging.getLogger("vision_encoder")
 
-HEALTH_SECONDS: Final = 5.0  # how long an answer of the device counts as a sign of life
-HEALTH_TIMEOUT: Final = 10.0
+HEALTH_SECONDS: Final = 5.0  # a tower is healthy for so long after an answer
+HEALTH_TIMEOUT: Final = 10.0  # seconds that a health check waits for an answer
 
 
 @dataclass(frozen=True)
 class Shared:
-    """What both runners use."""
+    """What both runners share."""
 
     settings: Settings
     budget: ByteBudget
     metrics: Observer
-    threads: ThreadPoolExecutor  # as many as CPUs
+    threads: ThreadPoolExecutor  # one per CPU
     cpus: int
-    large: ThreadPoolExecutor  # one
+    large: ThreadPoolExecutor  # one thread, for large pictures
     on_death: Callable[[str], None]
 
 
@@ -60,15 +61,15 @@ class Runner:
         from bento.encoder.tower import device_lost, out_of_memory
 
         self.name = name
-        self.answered = monotonic()
+        self.answered = monotonic()  # when the tower last computed a batch
         self._tower = tower
         self._out_of_memory = out_of_memory
         self._shared = shared
         self.metrics = shared.metrics.tower(name)
-        self._accepted = 0  # items that are not yet answered
-        self._window = 2 * limits.count  # of one request's items that are worked on at a time
+        self._accepted = 0  # items that are accepted and not yet answered
+        self._window = 2 * limits.count  # how many items of a request are at work at the same time
         self._item_bytes = int(tower.probe()[0].nbytes)
-        self._prepare_seconds = 0.0  # of a core for an item, as of late
+        self._prepare_seconds = 0.0  # of one core per item, a moving average
         self.queue: BatchQueue[torch.Tensor, Embeddings] = BatchQueue(
             name,
             self._run,
@@ -83,38 +84,38 @@ class Runner:
         )
 
     async def embed(self, preparation: Preparation) -> Embeddings:
-        """Return the raw embedding of one item, float32 (dim,).
+        """Return the embedding of one item before normalization, float32 (dim,).
 
-        Raises `Busy` before anything is prepared, or when its turn comes too late after all, and
-        what the preparation raises.
+        Raises `Busy` if admission control rejects the item, or if the queue sheds it later because
+        it would miss its deadline. Raises what the preparation raises.
         """
-        with self._accept(1) as due:
-            return await self._embed(preparation, due)
+        with self._accept(1) as deadline:
+            return await self._embed(preparation, deadline)
 
     async def embed_all(
         self, preparations: Sequence[Preparation]
     ) -> list[Embeddings | BaseException]:
-        """Return the raw embedding of each item, or what went wrong with it.
+        """Return the embedding of each item before normalization, or its error.
 
-        Raises `Busy` for all of them before anything is prepared; once accepted they are all
-        answered, but for a lone one, which is as in `embed`. Of a large request a part is worked
-        on at a time, so that others get their turn in between.
+        Raises `Busy` if admission control rejects the request. Several accepted items have no
+        deadline; a single item has one, as in `embed`. Only a part of a large request is at work
+        at the same time, so that other requests get their turn in between.
         """
         if not preparations:
-            return []  # and wait for nobody
+            return []  # admission control never rejects an empty request
         window = asyncio.Semaphore(self._window)
 
         async def embed(preparation: Preparation) -> Embeddings:
             async with window:
-                return await self._embed(preparation, due)
+                return await self._embed(preparation, deadline)
 
-        with self._accept(min(len(preparations), self._window)) as due:
+        with self._accept(min(len(preparations), self._window)) as deadline:
             return await asyncio.gather(*map(embed, preparations), return_exceptions=True)
 
     async def look(self) -> NotReady | None:
-        """Return why the tower cannot be relied on, if it cannot.
+        """Return why the tower is unhealthy, or `None` if it is healthy.
 
-        One that answered nothing lately is asked for an embedding.
+        If it computed nothing lately, this asks it for an embedding.
         """
         if self.queue.alive and monotonic() - self.answered < HEALTH_SECONDS:
             return None
@@ -131,12 +132,12 @@ class Runner:
 
     @contextmanager
     def _accept(self, count: int) -> Iterator[float]:
-        """Count items in until the block ends, and give when their answers are due.
+        """Admit items until the block ends, and yield their deadline.
 
-        Raises `Busy` when too much is before them. Who is alone is never refused, nor are some of
-        many items.
+        Raises `Busy` if the queue is not empty and the predicted wait exceeds MAX_QUEUE_MS, or if
+        the byte budget is used up. Several items have no deadline, so that none of them is shed.
         """
-        before, due = self._accepted, math.inf
+        before, deadline = self._accepted, math.inf
         wait = max(
             self.queue.predicted_seconds(before),
             before * self._prepare_seconds / self._shared.cpus,
@@ -150,11 +151,11 @@ class Runner:
                 retry_after=math.ceil(wait - limit),
             )
         if before and count == 1:
-            due = monotonic() + limit
+            deadline = monotonic() + limit
         with self._shared.budget.hold(count * self._item_bytes):
             self._change_accepted(count)
             try:
-                yield due
+                yield deadline
             finally:
                 self._change_accepted(-count)
 
@@ -162,20 +163,23 @@ class Runner:
         self._accepted += count
         self.metrics.accepted(self._accepted)
 
-    async def _embed(self, preparation: Preparation, due: float) -> Embeddings:
+    async def _embed(self, preparation: Preparation, deadline: float) -> Embeddings:
         loop, shared = asyncio.get_running_loop(), self._shared
-        item = await loop.run_in_executor(shared.threads, self._prepare, preparation, due)
-        if callable(item):  # alone, as if it had all cores
-            item = await loop.run_in_executor(shared.large, self._prepare, item, due, shared.cpus)
-        return await asyncio.wrap_future(self.queue.submit(item, deadline=due))
+        item = await loop.run_in_executor(shared.threads, self._prepare, preparation, deadline)
+        if callable(item):  # large pictures are decoded one at a time: count it on all cores
+            item = await loop.run_in_executor(
+                shared.large, self._prepare, item, deadline, shared.cpus
+            )
+        return await asyncio.wrap_future(self.queue.submit(item, deadline=deadline))
 
-    def _prepare(self, step: Callable[[], Prepared], due: float, cores: int = 1) -> Prepared:
-        """Do one step of a preparation. Raises `Busy` instead when the answer is already late.
+    def _prepare(self, step: Callable[[], Prepared], deadline: float, cores: int = 1) -> Prepared:
+        """Run one step of a preparation. Raises `Busy` if the deadline has passed.
 
-        What an item takes is learnt from the step that gives it: to read a header takes nothing.
+        Only the step that returns the item counts as its preparation time, because reading a
+        header takes hardly any.
         """
         started = monotonic()
-        if started > due:
+        if started > deadline:
             self.metrics.late()
             raise Busy(f"the {self.name} items before yours took too long: try again later")
         item = step()
@@ -186,7 +190,7 @@ class Runner:
         return item
 
     def _enter(self, nice: int, shares: int) -> None:
-        """Give one of the queue's threads its priority and its cores: one, or all of them."""
+        """Set the priority of a thread of the queue, and its cores: all of them, or one."""
         give_way(nice)
         compute_on(self._shared.cpus if shares == 1 else 1)
 
@@ -196,7 +200,10 @@ class Runner:
         return list(embeddings)
 
     def _warm_up(self) -> Iterator[tuple[int, int, float]]:
-        """Run the batches that the tower asks for, in the thread that will run all others."""
+        """Run the tower's warm-up batches; yield count, size and seconds of each.
+
+        A batch that is too large for the device's memory is skipped with a warning.
+        """
         for items in self._tower.warm_batches():
             try:
                 self._tower.embed(items)  # compiles, records, allocates, starts threads

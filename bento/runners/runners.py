@@ -1,4 +1,4 @@
-"""The two runners, text and image: from one request to its embeddings."""
+"""The two runners, text and image: from the items of a request to their embeddings."""
 
 from __future__ import annotations
 
@@ -29,20 +29,21 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("vision_encoder")
 
-# An image batch ends within these, so that what comes next does not wait for long.
+# The longest that an image batch may take, so that the items behind it do not wait for long.
 IMAGE_BATCH_SECONDS: Final = 0.5
-# On a CPU the towers compute at these priorities: decoding and answering come first, then text,
-# and images get what is left, which is never nothing.
+# How much lower than decoding and HTTP the priority of a tower is on a CPU. Text comes before
+# images, which still get some time.
 TEXT_NICE: Final = 2
 IMAGE_NICE: Final = 5
-TICK_SECONDS: Final = 1.0
+TICK_SECONDS: Final = 1.0  # how often the watchdog looks for a tower that hangs
 
 
 class Runners:
     """A runner for each tower of an encoder.
 
-    What can be wrong with one request is found before it joins a batch. `on_death` is called
-    with the reason when a runner can answer nothing more.
+    A request is validated and decoded before it joins a batch, so that a bad request does not
+    fail others. `on_death` is called with the reason if a runner dies. `budget` limits the bytes
+    of accepted items.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class Runners:
     ) -> None:
         self._encoder = encoder
         cpus = max(1, available_cpus() // settings.workers)
-        # each computes alone: there are as many as cores
+        # one thread per core, and each computes on one core
         self._threads = ThreadPoolExecutor(cpus, "prepare", compute_on, (1,))
         self._large = ThreadPoolExecutor(1, "prepare-large", compute_on, (1,))
         shared = Shared(settings, budget, metrics, self._threads, cpus, self._large, on_death)
@@ -69,12 +70,12 @@ class Runners:
             Limits(count, lanes=encoder.text.lanes),
             nice=TEXT_NICE if on_cpu else 0,
         )
-        self.text.queue.wait_until_warm()  # before the other: neither is to slow what is measured
+        self.text.queue.wait_until_warm()  # first, so that warm-ups do not slow each other
         self.image = Runner(
             "image",
             encoder.image,
             shared,
-            # on a CPU each size that a batch has had keeps memory, about 20 MB of a ViT-B-32's
+            # on a CPU torch keeps memory per batch size: about 20 MB for ViT-B-32
             Limits(count, IMAGE_BATCH_SECONDS, step=4 if on_cpu else 1, lanes=encoder.image.lanes),
             nice=IMAGE_NICE if on_cpu else 0,
         )
@@ -82,30 +83,33 @@ class Runners:
         self._closed = threading.Event()
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
         self._probing = asyncio.Lock()
-        self._checked = float("-inf")  # when the towers were last looked at
-        self._trouble: NotReady | None = None  # and what was found
+        self._checked = float("-inf")  # when `check` last looked at the towers
+        self._trouble: NotReady | None = None  # and its result
 
     @property
     def alive(self) -> bool:
         return self.text.queue.alive and self.image.queue.alive
 
     async def embed_text(self, text: str, *, normalize: bool) -> Embeddings:
-        """Return the embedding of a text, float32 (dim,). Raises `Busy`."""
+        """Return the embedding of a text, float32 (dim,).
+
+        Raises `Busy` if the service sheds load.
+        """
         embedding = await self.text.embed(partial(self._encoder.text.prepare, text))
         return normalized(embedding) if normalize else embedding
 
     async def embed_image(self, data: bytes, *, normalize: bool) -> Embeddings:
-        """Return the embedding of a picture file's bytes, float32 (dim,).
+        """Return the embedding of a picture file, float32 (dim,).
 
-        Raises `Busy`, and what `decode_image` raises.
+        Raises `Busy` if the service sheds load, and what `decode_image` raises.
         """
         embedding = await self.image.embed(partial(self._prepare_image, data))
         return normalized(embedding) if normalize else embedding
 
     async def embed_texts(self, texts: Sequence[str], *, normalize: bool) -> tuple[Embeddings, int]:
-        """Return the embeddings of texts, float32 (n, dim), and how many tokens were seen.
+        """Return the embeddings of texts, float32 (n, dim), and the number of their tokens.
 
-        Raises `Busy`.
+        Raises `Busy` if the service sheds load.
         """
         tower, seen = self._encoder.text, []
 
@@ -125,18 +129,18 @@ class Runners:
     async def embed_images(
         self, images: Sequence[bytes], *, normalize: bool
     ) -> list[Embeddings | EncoderError]:
-        """Return for each picture file its embedding, float32 (dim,), or what is wrong with it.
+        """Return for each picture file its embedding, float32 (dim,), or its error.
 
-        Raises `Busy`.
+        Raises `Busy` if the service sheds load.
         """
         rows = await self.image.embed_all([partial(self._prepare_image, data) for data in images])
         return [_answer(row, normalize=normalize) for row in rows]
 
     async def check(self) -> None:
-        """Raise `NotReady` unless both towers have answered within the last seconds.
+        """Raise `NotReady` unless both towers are healthy.
 
-        A tower that served nothing lately is asked for an embedding. What was found, good
-        or bad, holds for `HEALTH_SECONDS`, so that many who ask cost one forward.
+        If a tower computed nothing lately, this asks it for an embedding. The result holds for
+        `HEALTH_SECONDS`, so that many health checks cost one forward pass.
         """
         async with self._probing:
             if monotonic() - self._checked >= HEALTH_SECONDS:
@@ -154,7 +158,7 @@ class Runners:
         return load if image.width * image.height > LARGE_PIXELS else load()
 
     def close(self) -> None:
-        """Finish what was accepted, then stop."""
+        """Drain both queues, then stop."""
         self.text.queue.close()
         self.image.queue.close()
         self._closed.set()
@@ -162,16 +166,16 @@ class Runners:
         self._large.shutdown()
 
     def _watch(self) -> None:
-        """Look whether a tower hangs, until the runners are closed."""
+        """Run the watchdog for towers that hang, until the runners are closed."""
         while not self._closed.wait(TICK_SECONDS):
             for runner in (self.text, self.image):
                 runner.queue.tick(TICK_SECONDS)
 
 
 def _answer(row: Embeddings | BaseException, *, normalize: bool) -> Embeddings | EncoderError:
-    """Return what an item of many gets: its embedding, or an error to be told."""
+    """Return the embedding of an item in a batch request, or an error for its client."""
     if isinstance(row, NotReady | Busy) or not isinstance(row, Exception | np.ndarray):
-        raise row  # it is not about this item
+        raise row  # it concerns the whole request
     if isinstance(row, EncoderError):
         return row
     if isinstance(row, Exception):

@@ -1,4 +1,4 @@
-"""Attention that computes no more than an embedding needs, in place of torch's and OpenCLIP's."""
+"""Attention that computes only what an embedding needs, to replace torch's and OpenCLIP's."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch.nn.functional import scaled_dot_product_attention
 
 
 class SelfAttention(nn.Module):
-    """Computes what `nn.MultiheadAttention` does for one input, with its weights.
+    """Computes the same as `nn.MultiheadAttention` where query, key and value are the same.
 
-    torch's transposes its input to (length, batch, width) first; the projection of that is no
-    plain matrix product any more, but a batched one over copies of the weights. The product of
-    the (batch, length, width) input is one.
+    It uses the weights of the original. torch transposes the input to (length, n, width) first,
+    and then projects it with a batched product over copies of the weights. On (n, length, width)
+    the projection is a plain matrix product.
     """
 
     def __init__(self, attention: nn.MultiheadAttention) -> None:
@@ -43,7 +43,7 @@ class SelfAttention(nn.Module):
 
 
 class TokenAttention(nn.Module):
-    """Computes what `SelfAttention` does, with its weights, for one token of each input."""
+    """Computes the same as `SelfAttention`, with its weights, for one token of each input."""
 
     def __init__(self, attention: SelfAttention) -> None:
         super().__init__()
@@ -68,9 +68,9 @@ class TokenAttention(nn.Module):
 
 
 class LastBlock(nn.Module):
-    """Does what a tower's last block does, for the token at which the embedding is read.
+    """Computes a tower's last block for the token at the pooling position.
 
-    Of the other tokens only keys and values are computed.
+    For the other tokens it computes only keys and values.
     """
 
     def __init__(self, block: ResidualAttentionBlock) -> None:
@@ -84,9 +84,9 @@ class LastBlock(nn.Module):
         self,
         x: torch.Tensor,  # (n, length, width)
         attn_mask: torch.Tensor | None = None,  # (length, length)
-        at: torch.Tensor | None = None,  # int64 (n,): which token of each, if not the first
+        at: torch.Tensor | None = None,  # int64 (n,): the pooling positions, by default 0
     ) -> torch.Tensor:
-        """Return (n, 1, width)."""
+        """Return the block's output for these tokens, (n, 1, width)."""
         token = x[:, :1]
         if at is not None:
             token = x[torch.arange(len(x), device=x.device), at].unsqueeze(1)
@@ -98,7 +98,7 @@ class LastBlock(nn.Module):
 
 
 def _rows(layer: nn.Linear, rows: slice) -> nn.Linear:
-    """Return a layer with some of the outputs of another, on the same memory."""
+    """Return a layer with some of the outputs of another layer, which shares its memory."""
     part = nn.Linear(1, 1, device="meta")
     part.weight = nn.Parameter(layer.weight[rows], requires_grad=False)
     part.bias = nn.Parameter(layer.bias[rows], requires_grad=False)
@@ -106,7 +106,7 @@ def _rows(layer: nn.Linear, rows: slice) -> nn.Linear:
 
 
 def replace_attention(module: Any) -> None:
-    """Let the self-attention blocks of a tower use `SelfAttention`; others stay as they are."""
+    """Replace the attention of a tower's self-attention blocks by `SelfAttention`."""
     for block in module.modules():
         if isinstance(block, ResidualAttentionBlock) and not hasattr(block, "ln_1_kv"):
             attention = block.attn
@@ -115,15 +115,15 @@ def replace_attention(module: Any) -> None:
 
 
 def read_one_token(transformer: Any) -> None:
-    """Let the last block of a transformer be a `LastBlock`, if it uses `SelfAttention`."""
+    """Replace the last block of a transformer by a `LastBlock`, if it uses `SelfAttention`."""
     blocks = transformer.resblocks
-    # OpenCLIP asks the first for its dtype
+    # OpenCLIP reads the dtype from the first block, so do not replace that one
     if len(blocks) > 1 and isinstance(getattr(blocks[-1], "attn", None), SelfAttention):
         blocks[-1] = LastBlock(blocks[-1])
 
 
 def reads_first_token(visual: Any) -> bool:
-    """Say whether the embedding of an image tower is read at the first token of its last block."""
+    """Say whether an image tower pools at the first token of its last block."""
     return (
         isinstance(visual, VisionTransformer)
         and visual.attn_pool is None

@@ -1,4 +1,4 @@
-"""CUDA graphs: what a batch's forward launches is recorded once, and replayed by one call."""
+"""CUDA graphs: record the kernels of a forward pass once, and replay them with one call."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ logger = logging.getLogger("vision_encoder")
 
 
 def sizes(most: int) -> list[int]:
-    """Return the sizes that batches of up to `most` items are padded to: 1, 2, 4 … `most`."""
+    """Return the sizes to which batches of up to `most` items are padded: 1, 2, 4 … `most`."""
     ladder = [n for i in range(most.bit_length()) for n in (2**i, 24 * 2**i)]
     return sorted({n for n in ladder if n < most} | {most})
 
 
 class Graphs:
-    """A forward that replays what it launched for the first batch of the same shape.
+    """Runs a forward pass by replaying the CUDA graph of the first batch of the same shape.
 
-    A forward launches hundreds of kernels from Python, and each launch competes for the
-    interpreter with the requests that are being answered. A batch, (n, …), is padded to the next
-    of `sizes`, if there is one. A forward that cannot be recorded runs as it is.
+    A forward pass launches hundreds of kernels from Python, and each launch competes for the
+    interpreter with the threads that answer requests. A batch (n, …) is padded to the next of
+    `sizes`, if there is one. A forward pass that cannot be recorded runs without a graph.
     """
 
     def __init__(
@@ -32,10 +32,10 @@ class Graphs:
         self._device = device
         self._sizes = sizes
         self._recorded: dict[torch.Size, tuple[torch.Tensor, Callable[[], torch.Tensor]]] = {}
-        self._pool: Any = None  # of memory, that all recordings use in turn
+        self._pool: Any = None  # the memory pool that all graphs share
 
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
-        """Return the forward of a batch; it is overwritten by the next of this shape."""
+        """Return the output for a batch. The next call with this shape overwrites it."""
         size = next((size for size in self._sizes if size >= len(batch)), len(batch))
         shape = torch.Size((size, *batch.shape[1:]))
         if shape not in self._recorded:
@@ -43,7 +43,7 @@ class Graphs:
             try:
                 self._recorded[shape] = given, self._record(given)
             except torch.OutOfMemoryError:
-                self._recorded.clear()  # a smaller batch gets their memory
+                self._recorded.clear()  # frees their memory for a smaller batch
                 self._pool = None
                 raise
         given, replay = self._recorded[shape]
@@ -51,13 +51,13 @@ class Graphs:
         return replay()[: len(batch)]
 
     def _record(self, given: torch.Tensor) -> Callable[[], torch.Tensor]:
-        """Return what computes the forward of `given` anew."""
+        """Return a function that computes the forward pass of `given` again."""
         self._forward(given)  # compiles, chooses kernels, allocates
         self._pool = self._pool or torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
         stream = torch.cuda.current_stream(self._device)
         try:
-            # other threads may use the GPU meanwhile
+            # `thread_local` lets other threads use the GPU during the capture
             with torch.cuda.graph(
                 graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"
             ):

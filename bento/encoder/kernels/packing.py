@@ -1,4 +1,4 @@
-"""A tower's products with weights that lie as a CPU's 16-bit instructions want them."""
+"""Layers whose weights are packed in the memory layout of a CPU's 16-bit instructions."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from bento.encoder.kernels.attention import LastBlock
 
 
 class PackedLinear(nn.Module):
-    """Computes what `nn.Linear` does, whose weights torch copies into that layout in every call.
+    """Computes the same as `nn.Linear`, optionally followed by `nn.GELU`.
 
-    This is what torch's own compiler makes of a layer whose weights will not change, and of the
-    GELU behind it, if there is one: then the product is not written and read once more.
+    `nn.Linear` packs its weights in every call. This layer packs them once, as torch.compile does
+    for frozen weights. Fusing the GELU saves writing and reading the product.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class PackedLinear(nn.Module):
 
 
 class PackedPatches(nn.Module):
-    """Computes what the `nn.Conv2d` does that embeds patches next to each other, as one product."""
+    """Computes the same as an `nn.Conv2d` over non-overlapping patches, as one matrix product."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class PackedPatches(nn.Module):
 
 
 def pack_weights(module: nn.Module) -> None:
-    """Pack the weights of a tower's patches and blocks, if the CPU has products in their dtype."""
+    """Pack the bfloat16 weights of a tower's patches and blocks, if the CPU supports it."""
     mkldnn = torch.ops.mkldnn
     if not (hasattr(mkldnn, "_is_mkldnn_bf16_supported") and mkldnn._is_mkldnn_bf16_supported()):
         return
