@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bento import Encoder
+from bento.contract.errors import CollectionNotFound, InvalidSearch
 from rag import (
     Hit,
     LocalBackend,
@@ -21,7 +22,6 @@ from rag import (
     search_images_by_image,
     search_images_by_text,
 )
-from rag.errors import CollectionNotFound, InvalidSearch
 from rag.pictures.index import point_id
 from rag.store.edge.store import EdgeStore
 from router_client import VisionEncoderConnectionError
@@ -145,7 +145,7 @@ def test_another_models_collection_is_refused(
 ) -> None:
     from dataclasses import replace
 
-    from rag.errors import CollectionMismatch
+    from bento.contract.errors import CollectionMismatch
 
     index_image("1", pictures[0], "dao", backend=backend)
     backend.close()

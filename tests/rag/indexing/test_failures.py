@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from bento.contract.errors import Busy
-from rag.errors import StoreFull, StoreUnavailable
+from bento.contract.errors import Busy, StoreFull, StoreUnavailable
 from rag.indexing.run import each, patiently
 from router_client import VisionEncoderConnectionError
 from tests.support.rag.library import Library, counts

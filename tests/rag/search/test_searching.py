@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from qdrant_client import QdrantClient, models
 
+from bento.contract.errors import CollectionNotFound, ImageNotFound, InvalidSearch
 from bento.contract.search import Examples, ImageExample, SearchRequest, SearchResponse
-from rag.errors import CollectionNotFound, ImageNotFound, InvalidSearch
 from rag.indexing.backends import image_example
 from rag.pictures.index import Picture, PictureIndex, point_id
 from rag.search.searcher import CANDIDATES, compose, search

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from qdrant_edge import CountRequest, EdgeShard
 
+from bento.contract.errors import CollectionMismatch, StoreLocked, StoreUnavailable
 from bento.contract.filters import tenant
-from rag.errors import CollectionMismatch, StoreLocked, StoreUnavailable
 from rag.store.edge.collection import CANDIDATES, FLUSH_POINTS
 from rag.store.edge.folders import FORMAT
 from rag.store.edge.store import EdgeStore
