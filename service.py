@@ -54,7 +54,8 @@ from bento.web.logs import configure_logs
 from bento.web.metrics import Metrics
 from bento.web.middleware import REQUEST_SECONDS, RequestMiddleware
 from rag import PictureIndex, RagError, RagSettings, SearchRequest, SearchResponse, identity_of
-from rag.store.interface import Store, open_store
+from rag.store.interface import Store
+from rag.store.opening import open_store
 from rag.web import routes as index_routes
 from rag.web.thumbnails import Thumbnails
 

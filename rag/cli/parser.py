@@ -18,7 +18,7 @@ from bento.contract.images import DEFAULT_DAO_ID, DaoId
 from rag.cli import commands
 from rag.indexing.backends import Backend, LocalBackend, RemoteBackend
 from rag.settings import RagSettings
-from rag.store.interface import open_store
+from rag.store.opening import open_store
 from router_client import VisionEncoderClient
 
 _EPILOG: Final = (

@@ -18,17 +18,8 @@ from typing import Any, Final
 from bento.contract.errors import CollectionNotFound, ImageNotFound, InvalidSearch
 from bento.contract.filters import tenant
 from bento.contract.images import IndexedImage, Outcome, PublishResponse, StatsResponse
-from rag.store.interface import (
-    Collection,
-    ModelIdentity,
-    Payload,
-    Point,
-    Record,
-    Store,
-    Vector,
-    check_payload,
-    missing,
-)
+from rag.store.checks import check_payload, missing
+from rag.store.interface import Collection, ModelIdentity, Payload, Point, Record, Store, Vector
 
 DEFAULT_DAO_ID: Final = "default"
 PAGE: Final = 1000

@@ -12,7 +12,8 @@ import pytest
 from qdrant_client import QdrantClient
 
 from bento.contract.errors import StoreUnavailable
-from rag.store.interface import Collection, open_store
+from rag.store.interface import Collection
+from rag.store.opening import open_store
 from rag.store.server import calls as server_calls
 from rag.store.server.calls import ATTEMPTS, TIMEOUT_S
 from rag.store.server.store import ServerStore

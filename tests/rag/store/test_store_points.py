@@ -12,7 +12,7 @@ import pytest
 
 from bento.contract.errors import InvalidSearch
 from bento.contract.filters import Filter, MatchAny, Range, tenant
-from rag.store.interface import MAX_LEVELS
+from rag.store.checks import MAX_LEVELS
 from tests.support.rag.engines import (
     DIM,
     cosines,
