@@ -29,18 +29,13 @@ from rich.text import Text
 from bento.contract.errors import InvalidSearch
 from bento.contract.filters import Filter, parse_filter
 from bento.contract.search import Examples, ImageExample, SearchRequest, image_example
-from rag.indexing.backends import Backend
+from rag.indexing.backends import Backend, hold
+from rag.indexing.bulk import Progress
 from rag.indexing.duplicates import near_duplicates
+from rag.indexing.files import read
 from rag.indexing.plan import Loss, Plan, make_plan, never, paths_of
 from rag.indexing.reindex import reindex
-from rag.indexing.run import (
-    Progress,
-    carry_out,
-    hash_sources,
-    hold,
-    lose,
-    read,
-)
+from rag.indexing.run import carry_out, hash_sources, lose
 from rag.indexing.sources import Failure, absolute, find_sources, shown
 
 FAILURES: Final = "vision-rag-failed.jsonl"
