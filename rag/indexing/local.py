@@ -15,7 +15,7 @@ from bento.contract.embedding import base64_bytes
 from bento.contract.errors import InvalidSearch
 from bento.contract.images import IndexedImage, Outcome, PublishResponse, StatsResponse
 from bento.contract.search import ImageExample, SearchRequest, SearchResponse
-from rag.pictures.identity import identity_of
+from rag.pictures.identity import Described, identity_of
 from rag.pictures.index import Picture, PictureIndex
 from rag.search.searcher import Searcher
 from rag.settings import RagSettings
@@ -42,14 +42,8 @@ def open_local() -> LocalBackend:
     return LocalBackend(Encoder.load(Settings()), store)
 
 
-class LocalEncoder(Protocol):
+class LocalEncoder(Described, Protocol):
     """What `LocalBackend` needs of an encoder; `bento.Encoder` has it."""
-
-    model_name: str
-    pretrained: str
-    weights_digest: str
-    preprocess_description: str
-    embedding_dim: int
 
     @property
     def image_batch(self) -> int:

@@ -6,6 +6,7 @@ run is killed, one of the two is complete and published, and the next run finish
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from threading import Event
@@ -82,11 +83,8 @@ def _fill(
     Returns the published pictures of the last pass.
     """
     for _ in range(_PASSES):
-        published = {(image.dao_id, image.id): image for image in backend.images(collection)}
-        held = {
-            (image.dao_id, image.id): image
-            for image in hold(backend, collection, generation=staged)
-        }
+        published = _by_key(backend.images(collection))
+        held = _by_key(hold(backend, collection, generation=staged))
         todo = [image for key, image in published.items() if not _same(image, held.get(key))]
         failed = _embed(backend, collection, todo, workers, progress, done, staged=True)
         done.failures = list(failed.values())
@@ -107,9 +105,7 @@ def _catch_up(
     done: Reindexed,
 ) -> None:
     """Repeat the writes that the replaced version got since it was listed."""
-    last = {
-        (image.dao_id, image.id): image for image in hold(backend, collection, generation=replaced)
-    }
+    last = _by_key(hold(backend, collection, generation=replaced))
     changed = [image for key, image in last.items() if not _same(image, listed.get(key))]
     failed = _embed(backend, collection, changed, 1, _say_nothing, done, staged=False)
     done.failures += failed.values()
@@ -118,7 +114,7 @@ def _catch_up(
 
 
 def _say_nothing(what: str, done: int, total: int, note: str) -> None:
-    pass  # it is over in a moment
+    pass  # catching up takes a moment only
 
 
 def _embed(
@@ -155,6 +151,10 @@ def _source(image: IndexedImage) -> Picture:
         if picture.content_hash == image.payload.get("content_hash"):
             return picture
     raise InvalidSearch("its file is gone or has changed: index it again, or use --drop-missing")
+
+
+def _by_key(images: Iterable[IndexedImage]) -> dict[Key, IndexedImage]:
+    return {(image.dao_id, image.id): image for image in images}
 
 
 def _same(image: IndexedImage, other: IndexedImage | None) -> bool:

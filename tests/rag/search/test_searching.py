@@ -17,8 +17,13 @@ import pytest
 from qdrant_client import QdrantClient, models
 
 from bento.contract.errors import CollectionNotFound, ImageNotFound, InvalidSearch
-from bento.contract.search import Examples, ImageExample, SearchRequest, SearchResponse
-from rag.indexing.backends import image_example
+from bento.contract.search import (
+    Examples,
+    ImageExample,
+    SearchRequest,
+    SearchResponse,
+    image_example,
+)
 from rag.pictures.index import Picture, PictureIndex, point_id
 from rag.search.searcher import CANDIDATES, compose, search
 from rag.store.edge.collection import EdgeCollection
