@@ -265,7 +265,7 @@ def test_local_says_who_holds_the_store(
         (("search",), "give a text, --image FILE or --like ID"),
         (("search", ""), "at least 1 character"),
         (("search", "a", "--filter", "{"), "--filter is not JSON"),
-        (("search", "a", "--filter", '{"all": []}'), "allowed there are key, match"),
+        (("search", "a", "--filter", '{"all": []}'), "exactly one of match, range"),
         (("search", "a", "--weight", "1", "--weight", "2"), "weights has 2 numbers for 1"),
         (("search", "--like", "nobody"), "no picture 'nobody'"),
         (("search", "--image", "http://example.com/a.png"), "ALLOW_IMAGE_URLS"),
