@@ -26,7 +26,8 @@ if TYPE_CHECKING:
         image_example,
     )
     from rag.api import index_image, search, search_images_by_image, search_images_by_text
-    from rag.indexing.backends import Backend, LocalBackend, RemoteBackend
+    from rag.indexing.backends import Backend, RemoteBackend
+    from rag.indexing.local import LocalBackend
     from rag.pictures.identity import identity_of
     from rag.pictures.index import Picture, PictureIndex
     from rag.search.agent import format_image_search_results_for_agent
@@ -67,7 +68,8 @@ _MODULES: Final = {
         "image_example",
     ),
     "rag.api": ("index_image", "search", "search_images_by_image", "search_images_by_text"),
-    "rag.indexing.backends": ("Backend", "LocalBackend", "RemoteBackend"),
+    "rag.indexing.backends": ("Backend", "RemoteBackend"),
+    "rag.indexing.local": ("LocalBackend",),
     "rag.pictures.identity": ("identity_of",),
     "rag.pictures.index": ("Picture", "PictureIndex"),
     "rag.search.agent": ("format_image_search_results_for_agent",),

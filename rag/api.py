@@ -1,7 +1,7 @@
 """The library calls: index a picture, find pictures by text, by image or by both.
 
-They go through the running service at VISION_ENCODER_URL, or through a `backend` that is
-handed in (`LocalBackend` runs an encoder in this process).
+They use the running service at VISION_ENCODER_URL, or the `backend` that the caller passes
+(`LocalBackend` runs an encoder in this process).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rag.pictures.index import Picture
 from rag.settings import RagSettings
 from router_client import VisionEncoderClient
 
-# Statuses that mean that search is unavailable; None: there was no answer at all.
+# Statuses that mean that search is unavailable. None: the service did not answer.
 _UNAVAILABLE: Final = frozenset({404, 409, 429, 503, None})
 
 
@@ -36,9 +36,9 @@ def index_image(
 ) -> bool:
     """Index the picture file at `image_path` under `image_id` for one tenant.
 
-    Indexing the same id again replaces the picture; returns False when this very picture
-    was there already. Raises `InvalidSearch` for a file that cannot be read, and what the
-    backend raises.
+    Indexing the same id again replaces the picture. Returns False if the collection holds the
+    same picture and metadata already. Raises `InvalidSearch` for a file that cannot be read, and
+    the backend's errors.
     """
     path = Path(image_path)
     picture = Picture(image_id, _read(path), absolute(str(path)), dao_id, metadata or {})
@@ -50,9 +50,9 @@ def index_image(
 def search(request: SearchRequest, *, backend: Backend | None = None) -> SearchResponse:
     """Find pictures by texts, images or both, with filters, paging, groups and diversity.
 
-    When search is unavailable (no such collection, another model's, Qdrant or the service busy or
-    unreachable) the answer has `success` false and says why in `error`. Raises for a request that
-    cannot be answered: `InvalidSearch`, or `router_client.InvalidInput` from a service.
+    When search is unavailable (no such collection, another model's vectors, Qdrant or the service
+    busy or unreachable), the answer has `success` false and the reason in `error`. Raises for an
+    invalid request: `InvalidSearch`, or `router_client.InvalidInput` from a service.
     """
     try:
         with _backend(backend) as target:

@@ -96,11 +96,29 @@ _Bound = Annotated[
 ]
 
 
-class Condition(Request):
+class Part(Request):
+    """Base of the parts of a filter, whose errors name the fields that are allowed there."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _object_with_known_fields(cls, given: Any) -> Any:
+        allowed = [field.alias or name for name, field in cls.model_fields.items()]
+        if not isinstance(given, dict | Part):
+            raise ValueError(f"give an object with {', '.join(allowed)}")
+        if isinstance(given, dict):
+            for name in given:
+                if name not in allowed:
+                    raise ValueError(
+                        f"{_shown(name)} is not allowed here: give {', '.join(allowed)}"
+                    )
+        return given
+
+
+class Condition(Part):
     """Base of what a filter can ask of a payload field."""
 
 
-class Match(Request):
+class Match(Part):
     """Exactly one of `value`, `any` and `except`."""
 
     model_config = ConfigDict(populate_by_name=True)
@@ -140,7 +158,7 @@ class MatchCondition(Condition):
     match: Match
 
 
-class Range(Request):
+class Range(Part):
     """At least one bound: all numbers, or all dates, which are taken as UTC without an offset."""
 
     gt: _Bound | None = None
@@ -167,7 +185,7 @@ class RangeCondition(Condition):
     range: Range
 
 
-class FieldName(Request):
+class FieldName(Part):
     key: Key
 
 
@@ -185,7 +203,7 @@ class IsNullCondition(Condition):
 
 def _kind(given: Any) -> str | None:
     """Return the tag of a condition: its one field that is no key."""
-    if isinstance(given, Request):
+    if isinstance(given, Part):
         given = given.model_fields_set
     if not isinstance(given, Mapping | set):
         return None
@@ -221,7 +239,7 @@ _Clause = Annotated[
 ]
 
 
-class Filter(Request):
+class Filter(Part):
     """All of `must`, at least one of `should` if there is any, none of `must_not`."""
 
     must: _Clause = Field(default_factory=list)

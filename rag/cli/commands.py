@@ -1,4 +1,4 @@
-"""What each command of `vision-rag` does, and what it prints."""
+"""The commands of `vision-rag`, and their output."""
 
 from __future__ import annotations
 
@@ -29,18 +29,13 @@ from rich.text import Text
 from bento.contract.errors import InvalidSearch
 from bento.contract.filters import Filter, parse_filter
 from bento.contract.search import Examples, ImageExample, SearchRequest, image_example
-from rag.indexing.backends import Backend
+from rag.indexing.backends import Backend, hold
+from rag.indexing.bulk import Progress
 from rag.indexing.duplicates import near_duplicates
+from rag.indexing.files import read
 from rag.indexing.plan import Loss, Plan, make_plan, never, paths_of
 from rag.indexing.reindex import reindex
-from rag.indexing.run import (
-    Progress,
-    carry_out,
-    hash_sources,
-    hold,
-    lose,
-    read,
-)
+from rag.indexing.run import carry_out, hash_sources, lose
 from rag.indexing.sources import Failure, absolute, find_sources, shown
 
 FAILURES: Final = "vision-rag-failed.jsonl"
@@ -52,7 +47,7 @@ _err = Console(stderr=True)
 
 
 def index(backend: Backend, options: argparse.Namespace) -> int:
-    """Index what the arguments name; see `rag.indexing.run`."""
+    """Index the files that the arguments name; see `rag.indexing.run`."""
     sources = find_sources(
         options.source,
         _lines(),
@@ -69,7 +64,7 @@ def index(backend: Backend, options: argparse.Namespace) -> int:
     if not (sources.pictures or sources.failures or options.prune):
         raise InvalidSearch(f"no pictures in {', '.join(map(shown, options.source))}")
     workers = options.workers or backend.workers
-    held = hold(backend, options.collection, options.dao_id)  # first: it says who does not answer
+    held = hold(backend, options.collection, options.dao_id)  # first: fails without a service
     with _progress() as progress:
         hashed, failures = hash_sources(sources, workers, progress)
         failures = sources.failures + failures
@@ -158,7 +153,7 @@ def duplicates(backend: Backend, options: argparse.Namespace) -> int:
 
 
 def delete(backend: Backend, options: argparse.Namespace) -> int:
-    """Forget pictures by id, or take paths from them."""
+    """Forget pictures by id, or their paths."""
     deleted, missing = 0, []
     for given in options.id:
         there = given == shown(given) and (
@@ -175,7 +170,7 @@ def delete(backend: Backend, options: argparse.Namespace) -> int:
 
 
 def stats(backend: Backend, options: argparse.Namespace) -> int:
-    """Print what a collection holds."""
+    """Print the numbers of a collection."""
     held = backend.stats(options.collection).model_dump()
     if options.json:
         print(json.dumps(held, ensure_ascii=False))
@@ -247,7 +242,7 @@ def _filter(options: argparse.Namespace) -> Filter | None:
 
 
 def _example(path: str) -> ImageExample:
-    """Return a picture to search by: a file, or an address that the service fetches."""
+    """Return an image to search by: a file, or a URL that the service fetches."""
     if path.startswith(("http://", "https://")):
         return ImageExample(image_url=path)
     try:
@@ -273,7 +268,7 @@ def _print_plan(plan: Plan, failures: Sequence[Failure]) -> None:
 
 
 def _tell(failures: Sequence[Failure], file: str | None) -> int:
-    """Say what failed, and list it in a file; return the exit status."""
+    """Print the failures, list them in a file, and return the exit status."""
     if not failures and file is None:
         with suppress(OSError):
             os.remove(FAILURES)  # of an earlier run
@@ -285,7 +280,7 @@ def _tell(failures: Sequence[Failure], file: str | None) -> int:
         _err.print(f"and {len(failures) - _SHOWN} more")
     try:
         with open(file, "w", encoding="utf-8") as lines:
-            for failure in failures:  # as ASCII: a path may be no UTF-8
+            for failure in failures:  # as ASCII, since a path need not be UTF-8
                 lines.write(json.dumps({"path": failure.path, "why": failure.why}) + "\n")
     except OSError as error:
         raise InvalidSearch(f"{file} cannot be written: {error.strerror} (--failures)") from None
@@ -296,7 +291,7 @@ def _tell(failures: Sequence[Failure], file: str | None) -> int:
 
 
 class _Rate(ProgressColumn):
-    """Pictures a second; looked up when it is drawn, since rich goes through 1,000 samples."""
+    """Pictures a second, computed when drawn only: rich averages 1,000 samples each time."""
 
     def render(self, task: Task) -> Text:
         return Text(f"{task.speed:.0f} pictures/s" if task.speed else "")
@@ -304,7 +299,7 @@ class _Rate(ProgressColumn):
 
 @contextmanager
 def _progress() -> Iterator[Progress]:
-    """Show on the terminal what is being done, how far it is, how fast, and the time left."""
+    """Show the activity, its progress, its rate and the time left on the terminal."""
     bar = Bar(
         TextColumn("{task.description}"),
         BarColumn(),

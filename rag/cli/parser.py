@@ -6,19 +6,17 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
 from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 from rich.markup import escape
 
-from bento.contract.errors import InvalidSearch, describe
+from bento.contract.errors import VisionError, describe
 from bento.contract.images import DEFAULT_DAO_ID, DaoId
 from rag.cli import commands
-from rag.indexing.backends import Backend, LocalBackend, RemoteBackend
+from rag.indexing.backends import Backend, RemoteBackend
 from rag.settings import RagSettings
-from rag.store.interface import open_store
 from router_client import VisionEncoderClient
 
 _EPILOG: Final = (
@@ -43,26 +41,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _err.print("stopped; what is done stays done, and running it again goes on")
         return 130
-    except ValidationError as error:
-        _err.print(f"[red]error:[/] {escape(_describe(error))}", soft_wrap=True)
-        return 1
-    except OSError as error:  # of what is printed: all other files have errors of their own
-        if sys.stdout is sys.__stdout__:  # nor will the rest of it find a place
+    except ValidationError as error:  # of a variable, or of an argument in a request
+        return _failed(describe(error))
+    except VisionError as error:
+        return _failed(str(error))
+    except OSError as error:  # of standard output: errors of other files are a VisionError
+        if sys.stdout is sys.__stdout__:  # flushing it at exit would fail again
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        if not isinstance(error, BrokenPipeError):  # as by `| head`
-            _err.print(f"[red]error:[/] the output cannot be written: {error.strerror}")
-        return 1
-    except Exception as error:
-        # errors of rag, the client and the encoder have a code and are sentences;
-        # anything else is a bug
-        if not hasattr(error, "code"):
-            raise
-        _err.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
-        return 1
+        if isinstance(error, BrokenPipeError):  # as with `| head`
+            return 1
+        return _failed(f"the output cannot be written: {error.strerror}")
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Return the options of a command line; `run` is what the command does."""
+    """Return the options of a command line; calling `run` carries out the command."""
     return _parser().parse_args(arguments)
 
 
@@ -273,30 +265,15 @@ def _positive(text: str) -> int:
 
 
 def open_backend(local: bool) -> Backend:
-    """Return the way to the index: through the service, or in this process.
+    """Return the backend: the service, or with `local` a model and a store in this process."""
+    if local:
+        from rag.indexing.local import open_local
 
-    Raises `InvalidSearch` without torch, and what opening the store and loading the model raise.
-    """
-    if not local:
-        # what takes long waits for a busy service itself, so that it can be stopped meanwhile
-        return RemoteBackend(VisionEncoderClient(max_retries=0))
-    # the one place where rag meets the encoder's package: it is handed in from here on
-    if find_spec("torch") is None:
-        raise InvalidSearch(
-            "--local runs the model in this process, and torch is not installed: "
-            "pip install 'vision-encoder[service]', or leave --local out and ask a service"
-        )
-    from bento import Encoder, Settings
-
-    store = open_store(RagSettings())  # first: it refuses at once when another process owns it
-    return LocalBackend(Encoder.load(Settings()), store)
+        return open_local()
+    # No retries of the client: long commands retry themselves, so that they can be stopped.
+    return RemoteBackend(VisionEncoderClient(max_retries=0))
 
 
-def _describe(error: ValidationError) -> str:
-    if not error.title.endswith("Settings"):
-        return describe(error)  # of an argument that became a field of a request
-    variables = (
-        ": ".join([*(str(part).upper() for part in one["loc"]), one["msg"]])
-        for one in error.errors()
-    )
-    return f"a variable is not valid: {'; '.join(variables)}"
+def _failed(why: str) -> int:
+    _err.print(f"[red]error:[/] {escape(why)}", soft_wrap=True)
+    return 1

@@ -9,8 +9,9 @@ from typing import Any
 from bento.contract.images import IndexedImage
 from bento.contract.search import ImageExample, SearchRequest
 from rag.indexing.backends import Backend
+from rag.indexing.bulk import Progress
 from rag.indexing.plan import paths_of
-from rag.indexing.run import Progress, patiently
+from rag.indexing.retrying import patiently
 
 _NEIGHBOURS = 100  # of one picture; groups of more come together over several pictures
 

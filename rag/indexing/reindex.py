@@ -1,32 +1,33 @@
 """Filling a collection anew with another model, from the pictures' files.
 
-The new generation is filled beside the published one and then published in one step. Killed
-anywhere, one of the two is complete and published, and running it again finishes.
+A run fills a staged version beside the published one, and then publishes it in one step. When a
+run is killed, one of the two is complete and published, and the next run finishes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from threading import Event
 
-from bento.contract.errors import InvalidSearch
+from bento.contract.errors import InvalidSearch, VisionError
 from bento.contract.images import IndexedImage
-from rag.indexing.backends import Backend
+from rag.indexing.backends import Backend, hold
+from rag.indexing.bulk import Progress, index_each
+from rag.indexing.files import read
 from rag.indexing.plan import paths_of
-from rag.indexing.run import Progress, index_each, read
 from rag.indexing.sources import Failure
 from rag.pictures.index import Picture, metadata_of
 
-_PASSES = 5  # over what is added while the new generation is filled
+_PASSES = 5  # others may add pictures during a pass
 
 Key = tuple[str, str]  # dao_id, id
 
 
 @dataclass
 class Reindexed:
-    """What a run did; `published` is false when pictures cannot be embedded anew."""
+    """The results of a run; `published` is false if pictures could not be embedded anew."""
 
     published: bool
     embedded: int = 0
@@ -41,10 +42,10 @@ def reindex(
     drop_missing: bool,
     progress: Progress,
 ) -> Reindexed:
-    """Fill the generation of the backend's model from what is published, and publish it.
+    """Fill the version of the backend's model from the published one, and publish it.
 
-    Stops before that when pictures have no file any more, unless `drop_missing`. Raises
-    `CollectionNotFound`, and what concerns more than one picture.
+    Does not publish it if pictures have lost their files, unless `drop_missing`. Raises
+    `CollectionNotFound`, and errors that concern more than one picture.
     """
     stats = backend.stats(collection)
     done = Reindexed(published=True)
@@ -62,7 +63,7 @@ def reindex(
         before = len(done.failures)
         _catch_up(backend, collection, stats.generation, listed, done)
         if len(done.failures) > before:
-            return done  # the replaced generation has what the new one lacks: it stays
+            return done  # the replaced version stays: it has pictures that the new one lacks
     for generation in backend.stats(collection).generations:
         if generation != stats.serving:
             backend.drop(collection, generation)
@@ -77,17 +78,17 @@ def _fill(
     progress: Progress,
     done: Reindexed,
 ) -> dict[Key, IndexedImage]:
-    """Embed what is published into the staged generation, until a pass changes nothing.
+    """Embed the published pictures into the staged version, until a pass changes nothing.
 
-    Returns what was published at the last pass.
+    Returns the published pictures of the last pass.
     """
     for _ in range(_PASSES):
-        published = {(image.dao_id, image.id): image for image in backend.images(collection)}
-        held = {(image.dao_id, image.id): image for image in _images(backend, collection, staged)}
+        published = _by_key(backend.images(collection))
+        held = _by_key(hold(backend, collection, generation=staged))
         todo = [image for key, image in published.items() if not _same(image, held.get(key))]
         failed = _embed(backend, collection, todo, workers, progress, done, staged=True)
         done.failures = list(failed.values())
-        # nor is one published as it was before
+        # A failed picture may be staged with the content of an earlier run: it goes, too.
         extra = [key for key in held if key not in published or key in failed]
         for dao_id, image_id in extra:
             backend.delete(image_id, dao_id, collection, staged=True)
@@ -103,8 +104,8 @@ def _catch_up(
     listed: dict[Key, IndexedImage],
     done: Reindexed,
 ) -> None:
-    """Bring over what was written to the replaced generation since it was listed."""
-    last = {(image.dao_id, image.id): image for image in _images(backend, collection, replaced)}
+    """Repeat the writes that the replaced version got since it was listed."""
+    last = _by_key(hold(backend, collection, generation=replaced))
     changed = [image for key, image in last.items() if not _same(image, listed.get(key))]
     failed = _embed(backend, collection, changed, 1, _say_nothing, done, staged=False)
     done.failures += failed.values()
@@ -113,7 +114,7 @@ def _catch_up(
 
 
 def _say_nothing(what: str, done: int, total: int, note: str) -> None:
-    pass  # it is over in a moment
+    pass  # catching up takes a moment only
 
 
 def _embed(
@@ -131,14 +132,14 @@ def _embed(
     embed = partial(index_each, _source, images, backend, collection, workers, stop, staged=staged)
     for count, (image, outcome) in enumerate(embed(sleep=stop.wait), 1):
         done.embedded += outcome == "indexed"
-        if isinstance(outcome, Exception):
+        if isinstance(outcome, VisionError):
             failures[image.dao_id, image.id] = Failure(image.path or image.id, str(outcome))
         progress("re-indexing", count, len(images), f"{len(failures)} failed")
     return failures
 
 
 def _source(image: IndexedImage) -> Picture:
-    """Return a held picture with the bytes of its file. Raises `InvalidSearch` without one."""
+    """Return a stored picture with the bytes of its file. Raises `InvalidSearch` without one."""
     for path in paths_of(image):
         try:
             data = read(path)
@@ -152,12 +153,8 @@ def _source(image: IndexedImage) -> Picture:
     raise InvalidSearch("its file is gone or has changed: index it again, or use --drop-missing")
 
 
-def _images(backend: Backend, collection: str, generation: str) -> Iterator[IndexedImage]:
-    try:
-        yield from backend.images(collection, generation=generation)
-    except Exception as error:
-        if getattr(error, "code", None) != "collection_not_found":
-            raise  # anything else than that there is none yet
+def _by_key(images: Iterable[IndexedImage]) -> dict[Key, IndexedImage]:
+    return {(image.dao_id, image.id): image for image in images}
 
 
 def _same(image: IndexedImage, other: IndexedImage | None) -> bool:

@@ -1,51 +1,31 @@
-"""Indexing files: look at what is there and what is held, and carry out the plan.
+"""Indexing files: compare the files with the collection, and carry out the plan.
 
-The collection is its own ledger (decision 0003): nothing else remembers what was indexed. What is
-new is written before anything old is taken away, so that a run that is killed loses nothing, and
-the next one goes on.
+The collection is its own ledger (decision 0003): nothing else remembers the indexed files. A run
+writes new pictures before it takes anything old away. So a killed run loses nothing, and the next
+one continues.
 """
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from hashlib import file_digest
-from io import BufferedReader
-from queue import SimpleQueue
-from stat import S_ISREG
 from threading import Event
-from typing import Final, TypeVar
 
-from bento.contract.errors import InvalidSearch
-from bento.contract.images import IndexedImage, Outcome
+from bento.contract.errors import InvalidSearch, VisionError
+from bento.contract.images import Outcome
 from rag.indexing.backends import Backend
+from rag.indexing.bulk import Progress, each, index_each
+from rag.indexing.files import content_hash, read
 from rag.indexing.plan import Loss, Plan, Wanted, metadata_at, paths_of
+from rag.indexing.retrying import attempt, patiently
 from rag.indexing.sources import Failure, Source, Sources
 from rag.pictures.index import Picture
-
-PATIENCE: Final = 60.0  # seconds that a busy service is waited for
-LARGEST_FILE: Final = 100_000_000  # bytes; services take 20 MB unless told otherwise
-_PICTURES_FAULT: Final = frozenset({400, 413, 415, 422})  # an error's status, local or remote
-_LONGEST_WAIT: Final = 15.0  # seconds
-# the codes of what may be over in a minute
-_PASSING: Final = frozenset(
-    {"not_ready", "unreachable", "connection_cut", "timeout", "store_unavailable"}
-)
-
-T = TypeVar("T")
-R = TypeVar("R")
-Progress = Callable[[str, int, int, str], None]  # what is being done, done, total, and a note
-Sleep = Callable[[float], object]
 
 
 @dataclass
 class Report:
-    """What a run did."""
+    """The results of a run, as numbers of pictures."""
 
     indexed: int = 0
     updated: int = 0
@@ -55,25 +35,17 @@ class Report:
     failures: list[Failure] = field(default_factory=list)
 
 
-def hold(backend: Backend, collection: str, dao_id: str) -> list[IndexedImage]:
-    """Return what a collection holds of a tenant; nothing when there is no collection yet."""
-    try:
-        return list(backend.images(collection, dao_id=dao_id))
-    except Exception as error:
-        if getattr(error, "code", None) != "collection_not_found":
-            raise
-        return []
-
-
 def hash_sources(
     sources: Sources, workers: int, progress: Progress
 ) -> tuple[list[tuple[Source, str]], list[Failure]]:
-    """Return each source that can be read with its SHA-256, and those that cannot."""
-    hashed: dict[int, tuple[Source, str]] = {}  # by where they were given
+    """Return the readable sources with their SHA-256, and the failures of the others."""
+    hashed: dict[int, tuple[Source, str]] = {}  # by their place among the sources
     failures: list[Failure] = []
     given = sources.pictures
-    looked = each(lambda place: _hash(given[place]), range(len(given)), workers, Event())
-    for done, (place, result) in enumerate(looked, 1):
+    hashes = each(
+        lambda place: content_hash(given[place].path), range(len(given)), workers, Event()
+    )
+    for done, (place, result) in enumerate(hashes, 1):
         try:
             hashed[place] = (given[place], result.result())
         except InvalidSearch as error:
@@ -88,66 +60,22 @@ def hash_sources(
 def carry_out(
     plan: Plan, backend: Backend, collection: str, dao_id: str, workers: int, progress: Progress
 ) -> Report:
-    """Do what a plan says.
+    """Carry out a plan.
 
-    Raises what concerns more than one picture: the next ones would fail alike, and running
-    again goes on.
+    Raises an error that concerns more than one picture, since the next pictures would fail, too.
+    Another run continues.
     """
-    report = Report(unchanged=plan.unchanged, duplicates=plan.duplicates)
-    failed: set[str] = set()
-    stop = Event()
-    finished = 0
-    # what is new first: a run that is killed in between takes no path from where it was
-    new = [one for one in plan.add if not one.held]
-    known = [one for one in plan.add if one.held]
-
-    def pause(seconds: float) -> bool:
-        progress(
-            "indexing",
-            finished,
-            len(plan.add),
-            "waiting: the service is busy, or its store is away",
-        )
-        return stop.wait(seconds)
-
-    def add(wanted: Sequence[Wanted]) -> Iterator[tuple[Wanted, Outcome | Exception]]:
-        picture = partial(_picture, dao_id=dao_id)
-        return index_each(picture, wanted, backend, collection, workers, stop, sleep=pause)
-
-    def update(one: Wanted) -> bool | Exception:
-        there = partial(backend.update, one.image_id, dao_id, collection)
-        return _attempt(partial(there, paths=one.paths, metadata=one.metadata), pause)
-
-    def outcomes() -> Iterator[tuple[Wanted, Outcome | Exception]]:
-        yield from add(new)
-        gone = []  # that somebody else has deleted since they were looked at
-        for one, result in each(update, known, workers, stop):
-            updated = result.result()
-            if updated is False:
-                gone.append(one)
-            else:
-                yield one, "updated" if updated is True else updated
-        yield from add(gone)
-
-    for one, outcome in outcomes():
-        if isinstance(outcome, Exception):
-            report.failures += [Failure(path, str(outcome)) for path in one.paths]
-            failed.update(one.paths)
-        report.indexed += outcome == "indexed"
-        report.updated += outcome == "updated"
-        report.unchanged += outcome == "unchanged"
-        finished += 1
-        note = f"{report.unchanged} unchanged, {len(report.failures)} failed"
-        progress("indexing", finished, len(plan.add), note)
-    for loss in plan.lose:
-        # a file that cannot be indexed as it is now stays findable as it was
-        kept = tuple(path for path in _lost(loss) if path in failed)
-        report.forgotten += patiently(partial(lose, loss, backend, collection, kept))
-    return report
+    run = _Run(plan, backend, collection, dao_id, workers, progress)
+    # New pictures first: a run that is killed in between takes no path from its picture.
+    run.add([one for one in plan.add if not one.held])
+    gone = run.update([one for one in plan.add if one.held])
+    run.add(gone)
+    run.lose(plan.lose)
+    return run.report
 
 
 def lose(loss: Loss, backend: Backend, collection: str, kept: tuple[str, ...] = ()) -> bool:
-    """Take paths from a held picture, but for `kept`; say whether it was forgotten."""
+    """Take paths except `kept` from a stored picture; return whether it was forgotten."""
     image = loss.image
     paths = sorted({*loss.left, *kept})
     if not paths:
@@ -157,133 +85,85 @@ def lose(loss: Loss, backend: Backend, collection: str, kept: tuple[str, ...] = 
     return False
 
 
-def patiently(call: Callable[[], R], *, sleep: Sleep = time.sleep) -> R:
-    """Make a call, again while the service or its store is busy, starting or away.
+class _Run:
+    """The steps of carrying out a plan. `report` counts what they did."""
 
-    About a minute at most.
+    def __init__(
+        self,
+        plan: Plan,
+        backend: Backend,
+        collection: str,
+        dao_id: str,
+        workers: int,
+        progress: Progress,
+    ) -> None:
+        self.report = Report(unchanged=plan.unchanged, duplicates=plan.duplicates)
+        self._backend = backend
+        self._collection = collection
+        self._dao_id = dao_id
+        self._workers = workers
+        self._progress = progress
+        self._total = len(plan.add)
+        self._finished = 0
+        self._failed: set[str] = set()  # paths
+        self._stop = Event()
 
-    `sleep` may return true to give up at once.
-    """
-    waited, next_wait = 0.0, 1.0
-    while True:
-        try:
-            return call()
-        except Exception as error:
-            if not _passes(error) or waited >= PATIENCE:
-                raise
-            asked = float(getattr(error, "retry_after", None) or 0)
-            seconds = min(max(asked, next_wait), _LONGEST_WAIT)
-            if sleep(seconds):
-                raise
-            waited, next_wait = waited + seconds, next_wait * 2
+    def add(self, pictures: Sequence[Wanted]) -> None:
+        """Embed and store pictures."""
+        load = partial(_picture, dao_id=self._dao_id)
+        for one, outcome in index_each(
+            load,
+            pictures,
+            self._backend,
+            self._collection,
+            self._workers,
+            self._stop,
+            sleep=self._pause,
+        ):
+            self._count(one, outcome)
 
+    def update(self, pictures: Iterable[Wanted]) -> list[Wanted]:
+        """Update payloads; return the pictures that somebody else deleted meanwhile."""
+        gone = []
+        for one, result in each(self._update, pictures, self._workers, self._stop):
+            updated = result.result()
+            if updated is False:
+                gone.append(one)
+            else:
+                self._count(one, "updated" if updated is True else updated)
+        return gone
 
-def index_each(
-    picture: Callable[[T], Picture],
-    items: Sequence[T],
-    backend: Backend,
-    collection: str,
-    workers: int,
-    stop: Event,
-    *,
-    sleep: Sleep,
-    staged: bool = False,
-) -> Iterator[tuple[T, Outcome | Exception]]:
-    """Index the pictures of items, in batches on threads; yield each item with what became of it.
+    def lose(self, losses: Iterable[Loss]) -> None:
+        """Take paths from stored pictures, except paths whose files could not be indexed."""
+        for loss in losses:
+            kept = tuple(
+                path
+                for path in paths_of(loss.image)
+                if path in self._failed and path not in loss.left
+            )
+            call = partial(lose, loss, self._backend, self._collection, kept)
+            self.report.forgotten += patiently(call)
 
-    That is an exception where its picture cannot be had or used. Raises what concerns more than
-    one. `workers` pictures are under way at once.
-    """
-    size = min(backend.batch, workers)
-    target = partial(backend.index, collection=collection, staged=staged)
+    def _update(self, one: Wanted) -> bool | VisionError:
+        update = partial(self._backend.update, one.image_id, self._dao_id, self._collection)
+        return attempt(partial(update, paths=one.paths, metadata=one.metadata), self._pause)
 
-    def index(batch: Sequence[T]) -> list[Outcome | Exception]:
-        pictures = [_had(picture, item) for item in batch]
-        usable = [one for one in pictures if isinstance(one, Picture)]
-        done = iter(_index(usable, target, sleep))
-        return [next(done) if isinstance(one, Picture) else one for one in pictures]
+    def _count(self, one: Wanted, outcome: Outcome | VisionError) -> None:
+        if isinstance(outcome, VisionError):
+            self.report.failures += [Failure(path, str(outcome)) for path in one.paths]
+            self._failed.update(one.paths)
+        self.report.indexed += outcome == "indexed"
+        self.report.updated += outcome == "updated"
+        self.report.unchanged += outcome == "unchanged"
+        self._finished += 1
+        self._say(f"{self.report.unchanged} unchanged, {len(self.report.failures)} failed")
 
-    batches = [items[i : i + size] for i in range(0, len(items), size)]
-    for batch, result in each(index, batches, workers // size, stop):
-        yield from zip(batch, result.result(), strict=True)
+    def _pause(self, seconds: float) -> bool:
+        self._say("waiting: the service is busy, or its store is away")
+        return self._stop.wait(seconds)
 
-
-def read(path: str) -> bytes:
-    """Return a file's bytes. Raises `InvalidSearch`."""
-    with _opened(path) as file:
-        return file.read()
-
-
-def each(
-    call: Callable[[T], R], items: Iterable[T], workers: int, stop: Event
-) -> Iterator[tuple[T, Future[R]]]:
-    """Call for each item on threads, a bounded number ahead, and yield each when it is done.
-
-    When the caller goes no further before the end, `stop` is set, for what waits on those threads.
-    """
-    under_way: dict[Future[R], T] = {}
-    finished: SimpleQueue[Future[R]] = SimpleQueue()  # `wait` would look at all of them each time
-    waiting = iter(items)
-    with ThreadPoolExecutor(workers) as threads:
-        try:
-            while True:
-                for item in waiting:
-                    future = threads.submit(call, item)
-                    under_way[future] = item
-                    future.add_done_callback(finished.put)
-                    if len(under_way) >= 2 * workers:
-                        break
-                if not under_way:
-                    return
-                done = finished.get()
-                yield under_way.pop(done), done
-        except BaseException:
-            stop.set()
-            for future in under_way:
-                future.cancel()
-            raise
-
-
-def _had(picture: Callable[[T], Picture], item: T) -> Picture | InvalidSearch:
-    try:
-        return picture(item)
-    except InvalidSearch as error:
-        return error
-
-
-def _index(
-    pictures: Sequence[Picture],
-    index: Callable[[Sequence[Picture]], list[Outcome]],
-    sleep: Sleep,
-) -> list[Outcome | Exception]:
-    """Index pictures; of those that cannot all be, each half, until the guilty one is alone."""
-    if not pictures:
-        return []
-    done = _attempt(partial(index, pictures), sleep)
-    if not isinstance(done, Exception):
-        return [*done]
-    if len(pictures) == 1:
-        return [done]
-    half = len(pictures) // 2
-    return _index(pictures[:half], index, sleep) + _index(pictures[half:], index, sleep)
-
-
-def _attempt(call: Callable[[], R], sleep: Sleep) -> R | Exception:
-    """Make a call, patiently, and return what it does, or what is wrong with its pictures."""
-    try:
-        return patiently(call, sleep=sleep)
-    except Exception as error:
-        if getattr(error, "status", None) not in _PICTURES_FAULT:
-            raise
-        return error
-
-
-def _passes(error: Exception) -> bool:
-    return getattr(error, "status", None) == 429 or getattr(error, "code", None) in _PASSING
-
-
-def _lost(loss: Loss) -> tuple[str, ...]:
-    return tuple(path for path in paths_of(loss.image) if path not in loss.left)
+    def _say(self, note: str) -> None:
+        self._progress("indexing", self._finished, self._total, note)
 
 
 def _picture(one: Wanted, dao_id: str) -> Picture:
@@ -293,24 +173,3 @@ def _picture(one: Wanted, dao_id: str) -> Picture:
     if picture.content_hash != one.content_hash:
         raise InvalidSearch("has changed since it was looked at: run again")
     return picture
-
-
-def _hash(source: Source) -> str:
-    with _opened(source.path) as file:
-        return file_digest(file, "sha256").hexdigest()
-
-
-@contextmanager
-def _opened(path: str) -> Iterator[BufferedReader]:
-    try:
-        status = os.stat(path)
-        if not S_ISREG(status.st_mode):
-            raise InvalidSearch("is not a file")
-        if not status.st_size:
-            raise InvalidSearch("the file is empty")
-        if status.st_size > LARGEST_FILE:
-            raise InvalidSearch(f"has {status.st_size:,} bytes; at most {LARGEST_FILE:,} are read")
-        with open(path, "rb") as file:
-            yield file
-    except OSError as error:
-        raise InvalidSearch(f"cannot be read: {error.strerror}") from None

@@ -1,4 +1,4 @@
-"""What a collection remembers of the encoder that filled it."""
+"""The identity of the encoder that filled a collection."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rag.store.interface import ModelIdentity
 
 
 class Described(Protocol):
-    """What identifies an encoder; `bento.Encoder` has it."""
+    """The attributes that identify an encoder; `bento.Encoder` has them."""
 
     model_name: str
     pretrained: str
@@ -19,9 +19,10 @@ class Described(Protocol):
 
 
 def identity_of(encoder: Described) -> ModelIdentity:
-    """Return what a collection remembers of the encoder that filled it.
+    """Return the identity that a collection keeps of the encoder that filled it.
 
-    A local folder counts by its name, not by its path: the digest identifies its weights.
+    A model in a local folder counts by the folder's name, not by its path: the digest identifies
+    its weights.
     """
     schema, _, rest = encoder.model_name.partition(":")
     local = schema == "local-dir"

@@ -1,6 +1,6 @@
 """Pictures in a collection: their ids and payloads, indexing, listing and deletion.
 
-Works on vectors; whoever calls it brings the embeddings.
+The caller brings the embeddings.
 """
 
 from __future__ import annotations
@@ -17,21 +17,17 @@ from typing import Any, Final
 
 from bento.contract.errors import CollectionNotFound, ImageNotFound, InvalidSearch
 from bento.contract.filters import tenant
-from bento.contract.images import IndexedImage, Outcome, PublishResponse, StatsResponse
-from rag.store.interface import (
-    Collection,
-    ModelIdentity,
-    Payload,
-    Point,
-    Record,
-    Store,
-    Vector,
-    check_payload,
-    missing,
+from bento.contract.images import (
+    DEFAULT_DAO_ID,
+    IndexedImage,
+    Outcome,
+    PublishResponse,
+    StatsResponse,
 )
+from bento.contract.limits import MAX_LISTED
+from rag.store.checks import check_payload, missing
+from rag.store.interface import Collection, ModelIdentity, Payload, Point, Record, Store, Vector
 
-DEFAULT_DAO_ID: Final = "default"
-PAGE: Final = 1000
 _NAMESPACE: Final = uuid.UUID("6f0c5f0e-3d0b-5f7c-9a52-1c3f6f1f3b6d")
 _OURS: Final = frozenset(
     {"dao_id", "image_id", "image_path", "duplicates", "content_hash", "indexed_at"}
@@ -40,14 +36,14 @@ _OURS: Final = frozenset(
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture to index: the file's bytes and what is known about it."""
+    """A picture to index: the file's bytes, its paths and its metadata."""
 
     image_id: str
     data: bytes
     image_path: str
     dao_id: str
     metadata: Mapping[str, Any]
-    duplicates: Sequence[str] = ()  # other places of the same picture
+    duplicates: Sequence[str] = ()  # other paths of the same picture
 
     @cached_property
     def content_hash(self) -> str:
@@ -55,9 +51,9 @@ class Picture:
         return sha256(self.data).hexdigest()
 
     def payload(self) -> Payload:
-        """Return what is stored with the vector, but for the time of indexing.
+        """Return the payload, without the time of indexing.
 
-        Raises `InvalidSearch` when `metadata` uses a name of ours.
+        Raises `InvalidSearch` when `metadata` uses a reserved name.
         """
         _check_metadata(self.metadata)
         return {
@@ -71,35 +67,35 @@ class Picture:
 
 
 def point_id(dao_id: str, image_id: str) -> str:
-    """Return the UUIDv5 of a tenant's image: the same picture always lands on one point."""
+    """Return the UUIDv5 of a tenant's picture: indexed again, it replaces the same point."""
     return str(uuid.uuid5(_NAMESPACE, f"{len(dao_id)}:{dao_id}{image_id}"))
 
 
 def metadata_of(payload: Payload) -> Payload:
-    """Return what the caller gave of a payload, without what the index set."""
+    """Return the caller's part of a payload, without the fields that the index sets."""
     return {key: value for key, value in payload.items() if key not in _OURS}
 
 
 class PictureIndex:
-    """The pictures of a store, as one model sees them. Synchronous and thread-safe."""
+    """The pictures of a store, for one model. Synchronous and thread-safe."""
 
     def __init__(self, store: Store, identity: ModelIdentity) -> None:
         self._store = store
         self._identity = identity
-        self._written: set[str] = set()  # points that a thread reads and writes now
+        self._written: set[str] = set()  # points that threads are writing
         self._free = Condition()
 
     def open(self, collection: str, *, create: bool = False, staged: bool = False) -> Collection:
-        """Open a collection as this model may use it. Raises `CollectionMismatch`."""
+        """Open a collection for this model. Raises `CollectionMismatch`."""
         return self._store.open(collection, self._identity, create=create, staged=staged)
 
     def refresh(
         self, pictures: Sequence[Picture], collection: str, *, staged: bool = False
     ) -> list[Outcome | None]:
-        """Bring the payloads of those pictures up to date that are held as they are.
+        """Update the payloads of pictures that the collection holds; return all outcomes.
 
-        Of one that is not the outcome is None: it has to be embedded and added. Raises
-        `InvalidSearch` for what is known of a picture and cannot be kept.
+        `None` means new or changed: embed it and add it. Raises `InvalidSearch` for a payload that
+        cannot be stored.
         """
         wanted = {}
         for picture in pictures:
@@ -126,7 +122,7 @@ class PictureIndex:
         *,
         staged: bool = False,
     ) -> None:
-        """Index pictures under their embeddings, float32 (n, dimension); replaces older ones."""
+        """Store pictures with their embeddings, float32 (n, dimension), in place of older ones."""
         points = [
             Point(_point_of(picture), vector, {**picture.payload(), "indexed_at": _now()})
             for picture, vector in zip(pictures, vectors, strict=True)
@@ -144,9 +140,10 @@ class PictureIndex:
         paths: Sequence[str] | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> bool:
-        """Replace what is known of a picture, where it lies or its metadata; the vector stays.
+        """Replace a picture's paths or metadata, without embedding it.
 
-        Says whether it was there. Raises `InvalidSearch` when `metadata` uses a name of ours.
+        Returns False if there is no such picture. Raises `InvalidSearch` when `metadata` uses a
+        reserved name.
         """
         point = point_id(dao_id, image_id)
         if metadata is not None:
@@ -166,14 +163,14 @@ class PictureIndex:
             return held.overwrite_payloads({point: payload}) > 0
 
     def delete(self, image_id: str, dao_id: str, collection: str, *, staged: bool = False) -> bool:
-        """Forget a picture and say whether it was there."""
+        """Forget a picture; return False if there is none."""
         held = self.open(collection, staged=staged)
         return held.delete([point_id(dao_id, image_id)]) > 0
 
     def record(
         self, image_id: str, dao_id: str, collection: str, *, with_vector: bool = False
     ) -> Record:
-        """Return what is held of a picture. Raises `ImageNotFound`."""
+        """Return the stored point of a picture. Raises `ImageNotFound`."""
         point = point_id(dao_id, image_id)
         held = self.open(collection).retrieve([point], with_vectors=with_vector)
         if point not in held:
@@ -188,12 +185,12 @@ class PictureIndex:
         *,
         generation: str | None = None,
         dao_id: str | None = None,
-        limit: int = PAGE,
+        limit: int = MAX_LISTED,
         start: str | None = None,
     ) -> tuple[list[IndexedImage], str | None]:
-        """List pictures, whichever model made their vectors, and where the next page begins.
+        """List pictures, whichever model embedded them, and return the next page's `start`.
 
-        Of the published generation, unless another is named.
+        They are those of the published version, unless `generation` names another.
         """
         held = self._generation(collection, generation)
         tenants = None if dao_id is None else tenant(dao_id)
@@ -201,7 +198,7 @@ class PictureIndex:
         return [_image(record) for record in records], following
 
     def stats(self, collection: str) -> StatsResponse:
-        """Return what a collection holds, whichever model filled it."""
+        """Count the pictures of a collection, whichever model filled it."""
         published = self._generation(collection, None)
         identity = published.identity
         points = {
@@ -218,10 +215,12 @@ class PictureIndex:
         )
 
     def publish(self, collection: str) -> PublishResponse:
-        """Make the generation of this model the published one, in one step."""
+        """Publish the version of this model, in one step."""
         before = self._store.published(collection)
         if before and not before.count():
-            self.open(collection, create=True, staged=True)  # there was nothing to fill it from
+            self.open(
+                collection, create=True, staged=True
+            )  # an empty collection leaves nothing to fill it from
         self._store.publish(collection, self._identity)
         replaced = before.identity.generation if before else None
         mine = self._identity.generation
@@ -230,12 +229,12 @@ class PictureIndex:
         )
 
     def drop(self, collection: str, generation: str) -> bool:
-        """Delete a generation that is not published, and say whether it was there."""
+        """Delete an unpublished version; return False if there is none of that name."""
         return self._store.drop(collection, generation)
 
     @contextmanager
     def _alone_with(self, points: Iterable[str]) -> Iterator[None]:
-        """Let no other thread write these points, so that a payload stays with its vector."""
+        """Keep other threads from writing these points, so that a payload stays with its vector."""
         mine = set(points)
         with self._free:
             self._free.wait_for(lambda: self._written.isdisjoint(mine))
@@ -256,7 +255,7 @@ class PictureIndex:
         for held in self._store.generations(collection):
             if held.identity.generation == generation:
                 return held
-        raise CollectionNotFound(f"the collection {collection!r} has no generation {generation!r}")
+        raise CollectionNotFound(f"the collection {collection!r} has no version {generation!r}")
 
 
 def _point_of(picture: Picture) -> str:

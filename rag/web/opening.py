@@ -16,7 +16,8 @@ from rag.pictures.index import PictureIndex
 from rag.search.query import Embedder
 from rag.search.searcher import Searcher
 from rag.settings import RagSettings
-from rag.store.interface import Store, open_store
+from rag.store.interface import Store
+from rag.store.opening import open_store
 from rag.web.index import Index
 from rag.web.thumbnails import Thumbnails
 

@@ -36,16 +36,7 @@ from qdrant_edge import Point as EdgePoint
 
 from bento.contract.errors import StoreLocked, StoreUnavailable
 from bento.contract.filters import TENANT_FIELD, Filter
-from rag.store.edge.filters import edge_filter
-from rag.store.edge.folders import check_room
-from rag.store.interface import (
-    KEYWORD_FIELDS,
-    Match,
-    ModelIdentity,
-    Payload,
-    Point,
-    Record,
-    Vector,
+from rag.store.checks import (
     check_id,
     check_payload,
     check_points,
@@ -53,6 +44,9 @@ from rag.store.interface import (
     check_scroll,
     check_vector,
 )
+from rag.store.edge.filters import edge_filter
+from rag.store.edge.folders import check_room
+from rag.store.interface import KEYWORD_FIELDS, Match, ModelIdentity, Payload, Point, Record, Vector
 from rag.store.ranking import lowered, ranked
 
 logger = logging.getLogger("vision_encoder")

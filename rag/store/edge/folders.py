@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Final
 
 from bento.contract.errors import StoreFull, StoreUnavailable
-from rag.store.interface import GENERATION, ModelIdentity, identity_from_json, identity_to_json
+from rag.store.checks import identity_from_json, identity_to_json
+from rag.store.interface import GENERATION, ModelIdentity
 
 # Of collection.json and what lies beside it. Format 1 had no vectors in 4 bits: its searches are
 # right and slower. A version that reads only that would score the others by 4 bits alone.

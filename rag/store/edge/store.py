@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bento.contract.errors import StoreLocked, StoreUnavailable
+from rag.store.checks import check_identity, check_name, is_published, missing
 from rag.store.edge.collection import EdgeCollection, create_shard, refuse_fork
 from rag.store.edge.folders import (
     check_room,
@@ -31,7 +32,7 @@ from rag.store.edge.folders import (
     read_identity,
     remove_leftovers,
 )
-from rag.store.interface import ModelIdentity, check_identity, check_name, is_published, missing
+from rag.store.interface import ModelIdentity
 
 
 class EdgeStore:

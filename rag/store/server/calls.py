@@ -1,4 +1,4 @@
-"""Calls to a Qdrant server: made again where that may help, and their failures in one sentence."""
+"""Calls to a Qdrant server: retries, a circuit breaker, and failures in one sentence."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Final, TypeVar
 
 import grpc  # type: ignore[import-untyped]
@@ -18,16 +19,17 @@ from qdrant_client.http.exceptions import (
 )
 
 from bento.contract.errors import StoreUnavailable
+from bento.contract.retry import retry
 
 R = TypeVar("R")
 
-# A server that never answers is given up on after 19 s, one that refuses after at most 6 s.
+# A call fails after 19 s if the server never answers, after at most 6 s if it refuses.
 TIMEOUT_S: Final = 6
 ATTEMPTS: Final = 3
 FIRST_DELAY_S: Final = 0.25  # the second one is twice as long
-LONGEST_DELAY_S: Final = 3.0  # whatever a busy server asks for
-# A server that was given up on is not called for so long: those who wait for their turn, more than
-# there are threads, learn of it now, and not one group after the other.
+LONGEST_DELAY_S: Final = 3.0  # even if a busy server asks for more
+# How long the circuit breaker stays open after a call without an answer. More calls may wait than
+# there are threads: they fail at once, instead of one group after the other.
 REST_S: Final = 1.0
 
 _PASSING: Final = frozenset(
@@ -44,14 +46,14 @@ _ADVICE: Final = (
 
 
 class NotThere(StoreUnavailable):
-    """The server has no collection, and no alias, of the name that was asked for."""
+    """The server has neither a collection nor an alias of that name."""
 
 
 class Calls:
-    """A client, and the rules by which it is called.
+    """Calls of a client, with retries.
 
-    It may also be qdrant-client's local mode, which tests use: that has no indexes to create
-    (`local` says so) and is not thread-safe, so there calls take turns.
+    The client may run in qdrant-client's local mode, as in tests. That mode has no payload indexes
+    (`local` is true then) and is not thread-safe, so its calls take turns.
     """
 
     def __init__(self, client: QdrantClient, sleep: Callable[[float], None] = time.sleep) -> None:
@@ -70,49 +72,54 @@ class Calls:
         )
 
     def __call__(self, call: Callable[[QdrantClient], R]) -> R:
-        """Make a call, and again when it failed for the moment: up to three times.
+        """Make a call, up to three times while its failure may pass.
 
-        All calls of ours may be made again, whether or not the one before was carried out.
+        All calls of this package are idempotent, so a retry is safe after a lost answer.
         Raises `NotThere`, and `StoreUnavailable` when the server does not answer with success.
         """
         if self._resting and time.monotonic() < self._resting[0]:
             raise StoreUnavailable(str(self._resting[1]))
-        attempt = 0
-        while True:
-            attempt += 1
-            try:
-                if self._closed:
-                    raise ValueError("closed")  # as gRPC says it
-                with self._turn:
-                    return call(self._client)
-            except (grpc.RpcError, ApiException, QdrantException, ValueError) as error:
-                if self._closed:  # before, or by another thread meanwhile
-                    raise StoreUnavailable(
-                        f"the connection to Qdrant at {self.address} is closed"
-                    ) from error
-                if is_missing(error):
-                    raise NotThere(
-                        f"Qdrant at {self.address} does not have that (any more): it may have been "
-                        f"dropped just now, so open the collection again ({_details(error)})"
-                    ) from error
-                if isinstance(error, ValueError):
-                    raise  # a mistake of ours
-                if attempt == ATTEMPTS or not may_pass(error):
-                    failure = StoreUnavailable(f"Qdrant at {self.address} {_explain(error)}")
-                    if _is_away(error):
-                        self._resting = (time.monotonic() + REST_S, failure)
-                    raise failure from error
-                self._sleep(_delay(error, attempt))
+        try:
+            return retry(partial(self._attempt, call), self._pause, self._sleep)
+        except (grpc.RpcError, ApiException, QdrantException, ValueError) as error:
+            if self._closed:  # before, or by another thread meanwhile
+                raise StoreUnavailable(
+                    f"the connection to Qdrant at {self.address} is closed"
+                ) from error
+            if is_missing(error):
+                raise NotThere(
+                    f"Qdrant at {self.address} does not have that (any more): it may have been "
+                    f"dropped just now, so open the collection again ({_details(error)})"
+                ) from error
+            if isinstance(error, ValueError):
+                raise  # a bug
+            failure = StoreUnavailable(f"Qdrant at {self.address} {_explain(error)}")
+            if _is_away(error):
+                self._resting = (time.monotonic() + REST_S, failure)
+            raise failure from error
 
     def close(self) -> None:
-        """Close the connections; further calls are refused."""
+        """Close the connections; further calls raise `StoreUnavailable`."""
         if not self._closed:
             self._closed = True
             self._client.close()
 
+    def _attempt(self, call: Callable[[QdrantClient], R]) -> R:
+        if self._closed:
+            raise ValueError("closed")  # as gRPC does
+        with self._turn:
+            return call(self._client)
+
+    def _pause(self, error: Exception, attempts: int, paused: float) -> float | None:
+        if self._closed or attempts == ATTEMPTS or not may_pass(error):
+            return None
+        if isinstance(error, ResourceExhaustedResponse):
+            return min(error.retry_after_s, LONGEST_DELAY_S)
+        return FIRST_DELAY_S * attempts
+
 
 def is_missing(error: Exception) -> bool:
-    """Say whether a call failed because there is no such collection."""
+    """Return whether a call failed because the collection does not exist."""
     if isinstance(error, grpc.RpcError):
         missing = error.code() == grpc.StatusCode.NOT_FOUND
     elif isinstance(error, UnexpectedResponse):
@@ -123,32 +130,26 @@ def is_missing(error: Exception) -> bool:
 
 
 def may_pass(error: Exception) -> bool:
-    """Say whether a call may succeed when it is made again."""
+    """Return whether a retry of the call may succeed."""
     if isinstance(error, grpc.RpcError):
         return error.code() in _PASSING
     if isinstance(error, UnexpectedResponse):
         return error.status_code in _PASSING_HTTP
-    return not isinstance(error, ValueError)  # no connection, or busy
+    return isinstance(error, ApiException | QdrantException)  # no connection, or busy
 
 
 def _is_away(error: Exception) -> bool:
-    """Say whether a call was not answered at all, and so may have taken long to fail."""
+    """Return whether the server did not answer at all, so that the call may have taken long."""
     if isinstance(error, grpc.RpcError):
         return error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
     return isinstance(error, ResponseHandlingException)
-
-
-def _delay(error: Exception, attempt: int) -> float:
-    if isinstance(error, ResourceExhaustedResponse):
-        return min(error.retry_after_s, LONGEST_DELAY_S)
-    return FIRST_DELAY_S * attempt
 
 
 def _explain(error: Exception) -> str:
     details = _details(error)
     if isinstance(error, ResourceExhaustedResponse):
         return f"is busy: try again in {error.retry_after_s} s ({details})"
-    if isinstance(error, QdrantException):  # a Retry-After that the client cannot read
+    if isinstance(error, QdrantException):  # the client cannot read its Retry-After
         return f"is busy ({details})"
     if isinstance(error, grpc.RpcError):
         code = error.code()

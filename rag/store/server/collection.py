@@ -10,13 +10,7 @@ import numpy as np
 from qdrant_client import models
 
 from bento.contract.filters import Filter
-from rag.store.interface import (
-    Match,
-    ModelIdentity,
-    Payload,
-    Point,
-    Record,
-    Vector,
+from rag.store.checks import (
     check_id,
     check_payload,
     check_points,
@@ -24,6 +18,7 @@ from rag.store.interface import (
     check_scroll,
     check_vector,
 )
+from rag.store.interface import Match, ModelIdentity, Payload, Point, Record, Vector
 from rag.store.ranking import lowered, ranked
 from rag.store.server.calls import Calls
 from rag.store.server.filters import server_filter

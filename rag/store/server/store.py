@@ -20,10 +20,7 @@ from qdrant_client.http.exceptions import ApiException
 from bento.contract.errors import CollectionMismatch, StoreUnavailable
 from bento.contract.filters import TENANT_FIELD
 from rag.settings import RagSettings
-from rag.store.interface import (
-    GENERATION,
-    KEYWORD_FIELDS,
-    ModelIdentity,
+from rag.store.checks import (
     check_identity,
     check_name,
     identity_from_json,
@@ -31,6 +28,7 @@ from rag.store.interface import (
     is_published,
     missing,
 )
+from rag.store.interface import GENERATION, KEYWORD_FIELDS, ModelIdentity
 from rag.store.server.calls import TIMEOUT_S, Calls, NotThere, may_pass
 from rag.store.server.collection import ServerCollection, name_there
 

@@ -11,17 +11,25 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 from qdrant_client import QdrantClient
 
-from bento.contract.errors import InvalidSearch
+from bento.contract.errors import describe
 from bento.contract.filters import (
+    FieldName,
     Filter,
-    IsEmpty,
-    IsNull,
-    MatchAny,
-    MatchExcept,
-    Range,
+    IsEmptyCondition,
+    IsNullCondition,
+    Match,
+    MatchCondition,
+    RangeCondition,
+    all_of,
+    any_of,
     both,
+    is_empty,
+    match_any,
+    match_except,
+    none_of,
     parse_filter,
     tenant,
 )
@@ -31,6 +39,15 @@ from rag.store.interface import KEYWORD_FIELDS, Collection, Point
 from rag.store.server.store import ServerStore
 from tests.support.rag.engines import CLIP, DIM, point_id, quick_folder
 from tests.support.rag.loopback import Loopback
+
+
+def is_null(key: str) -> IsNullCondition:
+    return IsNullCondition(is_null=FieldName(key=key))
+
+
+def ranged(key: str, **bounds: Any) -> RangeCondition:
+    return RangeCondition.model_validate({"key": key, "range": bounds})
+
 
 # What is allowed ---------------------------------------------------------------------------
 
@@ -51,15 +68,15 @@ def test_every_kind_of_condition_is_read() -> None:
     )
     day = datetime(2026, 1, 31, tzinfo=UTC)
     assert parsed == Filter(
-        must=(
-            MatchAny("category", ("cat",)),
-            MatchAny("tags", ("a", "b")),
-            MatchExcept("camera.lens", (1, 2)),
-            Range("n", {"gt": 1.0, "lte": 2.5}),
-            Range("at", {"gte": day, "lt": day + timedelta(hours=10)}),
-        ),
-        should=(IsEmpty("people[].name"),),
-        must_not=(IsNull("n"), Filter()),
+        must=[
+            MatchCondition(key="category", match=Match(value="cat")),
+            match_any("tags", ["a", "b"]),
+            match_except("camera.lens", [1, 2]),
+            ranged("n", gt=1.0, lte=2.5),
+            ranged("at", gte=day, lt=day + timedelta(hours=10)),
+        ],
+        should=[is_empty("people[].name")],
+        must_not=[is_null("n"), any_of()],
     )
     assert parse_filter({}) == Filter()
 
@@ -67,7 +84,7 @@ def test_every_kind_of_condition_is_read() -> None:
 def test_dates_are_in_utc_to_the_microsecond() -> None:
     given = "2026-01-31T12:00:00.000001+05:30:15"
     parsed = parse_filter({"must": {"key": "at", "range": {"gt": given}}})
-    assert parsed.must == (Range("at", {"gt": datetime(2026, 1, 31, 6, 29, 45, 1, tzinfo=UTC)}),)
+    assert parsed.must == [ranged("at", gt=datetime(2026, 1, 31, 6, 29, 45, 1, tzinfo=UTC))]
 
 
 def condition(**kind: Any) -> dict[str, Any]:
@@ -81,58 +98,77 @@ def nested(levels: int) -> dict[str, Any]:
     return data
 
 
+NO_CONDITION = (
+    "give an object with must, should or must_not, or with exactly one of match, range, is_empty "
+    "and is_null"
+)
+
+
+def no_key(shown: str) -> str:
+    return f"must.0.key: {shown} is no key: give the name of a payload field"
+
+
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (7, "filter must be an object with must, should, must_not"),
-        ({"min_should": []}, 'filter has "min_should"; allowed there are must, should, must_not'),
-        ({"must": [7]}, "filter.must[0] must be an object with key, match"),
-        ({"must": [{}]}, "filter.must[0] needs exactly one of match, range, is_empty, is_null"),
-        ({"must": [{"has_id": ["x"]}]}, 'has "has_id"; allowed there are key, match, range'),
-        ({"must": {"key": "a"}}, "filter.must[0] needs exactly one of"),
-        ({"should": [{"must_not": [{"match": {}}]}]}, "filter.should[0].must_not[0] needs a key"),
-        (condition(match={"value": 1}, range={"gt": 1}), "needs exactly one of"),
-        (condition(match={"text": "a"}), 'match has "text"; allowed there are value, any, except'),
-        (condition(match={}), "match needs exactly one of value, any, except"),
-        (condition(match={"value": 1.5}), "match.value is 1.5; allowed are a string"),
-        (condition(match={"value": None}), "match.value is null"),
-        (condition(match={"value": 2**63}), "match.value is 9223372036854775808"),
-        (condition(match={"value": "\ud800"}), 'match.value is "?"'),
-        (condition(match={"any": "a"}), f"match.any must be a list of 1 to {MAX_VALUES} values"),
-        (condition(match={"any": []}), "match.any must be a list"),
-        (condition(match={"any": ["a"] * 1001}), "match.any must be a list"),
-        (condition(match={"any": ["a", 1]}), "must be all strings or all whole numbers"),
-        (condition(match={"except": [True]}), "must be all strings or all whole numbers"),
-        (condition(match={"except": [1, False]}), "must be all strings or all whole numbers"),
-        (condition(range={}), "range needs some of gt, gte, lt, lte"),
+        (7, "give an object with must, should, must_not"),
+        ({"min_should": []}, '"min_should" is not allowed here: give must, should, must_not'),
+        ({"must": [7]}, f"must.0: {NO_CONDITION}"),
+        ({"must": [{}]}, f"must.0: {NO_CONDITION}"),
+        ({"must": [{"has_id": ["x"]}]}, f"must.0: {NO_CONDITION}"),
+        ({"must": {"key": "a"}}, f"must.0: {NO_CONDITION}"),
+        ({"should": [{"must_not": [{"match": {}}]}]}, "should.0.must_not.0.key: Field required"),
+        (condition(match={"value": 1}, range={"gt": 1}), f"must.0: {NO_CONDITION}"),
+        (
+            condition(match={"text": "a"}),
+            '0.match: "text" is not allowed here: give value, any, except',
+        ),
+        (condition(match={}), "must.0.match: give exactly one of value, any and except"),
+        (condition(match={"value": 1.5}), "must.0.match.value: 1.5 is not allowed: give a string"),
+        (condition(match={"value": None}), "match.value: null is not allowed"),
+        (condition(match={"value": 2**63}), "match.value: 9223372036854775808 is not allowed"),
+        (condition(match={"value": "\ud800"}), 'match.value: "?" is not allowed'),
+        (condition(match={"any": "a"}), f"match.any: give a list of 1 to {MAX_VALUES} values"),
+        (condition(match={"any": []}), "match.any: give a list"),
+        (condition(match={"any": ["a"] * 1001}), "match.any: give a list"),
+        (condition(match={"any": ["a", 1]}), "match.any: give strings only or whole numbers only"),
+        (condition(match={"except": [True]}), "except: give strings only or whole numbers only"),
+        (condition(match={"except": [1, False]}), "except: give strings only or whole numbers"),
+        (condition(range={}), "must.0.range: give some of gt, gte, lt and lte"),
         (condition(range={"gt": 1, "lt": "2026-01-31"}), "all numbers or all dates"),
-        (condition(range={"gt": True}), "range.gt is true; allowed are a number and a date"),
-        (condition(range={"gt": 10**400}), "range.gt is 1000"),
-        (condition(range={"gt": float("inf")}), "range.gt is Infinity"),
-        (condition(range={"gt": "soon"}), 'range.gt is "soon"'),
-        (condition(range={"gt": "0001-01-01T00:00:00+05:00"}), "range.gt is"),
-        (condition(range={"gt": [1]}), "range.gt is [1]"),
-        (condition(range={"after": 1}), 'range has "after"'),
-        ({"must": [{"key": "", "match": {"value": 1}}]}, "needs a key"),
-        ({"must": [{"key": "a b", "match": {"value": 1}}]}, "needs a key"),
-        ({"must": [{"key": '"a b', "match": {"value": 1}}]}, "needs a key"),
-        ({"must": [{"key": 'a"b"', "match": {"value": 1}}]}, "needs a key"),
-        ({"must": [{"key": '"a\\b"', "match": {"value": 1}}]}, "needs a key"),
-        ({"must": [{"key": '"\ud800"', "match": {"value": 1}}]}, "needs a key"),
-        ({"must": [{"key": "a[0]", "match": {"value": 1}}]}, "needs a key"),
-        ({"must": [{"key": "a.", "match": {"value": 1}}]}, "needs a key"),
-        ({"must": [{"key": ["a"], "match": {"value": 1}}]}, "needs a key"),
-        ({"must": [{"is_empty": "a"}]}, "is_empty must be an object with key"),
-        ({"must": [{"is_null": {"key": "a"}, "key": "a"}]}, 'has "key"; allowed there are is_null'),
+        (condition(range={"gt": True}), "range.gt: true is not allowed: give a number, or a date"),
+        (condition(range={"gt": 10**400}), f"range.gt: {10**79} is not allowed"),
+        (condition(range={"gt": float("inf")}), "range.gt: Infinity is not allowed"),
+        (condition(range={"gt": "soon"}), 'range.gt: "soon" is not allowed'),
+        (condition(range={"gt": "0001-01-01T00:00:00+05:00"}), 'range.gt: "0001-01-01'),
+        (condition(range={"gt": [1]}), "range.gt: [1] is not allowed"),
+        (
+            condition(range={"after": 1}),
+            'range: "after" is not allowed here: give gt, gte, lt, lte',
+        ),
+        ({"must": [{"key": "", "match": {"value": 1}}]}, no_key('""')),
+        ({"must": [{"key": "a b", "match": {"value": 1}}]}, no_key('"a b"')),
+        ({"must": [{"key": '"a b', "match": {"value": 1}}]}, no_key('"\\"a b"')),
+        ({"must": [{"key": 'a"b"', "match": {"value": 1}}]}, no_key('"a\\"b\\""')),
+        ({"must": [{"key": '"a\\b"', "match": {"value": 1}}]}, no_key('"\\"a\\\\b\\""')),
+        ({"must": [{"key": '"\ud800"', "match": {"value": 1}}]}, no_key('"\\"?\\""')),
+        ({"must": [{"key": "a[0]", "match": {"value": 1}}]}, no_key('"a[0]"')),
+        ({"must": [{"key": "a.", "match": {"value": 1}}]}, no_key('"a."')),
+        ({"must": [{"key": ["a"], "match": {"value": 1}}]}, no_key('["a"]')),
+        ({"must": [{"is_empty": "a"}]}, "must.0.is_empty: give an object with key"),
+        (
+            {"must": [{"is_null": {"key": "a"}, "key": "a"}]},
+            '0: "key" is not allowed here: give is_null',
+        ),
         (nested(MAX_NESTING + 1), f"nested deeper than {MAX_NESTING} levels"),
         ({"must": [{"is_null": {"key": "a"}}] * 101}, f"more than {MAX_CONDITIONS} conditions"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_place_and_what_is_allowed(data: Any, said: str) -> None:
-    with pytest.raises(InvalidSearch) as caught:
+    with pytest.raises(ValidationError) as caught:
         parse_filter(data)
-    assert said in str(caught.value)
-    assert len(str(caught.value).encode()) < 300
+    assert said in describe(caught.value)
+    assert len(describe(caught.value).encode()) < 300
 
 
 def test_the_largest_filters_are_allowed() -> None:
@@ -145,7 +181,7 @@ def test_both_of_two_filters() -> None:
     ours, theirs = tenant("ours"), tenant("theirs")
     assert both(None, None) is None
     assert both(ours, None) == both(None, ours) == ours
-    assert both(ours, theirs) == Filter(must=(ours, theirs))
+    assert both(ours, theirs) == Filter(must=[ours, theirs])
 
 
 # What passes -------------------------------------------------------------------------------
@@ -233,56 +269,54 @@ def passing(collection: Collection, wanted: Filter) -> set[str]:
     return found
 
 
-def noon(**bounds: timedelta) -> Range:
+def noon(**bounds: timedelta) -> RangeCondition:
     start = datetime(2026, 1, 31, 14, tzinfo=timezone(timedelta(hours=2)))
-    return Range("a", {name: start + later for name, later in bounds.items()})
+    return ranged("a", **{name: start + later for name, later in bounds.items()})
 
 
 @pytest.mark.parametrize(
     ("what", "names"),
     [
-        (MatchAny("a", ("x",)), {"x", "[x,y]", "[1,x]"}),
-        (MatchAny("a", ("x", "y")), {"x", "[x,y]", "[y]", "[1,x]"}),
-        (MatchAny("a", ("",)), {'""'}),
-        (MatchAny("a", (1,)), {"1", "[1,x]"}),
-        (MatchAny("a", (0, 1)), {"0", "1", "[1,x]"}),
-        (MatchAny("a", (True,)), {"true"}),
-        (MatchAny("a", (False,)), set()),
-        (MatchAny("a.b", ("x",)), {"{b:x}", "{b:[x,y]}"}),
-        (MatchAny("a[].b", ("y",)), {"[{b:x},{b:y}]"}),
-        (MatchAny("a[]", ("x",)), {"[x,y]", "[1,x]"}),
-        (MatchExcept("a", ("x",)), PRESENT - {"x"}),
-        (MatchExcept("a", ("x", "y")), PRESENT - {"x", "[x,y]", "[y]"}),
-        (MatchExcept("a", (1,)), PRESENT - {"1"}),
-        (MatchExcept("a.b", ("x",)), {"{b:[x,y]}"}),
-        (Range("a", {"gte": 1.0}), {"1", "1.0", "1.5", "[1,x]"}),
-        (Range("a", {"gt": 0.0, "lt": 1.5}), {"1", "1.0", "[1,x]"}),
+        (match_any("a", ["x"]), {"x", "[x,y]", "[1,x]"}),
+        (match_any("a", ["x", "y"]), {"x", "[x,y]", "[y]", "[1,x]"}),
+        (match_any("a", [""]), {'""'}),
+        (match_any("a", [1]), {"1", "[1,x]"}),
+        (match_any("a", [0, 1]), {"0", "1", "[1,x]"}),
+        (match_any("a", [True]), {"true"}),
+        (match_any("a", [False]), set()),
+        (match_any("a.b", ["x"]), {"{b:x}", "{b:[x,y]}"}),
+        (match_any("a[].b", ["y"]), {"[{b:x},{b:y}]"}),
+        (match_any("a[]", ["x"]), {"[x,y]", "[1,x]"}),
+        (match_except("a", ["x"]), PRESENT - {"x"}),
+        (match_except("a", ["x", "y"]), PRESENT - {"x", "[x,y]", "[y]"}),
+        (match_except("a", [1]), PRESENT - {"1"}),
+        (match_except("a.b", ["x"]), {"{b:[x,y]}"}),
+        (ranged("a", gte=1.0), {"1", "1.0", "1.5", "[1,x]"}),
+        (ranged("a", gt=0.0, lt=1.5), {"1", "1.0", "[1,x]"}),
         (noon(gte=timedelta(), lte=timedelta()), {"noon", "noon Z", "noon +2"}),
         (noon(gt=timedelta()), {"noon .5", "[days]"}),
         (noon(lt=timedelta()), {"day", "[days]"}),
         (noon(gte=timedelta(seconds=0.5), lt=timedelta(days=1)), {"noon .5"}),
-        (IsEmpty("a"), {"missing", "null", "[]"}),
-        (IsEmpty("a.b"), VALUES.keys() - {"{b:x}", "{b:[x,y]}"}),
-        (IsEmpty("a[].b"), VALUES.keys() - {"[{b:x},{b:y}]"}),
-        (IsNull("a"), {"null", "[null]"}),
-        (IsNull("a.b"), {"{b:null}"}),
+        (is_empty("a"), {"missing", "null", "[]"}),
+        (is_empty("a.b"), VALUES.keys() - {"{b:x}", "{b:[x,y]}"}),
+        (is_empty("a[].b"), VALUES.keys() - {"[{b:x},{b:y}]"}),
+        (is_null("a"), {"null", "[null]"}),
+        (is_null("a.b"), {"{b:null}"}),
         (Filter(), set(VALUES)),
-        (Filter(must_not=(Filter(),)), set()),
-        (Filter(should=(Filter(),)), set(VALUES)),
+        (none_of(Filter()), set()),
+        (any_of(Filter()), set(VALUES)),
         (
             Filter(
-                must=(Range("a", {"gt": 0.0}),),
-                should=(MatchAny("a", (1,)), MatchAny("a", ("y",))),
-                must_not=(MatchAny("a", ("x",)),),
+                must=[ranged("a", gt=0.0)],
+                should=[match_any("a", [1]), match_any("a", ["y"])],
+                must_not=[match_any("a", ["x"])],
             ),
             {"1"},
         ),
         (
-            Filter(
-                should=(
-                    Filter(must=(MatchAny("a", ("x",)), MatchAny("a", ("y",)))),
-                    Filter(must_not=(MatchExcept("a", ("z",)),)),
-                )
+            any_of(
+                all_of(match_any("a", ["x"]), match_any("a", ["y"])),
+                none_of(match_except("a", ["z"])),
             ),
             {"[x,y]", "missing", "null", "[]", "[null]"},
         ),
@@ -292,7 +326,7 @@ def noon(**bounds: timedelta) -> Range:
 def test_what_passes_is_what_qdrant_says(
     engines: list[Collection], what: Any, names: set[str]
 ) -> None:
-    wanted = what if isinstance(what, Filter) else Filter(must=(what,))
+    wanted = what if isinstance(what, Filter) else all_of(what)
     for collection in engines:
         if collection.name == "values":
             assert passing(collection, wanted) == names
@@ -350,7 +384,7 @@ def random_payload(rng: random.Random) -> dict[str, Any]:
         return {key: value for key, value in made.items() if rng.random() < 0.7}
 
     payload = {
-        **{field: some(word) for field in KEYWORD_FIELDS},  # as they are meant: see MatchExcept
+        **{field: some(word) for field in KEYWORD_FIELDS},  # as they are meant: see MatchCondition
         "n": some(number),
         "at": some(lambda: rng.choice(MOMENTS)),
         "mixed": some(mixed),
@@ -414,20 +448,22 @@ def passes(payload: dict[str, Any], what: Any) -> bool:
             and (not what.should or any(passes(payload, one) for one in what.should))
             and not any(passes(payload, one) for one in what.must_not)
         )
-    found = values_at(payload, what.key)
-    if isinstance(what, IsEmpty):
+    if isinstance(what, IsEmptyCondition):
+        found = values_at(payload, what.is_empty.key)
         return all(value is None or value == [] for value in found)
-    if isinstance(what, IsNull):
+    if isinstance(what, IsNullCondition):
+        found = values_at(payload, what.is_null.key)
         return any(None in (value if isinstance(value, list) else [value]) for value in found)
+    found = values_at(payload, what.key)
     items = [item for value in found for item in (value if isinstance(value, list) else [value])]
-    if isinstance(what, MatchAny):
-        return any(same(item, value) for item in items for value in what.values)
-    if isinstance(what, MatchExcept):
-        return any(
-            item is not None and not any(same(item, value) for value in what.values)
-            for item in items
-        )
-    return any(within(item, what.bounds) for item in items)
+    if isinstance(what, RangeCondition):
+        return any(within(item, what.range.bounds) for item in items)
+    wanted = what.match.values
+    if not what.match.excludes:
+        return any(same(item, value) for item in items for value in wanted)
+    return any(
+        item is not None and not any(same(item, value) for value in wanted) for item in items
+    )
 
 
 def values_at(value: Any, key: str) -> list[Any]:

@@ -16,8 +16,9 @@ import psutil
 import pytest
 
 from rag import RemoteBackend
+from rag.indexing.backends import hold
 from rag.indexing.plan import make_plan
-from rag.indexing.run import carry_out, hash_sources, hold
+from rag.indexing.run import carry_out, hash_sources
 from rag.indexing.sources import find_sources
 from rag.store.server.calls import ATTEMPTS, TIMEOUT_S
 from router_client import VisionEncoderClient

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
+from bento.contract.search import image_example
 from rag import Picture, SearchRequest
-from rag.indexing.backends import image_example
+from rag.indexing.backends import hold
 from rag.indexing.plan import make_plan
-from rag.indexing.run import carry_out, hash_sources, hold
+from rag.indexing.run import carry_out, hash_sources
 from rag.indexing.sources import find_sources
 from rag.store.edge.collection import EdgeCollection
 from tests.support.rag.library import Library, counts, ignore

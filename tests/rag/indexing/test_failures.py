@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rag.errors import StoreFull, StoreUnavailable
 
-from bento.contract.errors import Busy
-from rag.indexing.run import each, patiently
+from bento.contract.errors import Busy, StoreFull, StoreUnavailable
+from rag.indexing.bulk import each
+from rag.indexing.retrying import patiently
 from router_client import VisionEncoderConnectionError
 from tests.support.rag.library import Library, counts
 
@@ -80,7 +80,7 @@ def test_a_disk_that_fails_while_it_is_read_costs_one_picture(
             raise OSError(5, "Input/output error")
         return file_digest(file, name)
 
-    monkeypatch.setattr("rag.indexing.run.file_digest", failing)
+    monkeypatch.setattr("rag.indexing.files.file_digest", failing)
     report = library.run()
     assert counts(report) == (1, 0, 0, 0)
     assert [failure.why for failure in report.failures] == ["cannot be read: Input/output error"]
@@ -97,7 +97,7 @@ def test_what_is_no_file_does_not_hang_the_run(library: Library) -> None:
 def test_a_file_larger_than_any_service_takes_is_not_read(
     library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rag.indexing.run.LARGEST_FILE", 3)
+    monkeypatch.setattr("rag.indexing.files.LARGEST_FILE", 3)
     library.write(a="A", b="large")
     report = library.run()
     assert [f.why for f in report.failures] == ["has 5 bytes; at most 3 are read"]

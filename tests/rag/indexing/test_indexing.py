@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from bento.contract.search import image_example
 from rag import Picture, SearchRequest
-from rag.indexing.backends import image_example
 from rag.indexing.duplicates import near_duplicates
 from tests.support.rag.library import Library, counts, ignore
 

@@ -26,7 +26,8 @@ import sys, time
 from pathlib import Path
 from rag import LocalBackend
 from rag.store.edge.store import EdgeStore
-from rag.indexing.run import carry_out, hash_sources, hold
+from rag.indexing.backends import hold
+from rag.indexing.run import carry_out, hash_sources
 from rag.indexing.plan import make_plan, never
 from rag.indexing.reindex import reindex
 from rag.indexing.sources import find_sources

@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 from qdrant_client import QdrantClient
-from rag.errors import (
+
+from bento.contract.errors import (
+    Busy,
     CollectionMismatch,
     CollectionNotFound,
     InvalidSearch,
     StoreFull,
     StoreUnavailable,
 )
-
-from bento.contract.errors import Busy
 from rag import LocalBackend, Picture, SearchRequest
 from rag.indexing.reindex import Reindexed, reindex
 from rag.store.edge.store import EdgeStore

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from rag.errors import InvalidSearch
+from bento.contract.errors import InvalidSearch
 from rag.indexing.sources import Sources, find_sources, shown
 
 

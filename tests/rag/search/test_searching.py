@@ -14,13 +14,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 from qdrant_client import QdrantClient, models
 
-from bento.contract.search import Examples, ImageExample, SearchRequest, SearchResponse
-from rag.errors import CollectionNotFound, ImageNotFound, InvalidSearch
-from rag.indexing.backends import image_example
+from bento.contract.errors import CollectionNotFound, ImageNotFound, InvalidSearch, describe
+from bento.contract.search import (
+    Examples,
+    ImageExample,
+    SearchRequest,
+    SearchResponse,
+    image_example,
+)
 from rag.pictures.index import Picture, PictureIndex, point_id
-from rag.search.searcher import CANDIDATES, compose, search
+from rag.search.diversity import CANDIDATES
+from rag.search.query import compose
+from rag.search.searcher import Searcher
+from rag.settings import RagSettings
 from rag.store.edge.collection import EdgeCollection
 from rag.store.edge.store import EdgeStore
 from rag.store.interface import ModelIdentity
@@ -92,17 +101,16 @@ def index(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[Pic
 
 def find(index: PictureIndex, **fields: Any) -> SearchResponse:
     request = SearchRequest(**fields)
-    return asyncio.run(
-        search(
-            request,
-            index,
-            FakeEmbedder(),
-            fetch,
-            collection="pictures",
-            top_k=5,
-            model="fake/random",
-        )
+    settings = RagSettings(
+        _env_file=None, image_search_collection="pictures", image_search_default_top_k=5
     )
+    searcher = Searcher(index, FakeEmbedder(), fetch, settings, model="fake/random")
+    return asyncio.run(searcher.search(request))
+
+
+def page_to(monkeypatch: pytest.MonkeyPatch, depth: int) -> None:
+    for module in ("searcher", "groups"):
+        monkeypatch.setattr(f"rag.search.{module}.MAX_DEPTH", depth)
 
 
 def best(query: Any, among: Any = lambda n: True) -> list[int]:
@@ -207,13 +215,22 @@ def test_filters_hold_for_payload_fields(index: PictureIndex) -> None:
         assert numbers(answer) == [n for n in query if among(n)], filter
 
 
-def test_a_filter_that_is_none_names_the_place(index: PictureIndex) -> None:
-    with pytest.raises(
-        InvalidSearch, match=r"filter\.must\[0\] has \"kay\"; allowed there are key"
-    ):
-        find(index, text="query", filter={"must": [{"kay": "tags"}]})
-    with pytest.raises(InvalidSearch, match='filter has "musst"; allowed there are must, should'):
-        find(index, text="query", filter={"musst": []})
+@pytest.mark.parametrize(
+    ("filter", "said"),
+    [
+        (
+            {"must": [{"kay": "tags"}]},
+            "filter.must.0: give an object with must, should or must_not",
+        ),
+        ({"musst": []}, 'filter: "musst" is not allowed here: give must, should, must_not'),
+    ],
+)
+def test_a_filter_that_is_none_names_the_place(
+    index: PictureIndex, filter: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ValidationError) as caught:
+        find(index, text="query", filter=filter)
+    assert said in describe(caught.value)
 
 
 def test_pages_follow_each_other_and_end(index: PictureIndex) -> None:
@@ -235,9 +252,9 @@ def test_pages_follow_each_other_and_end(index: PictureIndex) -> None:
 def test_every_next_offset_that_is_given_can_be_asked_for(
     index: PictureIndex, monkeypatch: pytest.MonkeyPatch, how: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr("rag.search.searcher.MAX_DEPTH", 50)
+    page_to(monkeypatch, 50)
     monkeypatch.setattr("rag.search.searcher.CANDIDATES", 50)
-    monkeypatch.setattr("rag.search.searcher._CHUNK", 25)
+    monkeypatch.setattr("rag.search.groups._CHUNK", 25)
     seen, offset, pages = [], 0, []
     while offset is not None:
         answer = find(index, text="query", top_k=30, offset=offset, **how)
@@ -295,7 +312,7 @@ def test_groups_are_filled_and_paged_where_one_value_is_rare(
     index: PictureIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = find(index, text="query", group_by="tags", top_k=5, group_size=100)
-    monkeypatch.setattr("rag.search.searcher._CHUNK", 7)  # as if there were very many pictures
+    monkeypatch.setattr("rag.search.groups._CHUNK", 7)  # as if there were very many pictures
     assert find(index, text="query", group_by="tags", top_k=5, group_size=100) == whole
     two = find(index, text="query", group_by="tags", top_k=2, group_size=100)
     wanted = list(dict.fromkeys(hit.group for hit in whole.hits))[:2]
@@ -311,7 +328,7 @@ def test_groups_are_filled_and_paged_where_one_value_is_rare(
 def test_many_groups_are_filled_by_one_query(
     index: PictureIndex, monkeypatch: pytest.MonkeyPatch, offset: int
 ) -> None:
-    monkeypatch.setattr("rag.search.searcher._CHUNK", 10)
+    monkeypatch.setattr("rag.search.groups._CHUNK", 10)
     queries = counted(monkeypatch)
     answer = find(index, text="query", group_by="n", group_size=2, top_k=25, offset=offset)
     assert numbers(answer) == best(vector_of("query"))[offset : offset + 25]
@@ -335,9 +352,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_filling_groups_ends(index: PictureIndex, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rag.search.searcher._CHUNK", 10)
-    monkeypatch.setattr("rag.search.searcher._FURTHER", 1)
-    monkeypatch.setattr("rag.search.searcher.MAX_DEPTH", 30)
+    monkeypatch.setattr("rag.search.groups._CHUNK", 10)
+    monkeypatch.setattr("rag.search.groups._FURTHER", 1)
+    page_to(monkeypatch, 30)
     queries = counted(monkeypatch)
     answer = find(index, text="query", group_by="tags", group_size=15, top_k=5)
     assert len(queries) <= 3 + 1 + 1
@@ -371,9 +388,9 @@ def test_groups_below_what_can_be_paged_through_are_found(
 
     whole, _ = found(top_k=10)
     assert list(dict(whole)) == ["big", "both", 7, "7", "last"]
-    monkeypatch.setattr("rag.search.searcher._CHUNK", 5)
+    monkeypatch.setattr("rag.search.groups._CHUNK", 5)
     for depth in (10, 20, 40):
-        monkeypatch.setattr("rag.search.searcher.MAX_DEPTH", depth)
+        page_to(monkeypatch, depth)
         assert found(top_k=5) == (whole, None)
         assert found(top_k=4) == ([hit for hit in whole if hit[0] != "last"], 4)
 

@@ -9,14 +9,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from rag.errors import (
+
+from bento.contract.errors import (
     CollectionMismatch,
     CollectionNotFound,
     InvalidSearch,
     RagError,
     StoreUnavailable,
 )
-
 from bento.contract.filters import tenant
 from tests.support.rag.engines import (
     CLIP,

@@ -16,13 +16,14 @@ from uuid import uuid4
 import numpy as np
 import pytest
 from qdrant_edge import CountRequest, EdgeShard
-from rag.errors import CollectionMismatch, StoreLocked, StoreUnavailable
 
+from bento.contract.errors import CollectionMismatch, StoreLocked, StoreUnavailable
 from bento.contract.filters import tenant
 from rag.store.edge.collection import CANDIDATES, FLUSH_POINTS
 from rag.store.edge.folders import FORMAT
 from rag.store.edge.store import EdgeStore
-from rag.store.interface import Point, open_store
+from rag.store.interface import Point
+from rag.store.opening import open_store
 from tests.support.rag.engines import CLIP, DIM, OTHER, cosines, make_points, run, settings
 
 SHARD = Path("a") / CLIP.generation / "shard"

@@ -9,12 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rag.errors import (
-    InvalidSearch,
-)
 
-from bento.contract.filters import Filter, MatchAny, Range, tenant
-from rag.store.interface import MAX_LEVELS
+from bento.contract.errors import InvalidSearch
+from bento.contract.filters import all_of, match_any, parse_filter, tenant
+from rag.store.checks import MAX_LEVELS
 from tests.support.rag.engines import (
     DIM,
     cosines,
@@ -164,7 +162,7 @@ def test_overwritten_payloads_replace_the_old_ones_and_vectors_stay(engine: Engi
         assert vector is not None
         assert vector @ point.vector == pytest.approx(np.linalg.norm(point.vector), rel=1e-5)
     assert collection.count() == 300
-    tagged = [Filter(must=(MatchAny("tags", (tag,)),)) for tag in ("old", "new", "5")]
+    tagged = [all_of(match_any("tags", [tag])) for tag in ("old", "new", "5")]
     assert [collection.count(filter=wanted) for wanted in tagged] == [1, 298, 1]
 
 
@@ -284,7 +282,7 @@ def test_a_filtered_query_finds_the_best_of_what_passes(engine: Engine) -> None:
     collection = engine.open()
     points = make_points(200)
     collection.upsert(points)
-    wanted = Filter(must=(Range("n", {"gte": 50.0, "lt": 150.0}),))
+    wanted = parse_filter({"must": {"key": "n", "range": {"gte": 50.0, "lt": 150.0}}})
 
     matches = collection.query(points[60].vector, 5, offset=2, filter=wanted)
 

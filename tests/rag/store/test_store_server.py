@@ -13,10 +13,10 @@ import grpc
 import pytest
 from qdrant_client import grpc as wire
 from qdrant_client import models
-from rag.errors import CollectionMismatch, StoreUnavailable
 
+from bento.contract.errors import CollectionMismatch, StoreUnavailable
 from bento.contract.filters import tenant
-from rag.store.interface import open_store
+from rag.store.opening import open_store
 from rag.store.server.store import ServerStore, like
 from tests.support.rag.engines import CLIP, DIM, OTHER, make_points, settings
 from tests.support.rag.loopback import Fault, Loopback

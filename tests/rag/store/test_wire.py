@@ -22,8 +22,8 @@ import pytest
 from jsonschema import Draft202012Validator
 from pydantic import TypeAdapter
 from qdrant_client import QdrantClient, models
-from rag.errors import CollectionNotFound, StoreUnavailable
 
+from bento.contract.errors import CollectionNotFound, StoreUnavailable
 from bento.contract.filters import parse_filter
 from rag.store.server.store import ServerStore
 from tests.support.paths import ROOT

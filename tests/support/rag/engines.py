@@ -72,7 +72,7 @@ def script(code: str) -> list[str]:
             "from uuid import NAMESPACE_URL, uuid5",
             "import numpy as np",
             "from rag.store.edge.store import EdgeStore",
-            "from rag.errors import StoreLocked",
+            "from bento.contract.errors import StoreLocked",
             "from rag.store.interface import ModelIdentity, Point",
             f"DIM, CLIP, OTHER = {DIM}, {CLIP!r}, {OTHER!r}",
             inspect.getsource(point_id),

@@ -9,14 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from bento.contract.errors import NotAnImage
+
 DIM = 16
-
-
-class NotAPicture(Exception):
-    """What an encoder says of bytes that are none."""
-
-    status = 415
-    code = "not_an_image"
 
 
 class FakeEncoder:
@@ -38,7 +33,7 @@ class FakeEncoder:
 
     def encode_images(self, images: Sequence[bytes]) -> Any:
         if any(data.startswith(b"broken") for data in images):
-            raise NotAPicture("these bytes are not a picture")
+            raise NotAnImage("these bytes are not a picture")
         for data in images:
             self.embedded.append(data)
             if self._log:

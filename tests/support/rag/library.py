@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from rag import LocalBackend
+from rag.indexing.backends import hold
 from rag.indexing.plan import make_plan, never
-from rag.indexing.run import Report, carry_out, hash_sources, hold
+from rag.indexing.run import Report, carry_out, hash_sources
 from rag.indexing.sources import find_sources
 from rag.store.edge.store import EdgeStore
 from tests.support.rag.fakes import FakeEncoder

@@ -15,7 +15,8 @@ from qdrant_client.conversions.conversion import GrpcToRest, RestToGrpc
 from qdrant_client.grpc import collections_service_pb2_grpc as collections_rpc
 from qdrant_client.grpc import points_service_pb2_grpc as points_rpc
 
-from rag.store.interface import Store, open_store
+from rag.store.interface import Store
+from rag.store.opening import open_store
 from rag.store.server.store import ServerStore
 from tests.support.rag.engines import settings
 

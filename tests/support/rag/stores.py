@@ -16,7 +16,8 @@ import pytest
 from qdrant_client import QdrantClient
 
 from rag.store.edge.store import EdgeStore
-from rag.store.interface import Collection, Store, open_store
+from rag.store.interface import Collection, Store
+from rag.store.opening import open_store
 from rag.store.server.store import ServerStore
 from tests.support.rag.engines import CLIP, settings
 from tests.support.rag.loopback import Loopback

@@ -1,0 +1,186 @@
+"""What both engines check before they read or write, and the errors that they share."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from typing import Any, Final
+from uuid import UUID
+
+import numpy as np
+
+from bento.contract.errors import CollectionMismatch, CollectionNotFound, InvalidSearch
+from bento.contract.limits import MAX_DEPTH
+from rag.store.interface import ModelIdentity, Payload, Point, Vector
+
+# Nesting of objects and lists in a payload. The embedded engine writes about 127 levels and then
+# cannot read them, nor the points stored beside them. A server's protocol carries about 30.
+MAX_LEVELS: Final = 20
+
+
+def missing(name: str) -> CollectionNotFound:
+    """Return the error for a collection that does not exist."""
+    return CollectionNotFound(
+        f"there is no collection {name!r}: nothing was indexed in it yet "
+        "(vision-rag index FOLDER does)"
+    )
+
+
+def is_published(name: str, generation: str) -> InvalidSearch:
+    """Return the error for dropping the published version."""
+    return InvalidSearch(
+        f"the version {generation!r} of the collection {name!r} is published: publish another "
+        "one first"
+    )
+
+
+def check_identity(name: str, held: ModelIdentity, wanted: ModelIdentity) -> None:
+    """Raise `CollectionMismatch` unless the collection holds the wanted model's vectors."""
+    if held == wanted:
+        return
+    differ = "; ".join(
+        f"{f.name}: {getattr(held, f.name)} against {getattr(wanted, f.name)}"
+        for f in fields(held)
+        if getattr(held, f.name) != getattr(wanted, f.name)
+    )
+    raise CollectionMismatch(
+        f"the collection {name!r} holds vectors of {_describe(held)}, but this encoder is "
+        f"{_describe(wanted)}, and vectors made differently cannot be compared ({differ}): "
+        f"`vision-rag reindex --collection {name}` fills it anew from the pictures' files"
+    )
+
+
+def identity_to_json(identity: ModelIdentity) -> dict[str, Any]:
+    """Return the identity in the form that both engines store with a collection."""
+    return asdict(identity)
+
+
+def identity_from_json(name: str, data: Any) -> ModelIdentity:
+    """Return the identity that `identity_to_json` wrote.
+
+    Raises `CollectionMismatch` when a field is missing: another program made the collection, so
+    the meaning of its vectors is unknown.
+    """
+    try:
+        return ModelIdentity(**{f.name: data[f.name] for f in fields(ModelIdentity)})
+    except (KeyError, TypeError):
+        raise CollectionMismatch(
+            f"the collection {name!r} does not say which model made its vectors, so it was not "
+            "made by this program, or on a Qdrant server older than 1.16, which does not keep "
+            "that: index the pictures into another collection (--collection)"
+        ) from None
+
+
+def check_name(name: str) -> None:
+    """Raise `InvalidSearch` unless a collection, and its folder, can have this name."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name) or "--" in name:
+        raise InvalidSearch(
+            f"the collection name {name[:80]!r} is not allowed: use 1 to 64 of the characters "
+            "A-Z, a-z, 0-9, _ and -, without two - in a row"
+        )
+
+
+def check_id(id: str) -> str:
+    """Return a UUID in lower case with hyphens, as Qdrant writes it, or raise `InvalidSearch`."""
+    try:
+        return str(UUID(id))
+    except (ValueError, TypeError, AttributeError):
+        raise InvalidSearch(f"the id {str(id)[:80]!r} is not a UUID") from None
+
+
+def check_vector(vector: Vector, dimension: int, what: str) -> Vector:
+    """Return the vector as float32 (dimension,) of length 1.
+
+    Qdrant accepts NaN, does not normalise vectors shorter than 0.0003, and turns vectors longer
+    than 1e19 into zeros. So this normalises them, in float64.
+    Raises `InvalidSearch` with a message that starts with `what`.
+    """
+    try:
+        given = np.asarray(vector, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InvalidSearch(f"{what} is not a list of {dimension} numbers") from None
+    if given.shape != (dimension,):
+        raise InvalidSearch(
+            f"{what} has the shape {given.shape}; the collection takes ({dimension},)"
+        )
+    if not np.isfinite(given).all():
+        raise InvalidSearch(f"{what} has a NaN or an infinity; only finite numbers are allowed")
+    largest = np.abs(given).max()
+    if largest == 0:
+        raise InvalidSearch(f"{what} is all zeros, which has no direction to compare")
+    scaled = given / largest  # so that no square overflows or vanishes
+    unit: Vector = (scaled / np.linalg.norm(scaled)).astype(np.float32)
+    return unit
+
+
+def check_points(points: Sequence[Point], dimension: int) -> list[Point]:
+    """Return the points in the form that both engines can write, the last one of each id.
+
+    `check_id`, `check_vector` and `check_payload` give that form. Raises `InvalidSearch` for the
+    first id, vector or payload that cannot be stored.
+    """
+    checked = {}
+    for point in points:
+        id = check_id(point.id)
+        checked[id] = Point(
+            id,
+            check_vector(point.vector, dimension, f"the vector of point {id}"),
+            check_payload(point.payload, id),
+        )
+    return list(checked.values())
+
+
+def check_query(top_k: int, offset: int, score_threshold: float | None) -> None:
+    """Raise `InvalidSearch` for an unusable number of results or threshold."""
+    if top_k < 1 or offset < 0 or top_k + offset > MAX_DEPTH:
+        raise InvalidSearch(
+            f"top_k is {top_k} and offset {offset}; allowed are top_k from 1, offset from 0, and "
+            f"{MAX_DEPTH} for both together"
+        )
+    if score_threshold is not None and not math.isfinite(score_threshold):
+        raise InvalidSearch(f"score_threshold is {score_threshold}; it must be finite")
+
+
+def check_scroll(limit: int, start: str | None) -> str | None:
+    """Return `start` as `check_id` gives it. Raises `InvalidSearch`, for a bad limit too."""
+    if not 1 <= limit <= MAX_DEPTH:
+        raise InvalidSearch(f"limit is {limit}; allowed are 1 to {MAX_DEPTH}")
+    return None if start is None else check_id(start)
+
+
+def check_payload(payload: Payload, id: str) -> Payload:
+    """Return a payload after a round trip through JSON. Raises `InvalidSearch` if that fails."""
+    try:
+        text = json.dumps(payload, allow_nan=False, ensure_ascii=False)
+        text.encode()  # fails for a lone surrogate
+        plain: Payload = json.loads(text, parse_int=_int64)
+        if (levels := _levels(plain)) > MAX_LEVELS:
+            raise ValueError(f"it is nested {levels} levels deep; allowed are {MAX_LEVELS}")
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidSearch(f"the payload of point {id} cannot be kept as JSON: {error}") from None
+    return plain
+
+
+def _levels(value: Any) -> int:
+    """Return the depth of nested objects and lists: 0 for a number, 1 for `[1]`."""
+    if not isinstance(value, dict | list):
+        return 0
+    inner = value.values() if isinstance(value, dict) else value
+    return 1 + max(map(_levels, inner), default=0)
+
+
+def _int64(digits: str) -> int:
+    number = int(digits)
+    if not -(2**63) <= number < 2**63:
+        raise ValueError(f"{digits} does not fit into 64 bits")
+    return number
+
+
+def _describe(identity: ModelIdentity) -> str:
+    return (
+        f"{identity.model_name}/{identity.pretrained} "
+        f"(weights {identity.weights_digest}, {identity.dimension} dimensions)"
+    )
