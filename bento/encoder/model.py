@@ -18,6 +18,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from bento.contract.errors import EncoderError, ModelLoadError
+from bento.contract.halving import Halving
 from bento.encoder.cpus import available_cpus, compute_on
 from bento.encoder.images import LARGE_PIXELS, load_image, open_image
 from bento.encoder.loading import import_open_clip, import_towers_of, weights_as_mapped
@@ -184,15 +185,16 @@ class Encoder:
         """Embed a batch, in halves when the device's memory is too small for all of it."""
         from bento.encoder.towers import device_lost, out_of_memory
 
-        try:
-            return [self.image.embed(items)]
-        except Exception as error:
-            if device_lost(error):
-                raise EncoderError(f"the device {self.device} is lost: {error}") from error
-            if len(items) == 1 or not out_of_memory(error):
-                raise
-        half = len(items) // 2
-        return self._embed_in_memory(items[:half]) + self._embed_in_memory(items[half:])
+        rows = []
+        for part in (parts := Halving(items)):
+            try:
+                rows.append(self.image.embed(part))
+            except Exception as error:
+                if device_lost(error):
+                    raise EncoderError(f"the device {self.device} is lost: {error}") from error
+                if not out_of_memory(error) or not parts.halve():
+                    raise
+        return rows
 
     def _common_dimension(self) -> int:
         """Return the width of both towers' embeddings."""

@@ -13,6 +13,7 @@ from time import monotonic
 from typing import Final, Generic, Protocol, TypeVar
 
 from bento.contract.errors import Busy, NotReady
+from bento.contract.halving import Halving
 from bento.runners.pace import DECAY, Pace
 
 Item = TypeVar("Item")
@@ -225,7 +226,7 @@ class BatchQueue(Generic[Item, Result]):
                 for part in self._parts:
                     self._start(part)
             while self._take_turn(lane):
-                self._answer(lane, lane.batch)
+                self._answer(lane)
         except BaseException as error:
             if not self._ready.done():
                 self._die(f"the {self.name} runner did not start: {error}")
@@ -347,39 +348,36 @@ class BatchQueue(Generic[Item, Result]):
     def _item_size(self) -> float:
         return self._mean_size or 1.0
 
-    def _answer(self, lane: _Lane[Item, Result], batch: Sequence[_Entry[Item, Result]]) -> None:
-        """Run a batch; one that fails is halved until the guilty item is alone."""
-        started, size = monotonic(), sum(entry.size for entry in batch)
-        predicted = self.pace.seconds(size * lane.shares)
-        lane.spent, lane.allowed = 0.0, max(STUCK_SECONDS, _STUCK_TIMES * predicted)
-        try:
-            results = self._run([entry.item for entry in batch])
-            answers = list(zip(batch, results, strict=True))
-        except Exception as error:
+    def _answer(self, lane: _Lane[Item, Result]) -> None:
+        """Run the batch of a lane; one that fails is halved until the guilty item is alone."""
+        for part in (parts := Halving(lane.batch)):
+            started, size = monotonic(), sum(entry.size for entry in part)
+            predicted = self.pace.seconds(size * lane.shares)
+            lane.spent, lane.allowed = 0.0, max(STUCK_SECONDS, _STUCK_TIMES * predicted)
+            try:
+                results = self._run([entry.item for entry in part])
+                answers = list(zip(part, results, strict=True))
+            except Exception as error:
+                lane.allowed = math.inf
+                if not self.alive:
+                    return
+                if self._fatal(error):
+                    raise
+                if self._exhausted(error):
+                    self._shrink(len(part))
+                if not parts.halve():
+                    logger.exception("an item of the %s runner failed", self.name)
+                    self._observer.failed()
+                    part[0].future.set_exception(error)
+                continue
             lane.allowed = math.inf
-            if not self.alive:
-                return
-            if self._fatal(error):
-                raise
-            if self._exhausted(error):
-                self._shrink(len(batch))
-            if len(batch) == 1:
-                logger.exception("an item of the %s runner failed", self.name)
-                self._observer.failed()
-                batch[0].future.set_exception(error)
-                return
-            middle = len(batch) // 2
-            self._answer(lane, batch[:middle])
-            self._answer(lane, batch[middle:])
-            return
-        lane.allowed = math.inf
-        seconds = monotonic() - started
-        self._observer.ran(len(batch), seconds)
-        with self._lock:
-            self._learn(len(batch), size, seconds, lane)
-            if self.alive:  # and the batch was not given up meanwhile
-                for entry, result in answers:
-                    entry.future.set_result(result)
+            seconds = monotonic() - started
+            self._observer.ran(len(part), seconds)
+            with self._lock:
+                self._learn(len(part), size, seconds, lane)
+                if self.alive:  # and the batch was not given up meanwhile
+                    for entry, result in answers:
+                        entry.future.set_result(result)
 
     def _learn(self, count: int, size: int, seconds: float, lane: _Lane[Item, Result]) -> None:
         """Learn from a batch; on all of the tower as many as it has parts take as long."""

@@ -1,0 +1,93 @@
+"""A failed batch is retried in halves, in order, down to single items."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bento.contract.halving import Halving
+
+
+def tried(items: Sequence[int], limit: int, bad: int | None = None) -> list[list[int]]:
+    """Return the parts that are tried when a part fails above a limit or with a bad item."""
+    seen = []
+    for part in (parts := Halving(items)):
+        seen.append(list(part))
+        if len(part) > limit or bad in part:
+            parts.halve()
+    return seen
+
+
+def test_a_batch_that_succeeds_is_one_part() -> None:
+    assert tried([1, 2, 3], limit=3) == [[1, 2, 3]]
+
+
+def test_an_empty_batch_has_no_parts() -> None:
+    assert tried([], limit=3) == []
+
+
+def test_a_failed_part_comes_back_as_two_halves_before_the_rest() -> None:
+    assert tried([1, 2, 3, 4, 5], limit=2) == [[1, 2, 3, 4, 5], [1, 2], [3, 4, 5], [3], [4, 5]]
+
+
+def test_one_bad_item_ends_up_alone() -> None:
+    assert tried([1, 2, 3, 4], limit=4, bad=3) == [[1, 2, 3, 4], [1, 2], [3, 4], [3], [4]]
+
+
+def test_a_single_item_cannot_be_halved() -> None:
+    parts = Halving([1])
+    assert next(parts) == [1]
+    assert not parts.halve()
+    assert list(parts) == []
+
+
+def test_a_part_is_halved_only_once() -> None:
+    parts = Halving([1, 2])
+    assert not parts.halve()  # there is no current part yet
+    assert next(parts) == [1, 2]
+    assert parts.halve()
+    assert not parts.halve()
+    assert list(parts) == [[1], [2]]
+
+
+def test_any_sequence_can_be_halved() -> None:
+    parts = Halving(np.arange(3))  # type: ignore[arg-type]
+    next(parts)
+    assert parts.halve()
+    assert [part.tolist() for part in parts] == [[0], [1, 2]]  # type: ignore[attr-defined]
+
+
+def test_a_caller_may_await_between_the_parts() -> None:
+    async def answer(items: list[int]) -> list[int]:
+        answers: list[int] = []
+        for part in (parts := Halving(items)):
+            await asyncio.sleep(0)
+            if len(part) > 1:
+                assert parts.halve()
+            else:
+                answers += part
+        return answers
+
+    assert asyncio.run(answer([3, 1, 2])) == [3, 1, 2]
+
+
+@given(st.lists(st.integers(), max_size=40), st.integers(1, 10))
+def test_every_item_succeeds_exactly_once_and_in_order(items: list[int], limit: int) -> None:
+    seen = tried(items, limit)
+    assert [item for part in seen if len(part) <= limit for item in part] == items
+
+
+def test_the_error_of_a_single_item_reaches_the_caller() -> None:
+    with pytest.raises(ValueError, match="bad 3"):
+        for part in (parts := Halving([1, 2, 3])):
+            try:
+                if 3 in part:
+                    raise ValueError(f"bad {part[0]}")
+            except ValueError:
+                if not parts.halve():
+                    raise
