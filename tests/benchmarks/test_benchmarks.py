@@ -31,7 +31,7 @@ from benchmarks.support.harness import (
     table,
 )
 from benchmarks.support.load import load
-from tests.conftest import BUNDLED
+from tests.support.paths import BUNDLED
 
 BENCHMARKS = (
     "batching",

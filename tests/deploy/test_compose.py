@@ -24,30 +24,18 @@ import yaml
 from bento import Settings
 from rag import RagSettings
 from router_client import ClientSettings
-from tests.conftest import ROOT, Server, free_port
-from tests.docs.test_docs import FIELDS, PREFIXED, settings_table
+from tests.support.deploy.compose import FIXED, FOLDERS, SERVICES
+from tests.support.deploy.variables import FIELDS, PREFIXED, settings_table
+from tests.support.paths import ROOT
+from tests.support.serving import Server, free_port
 
 COMPOSE = ROOT / "docker-compose.yml"
 GPU = ROOT / "docker-compose.gpu.yml"
-SERVICES: dict[str, Any] = yaml.safe_load(COMPOSE.read_text())["services"]
 OURS = ("vision-encoder", "router")
 VARIABLE = re.compile(r"\$\{([A-Z_]+):-([^${}]*)\}")
 
-# What the containers say for themselves, whatever the operator sets for a service without them.
-FIXED = {
-    "vision-encoder": {
-        "HOST": "0.0.0.0",
-        "PORT": "8001",
-        "QDRANT_ENABLED": "true",
-        "QDRANT_HOST": "http://qdrant",
-        "THUMBNAILS_PATH": "/data/thumbnails",
-    },
-    "router": {"VISION_ENCODER_URL": "http://vision-encoder:8001"},
-}
 # Qdrant's ports are its own in the network, and the embedded store is not used.
 NOT_SAID = {"QDRANT_PORT", "QDRANT_GRPC_PORT", "QDRANT_PATH"}
-# Variables of libraries, not of ours.
-FOLDERS = {"HF_HOME", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "BENTOML_HOME"}
 
 
 def environment(service: str, operator: dict[str, str] | None = None) -> dict[str, str]:

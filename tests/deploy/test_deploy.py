@@ -11,8 +11,9 @@ from pathlib import Path
 import httpx
 
 from rag.store.edge.store import EdgeStore
-from tests.conftest import ROOT, Server
-from tests.support.engines import CLIP, make_points
+from tests.support.paths import ROOT
+from tests.support.rag.engines import CLIP, make_points
+from tests.support.serving import Server
 
 PAGE = (ROOT / "docs" / "deploy.md").read_text()
 

@@ -15,8 +15,9 @@ import yaml
 from packaging.utils import canonicalize_name
 
 from bento.version import VERSION
-from tests.conftest import ROOT, free_port
-from tests.deploy.test_packaging import pinned
+from tests.support.deploy.pins import pinned
+from tests.support.paths import ROOT
+from tests.support.serving import free_port
 
 
 def program(folder: Path, name: str, script: str) -> None:

@@ -21,10 +21,8 @@ from qdrant_client import models
 from bento import Settings
 from rag import RagSettings
 from router_client import ClientSettings
-from tests.conftest import ROOT, Server
-from tests.deploy.test_compose import FIXED, FOLDERS, SERVICES
-from tests.docs.test_docs import FIELDS
-from tests.support.manifests import (
+from tests.support.deploy.compose import FIXED, FOLDERS, SERVICES
+from tests.support.deploy.manifests import (
     BOTH,
     DEPLOY,
     EVERY,
@@ -38,6 +36,9 @@ from tests.support.manifests import (
     rendered,
     variables,
 )
+from tests.support.deploy.variables import FIELDS
+from tests.support.paths import ROOT
+from tests.support.serving import Server
 
 
 def in_compose(workload: str) -> dict[str, Any]:

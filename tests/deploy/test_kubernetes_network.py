@@ -12,8 +12,7 @@ from pydantic import ValidationError
 from bento import Settings
 from rag import RagSettings
 from router_client.router.app import create_router
-from tests.conftest import ROOT, Server
-from tests.support.manifests import (
+from tests.support.deploy.manifests import (
     BOTH,
     EVERY,
     Object,
@@ -23,6 +22,8 @@ from tests.support.manifests import (
     rendered,
     variables,
 )
+from tests.support.paths import ROOT
+from tests.support.serving import Server
 
 OPEN_PORTS = {"vision-encoder": {8001}, "qdrant": {6333, 6334, 6335}, "router": {9102}}
 

@@ -9,13 +9,8 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.conftest import ROOT
-
-
-def pinned(name: str) -> dict[str, str]:
-    lines = (ROOT / name).read_text().splitlines()
-    pins = dict(line.split("==") for line in lines if not line.startswith("#"))
-    return {canonicalize_name(package): version for package, version in pins.items()}
+from tests.support.deploy.pins import pinned
+from tests.support.paths import ROOT
 
 
 def needed(*extras: str) -> set[str]:

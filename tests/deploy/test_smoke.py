@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import BUNDLED, ROOT, Server, free_port, serving
-from tests.router_client.router.test_router import routing
+from tests.support.paths import BUNDLED, ROOT
+from tests.support.router_client.routing import routing
+from tests.support.serving import Server, free_port, serving
 
 PASSED = "======================================\nVision Encoder Smoke Tests PASSED\n"
 

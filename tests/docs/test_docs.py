@@ -11,30 +11,16 @@ from pathlib import Path
 
 import httpx
 import pytest
-from pydantic_settings import BaseSettings
 
 from bento import Settings
-from rag import RagSettings
 from rag.cli.parser import main
-from router_client import ClientSettings
-from tests.conftest import ROOT, Server, scene_image
+from tests.support.deploy.variables import FIELDS, PREFIXED, settings_table
+from tests.support.paths import ROOT
+from tests.support.pictures import scene_image
+from tests.support.serving import Server
 from tests.support.wire import answer, wire
 
 README = (ROOT / "README.md").read_text()
-ALL: list[type[BaseSettings]] = [Settings, RagSettings, ClientSettings]
-PREFIXED = {"VISION_MODEL_NAME", "VISION_MODEL_PRETRAINED", "VISION_DEVICE"}
-FIELDS = {name.upper(): field for cls in ALL for name, field in cls.model_fields.items()}
-
-
-def settings_table() -> dict[str, str]:
-    """Return the README's variables with their defaults as written."""
-    section = README.split("## Settings")[1].split("## ")[0]
-    found = {}
-    for names, defaults in re.findall(r"^\| (`[A-Z_`, ]+`) \|([^|]*)\|", section, re.M):
-        values = re.findall(r"`([^`]+)`", defaults)
-        for i, name in enumerate(re.findall(r"`([A-Z_]+)`", names)):
-            found[name] = values[i] if values else ""
-    return found
 
 
 def written(value: object) -> str:

@@ -20,8 +20,8 @@ from loadtests.traffic.bodies import USERS, prepared, searches
 from loadtests.traffic.deployment import Deployment, Unusable
 from loadtests.traffic.expected import Expected, Wrong
 from loadtests.traffic.inputs import TEXTS, pictures
-from tests.support.fakes import vector_of
 from tests.support.loadstub import Stub
+from tests.support.rag.fakes import vector_of
 
 LIMITS = Limits(p50=10, p95=20, p99=30, busy=0.01, rate=0.8)
 PROFILE = Profile(

@@ -15,8 +15,9 @@ import pytest
 import yaml
 
 from loadtests.reporting import PLOT, SUMMARY, TIMELINE
-from tests.conftest import ROOT, free_port
 from tests.support.loadstub import Stub
+from tests.support.paths import ROOT
+from tests.support.serving import free_port
 
 
 @dataclass

@@ -11,7 +11,8 @@ from pathlib import Path
 import psutil
 from PIL import Image
 
-from tests.conftest import BUNDLED, ROOT, free_port
+from tests.support.paths import BUNDLED, ROOT
+from tests.support.serving import free_port
 
 
 def run_demo(folder: Path, port: int) -> str:

@@ -14,9 +14,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.conftest import ROOT, free_port, serving, wait_until_ready
 from tests.parity.corpus import CORPUS, MODEL
 from tests.parity.playing import Answer, differences, play
+from tests.support.paths import ROOT
+from tests.support.serving import free_port, serving, wait_until_ready
 
 CONTAINER = os.environ.get("CONTAINER_URL")
 

@@ -25,7 +25,8 @@ from rag.errors import CollectionNotFound, InvalidSearch
 from rag.pictures.index import point_id
 from rag.store.edge.store import EdgeStore
 from router_client import VisionEncoderConnectionError
-from tests.conftest import free_port, scene_image
+from tests.support.pictures import scene_image
+from tests.support.serving import free_port
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 from bento import Encoder, Settings
-from tests.conftest import BUNDLED, scene_image
+from tests.support.paths import BUNDLED
+from tests.support.pictures import scene_image
 
 TEXTS = ["a large red circle on a yellow background", "маленька синя зірка"]
 

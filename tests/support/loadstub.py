@@ -23,8 +23,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from tests.conftest import free_port
-from tests.support.fakes import DIM, vector_of
+from tests.support.rag.fakes import DIM, vector_of
+from tests.support.serving import free_port
 
 FAULTS = ("none", "slow", "failing", "busy", "swapping", "tiring", "narrow", "silent")
 FAULTS += ("alike", "short", "doubled")  # their embeddings

@@ -31,8 +31,8 @@ from rag.errors import InvalidSearch
 from rag.store.edge.store import EdgeStore
 from rag.store.interface import KEYWORD_FIELDS, Collection, Point
 from rag.store.server.store import ServerStore
-from tests.support.engines import CLIP, DIM, point_id, quick_folder
-from tests.support.loopback import Loopback
+from tests.support.rag.engines import CLIP, DIM, point_id, quick_folder
+from tests.support.rag.loopback import Loopback
 
 # What is allowed ---------------------------------------------------------------------------
 

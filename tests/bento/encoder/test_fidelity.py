@@ -27,8 +27,11 @@ from bento.encoder.images import decode_image
 from bento.encoder.model import Embeddings
 from models.shapes.captions import LANGUAGES, caption
 from models.shapes.scenes import Scene, draw_scene, sample_scene
-from tests.conftest import BUNDLED, Reference, Server, file_bytes, serving
 from tests.support.corpus import TEXTS, images
+from tests.support.paths import BUNDLED
+from tests.support.pictures import file_bytes
+from tests.support.reference import Reference
+from tests.support.serving import Server, serving
 
 # read now: a fixture takes them away from the tests
 MODEL_NAME: Final = os.environ.get("MODEL_NAME") or BUNDLED

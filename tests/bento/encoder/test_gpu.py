@@ -20,8 +20,10 @@ from bento.encoder.model import Embeddings, normalized
 from bento.encoder.towers import FIDELITY, Tower, out_of_memory
 from bento.runners.batching import BatchQueue, Limits
 from bento.web.metrics import Metrics, TowerMetrics
-from tests.conftest import BUNDLED, ROOT, scene_image, serving
 from tests.support.corpus import TEXTS
+from tests.support.paths import BUNDLED, ROOT
+from tests.support.pictures import scene_image
+from tests.support.serving import serving
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 
@@ -142,7 +144,7 @@ FAIL_TO_RECORD: Final = """
 import numpy as np
 import torch
 from bento import Encoder, Settings
-from tests.conftest import scene_image
+from tests.support.pictures import scene_image
 
 encoder = Encoder.load(Settings(device="cuda", dtype="float32"))
 items = [encoder.image.prepare(scene_image(seed)) for seed in range(4)]

@@ -13,7 +13,7 @@ from PIL import Image
 
 from bento.contract.errors import BrokenImage, EncoderError, InvalidInput, NotAnImage, TooLarge
 from bento.encoder.images import decode_image, open_image
-from tests.conftest import file_bytes, scene_image
+from tests.support.pictures import file_bytes, scene_image
 
 TIFF_TAGS: Final = {
     "width": 256,

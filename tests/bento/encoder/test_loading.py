@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 from bento import Encoder, Settings
 from bento.contract.errors import ModelLoadError
 from tests.bento.encoder.test_towers import TEXT, TIMM, VIT, bert_config
-from tests.conftest import BUNDLED, ROOT, Reference
+from tests.support.paths import BUNDLED, ROOT
+from tests.support.reference import Reference
 
 DIM: Final = 64
 PREPROCESS: Final = {

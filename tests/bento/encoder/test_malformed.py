@@ -14,8 +14,10 @@ import pytest
 from PIL import Image
 
 from bento import Encoder
-from tests.conftest import ROOT, Server, file_bytes, scene_image
 from tests.data.make_malformed import FOLDER, corpus
+from tests.support.paths import ROOT
+from tests.support.pictures import file_bytes, scene_image
+from tests.support.serving import Server
 
 MAX_BYTES = 300_000_000
 MAX_SECONDS = 2.0

@@ -29,7 +29,9 @@ from bento.contract.errors import EncoderError, ModelLoadError, NotAnImage
 from bento.encoder.images import load_image
 from bento.encoder.model import _explained
 from models.shapes import MODEL_DIR
-from tests.conftest import BUNDLED, ROOT, Reference, file_bytes, scene_image
+from tests.support.paths import BUNDLED, ROOT
+from tests.support.pictures import file_bytes, scene_image
+from tests.support.reference import Reference
 
 TEXTS = ["a large red circle on a yellow background", "маленька синя зірка", "x " * 500]
 GOLDEN = json.loads((ROOT / "tests/support/golden.json").read_text())

@@ -15,8 +15,8 @@ from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Pad, 
 from bento import Encoder, Settings
 from bento.encoder.images import decode_image
 from bento.encoder.resizing import QuickResize, quick_resize
-from tests.conftest import BUNDLED
 from tests.support.corpus import images
+from tests.support.paths import BUNDLED
 
 SIDE: Final = 64
 SHAPES: Final = ((40, 30), (30, 40), (64, 64), (97, 80), (120, 131), (1000, 64), (800, 601))

@@ -34,8 +34,8 @@ from bento.encoder.kernels.graphs import Graphs, sizes
 from bento.encoder.kernels.packing import PackedLinear, PackedPatches, pack_weights
 from bento.encoder.model import Embeddings
 from bento.encoder.towers import ImageTower, TextTower, _groups, settle_dtype
-from tests.conftest import Reference
 from tests.support.corpus import TEXTS, images
+from tests.support.reference import Reference
 
 TOLERANCE: Final = 1e-5
 DIM: Final = 64

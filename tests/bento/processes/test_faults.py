@@ -21,9 +21,10 @@ from rag.indexing.run import carry_out, hash_sources, hold
 from rag.indexing.sources import find_sources
 from rag.store.server.calls import ATTEMPTS, TIMEOUT_S
 from router_client import VisionEncoderClient
-from tests.conftest import Server, file_bytes, scene_image, serving
-from tests.support.broken import broken
-from tests.support.loopback import Loopback
+from tests.support.bento.broken import broken
+from tests.support.pictures import file_bytes, scene_image
+from tests.support.rag.loopback import Loopback
+from tests.support.serving import Server, serving
 
 HANG, RAISE = "a " * 150, "a " * 70  # texts that do so, by their length in tokens
 

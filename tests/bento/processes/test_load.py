@@ -22,8 +22,9 @@ import pytest
 from benchmarks import soak
 from benchmarks.soak import Sample, judge
 from benchmarks.support.load import load
-from tests.conftest import Server, file_bytes, scene_image, serving
-from tests.support.broken import broken
+from tests.support.bento.broken import broken
+from tests.support.pictures import file_bytes, scene_image
+from tests.support.serving import Server, serving
 
 IDLE = 2000  # connections
 

@@ -11,9 +11,7 @@ import pytest
 import yaml
 
 from bento import Settings
-from tests.conftest import ROOT, Server
-from tests.docs.test_docs import FIELDS
-from tests.support.manifests import (
+from tests.support.deploy.manifests import (
     DEPLOY,
     KNATIVE,
     KUBERNETES,
@@ -25,6 +23,9 @@ from tests.support.manifests import (
     rendered,
     variables,
 )
+from tests.support.deploy.variables import FIELDS
+from tests.support.paths import ROOT
+from tests.support.serving import Server
 
 BOTH = pytest.mark.parametrize("name", KNATIVE)
 BENTOCLOUD = DEPLOY / "bentocloud" / "deployment.yaml"

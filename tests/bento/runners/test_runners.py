@@ -19,7 +19,7 @@ from bento.runners import runners as runners_module
 from bento.runners.admission import ByteBudget
 from bento.runners.runners import Runners
 from bento.web.metrics import Metrics
-from tests.conftest import file_bytes, scene_image
+from tests.support.pictures import file_bytes, scene_image
 
 
 class Tower:

@@ -25,7 +25,7 @@ from bento.web.access import Access
 from bento.web.connections import Connection
 from bento.web.metrics import Metrics
 from bento.web.middleware import RequestMiddleware
-from tests.conftest import free_port
+from tests.support.serving import free_port
 
 HEADERS, BODY, REQUEST = 0.6, 0.5, 1.5  # seconds that each may take here
 LATE = 5.0  # nothing takes that long unless it is broken

@@ -29,7 +29,7 @@ from bento.contract.search import (
 )
 from bento.encoder.images import decode_image
 from bento.web.errors import describe_validation
-from tests.conftest import file_bytes, scene_image
+from tests.support.pictures import file_bytes, scene_image
 
 _PALETTE = scene_image(2, side=24).convert("P")
 FILES = {

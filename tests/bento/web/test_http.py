@@ -17,8 +17,9 @@ import psutil
 import pytest
 from PIL import Image
 
-from tests.conftest import Server, file_bytes, serving
-from tests.support.broken import broken
+from tests.support.bento.broken import broken
+from tests.support.pictures import file_bytes
+from tests.support.serving import Server, serving
 from tests.support.wire import answer as answer_of
 from tests.support.wire import wire
 

@@ -17,7 +17,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from tests.conftest import Server
+from tests.support.serving import Server
 
 CASES: Final = 10  # of each route, of what the document allows and of what it does not
 CHECKS: Final = [

@@ -19,7 +19,9 @@ import pytest
 from rag.cli import commands
 from rag.cli.parser import main
 from rag.store.edge.store import EdgeStore
-from tests.conftest import BUNDLED, Server, free_port, scene_image
+from tests.support.paths import BUNDLED
+from tests.support.pictures import scene_image
+from tests.support.serving import Server, free_port
 
 Run = Callable[..., tuple[int, str, str]]
 

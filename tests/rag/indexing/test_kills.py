@@ -13,8 +13,8 @@ from typing import Any
 
 from rag import LocalBackend
 from rag.store.edge.store import EdgeStore
-from tests.conftest import ROOT
-from tests.support.fakes import FakeEncoder
+from tests.support.paths import ROOT
+from tests.support.rag.fakes import FakeEncoder
 
 FILES = 80
 WORKERS = 4
@@ -30,7 +30,7 @@ from rag.indexing.run import carry_out, hash_sources, hold
 from rag.indexing.plan import make_plan, never
 from rag.indexing.reindex import reindex
 from rag.indexing.sources import find_sources
-from tests.support.fakes import FakeEncoder
+from tests.support.rag.fakes import FakeEncoder
 
 what, top = sys.argv[1], Path(sys.argv[2])
 

@@ -24,11 +24,8 @@ from rag.indexing.reindex import Reindexed, reindex
 from rag.store.edge.store import EdgeStore
 from rag.store.interface import Store
 from rag.store.server.store import ServerStore
-from tests.support.fakes import FakeEncoder
-
-
-def ignore(what: str, done: int, total: int, note: str) -> None:
-    pass
+from tests.support.rag.fakes import FakeEncoder
+from tests.support.rag.library import ignore
 
 
 class Shared:

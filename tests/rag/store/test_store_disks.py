@@ -14,7 +14,8 @@ import pytest
 from rag.errors import StoreUnavailable
 from rag.store.edge.folders import MIN_FREE_BYTES
 from rag.store.edge.store import EdgeStore
-from tests.support.engines import CLIP, ROOT, make_points, script
+from tests.support.paths import ROOT
+from tests.support.rag.engines import CLIP, make_points, script
 
 DISK_MB = 700
 BATCH = 50

@@ -23,7 +23,7 @@ from rag.store.edge.collection import CANDIDATES, FLUSH_POINTS
 from rag.store.edge.folders import FORMAT
 from rag.store.edge.store import EdgeStore
 from rag.store.interface import Point, open_store
-from tests.support.engines import CLIP, DIM, OTHER, cosines, make_points, run, settings
+from tests.support.rag.engines import CLIP, DIM, OTHER, cosines, make_points, run, settings
 
 SHARD = Path("a") / CLIP.generation / "shard"
 

@@ -16,8 +16,8 @@ from rag.store.interface import Collection, open_store
 from rag.store.server import calls as server_calls
 from rag.store.server.calls import ATTEMPTS, TIMEOUT_S
 from rag.store.server.store import ServerStore
-from tests.support.engines import CLIP, OTHER, closed_port, make_points, point_id, settings
-from tests.support.loopback import Fault, Loopback
+from tests.support.rag.engines import CLIP, OTHER, closed_port, make_points, point_id, settings
+from tests.support.rag.loopback import Fault, Loopback
 
 PASSING = (
     grpc.StatusCode.UNAVAILABLE,

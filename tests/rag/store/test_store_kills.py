@@ -13,7 +13,8 @@ from typing import Any
 
 from rag.store.edge.store import EdgeStore
 from rag.store.interface import Collection, ModelIdentity
-from tests.support.engines import CLIP, OTHER, ROOT, make_points, quick_folder, run, script
+from tests.support.paths import ROOT
+from tests.support.rag.engines import CLIP, OTHER, make_points, quick_folder, run, script
 
 POINTS = make_points(200)
 

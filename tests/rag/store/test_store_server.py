@@ -18,8 +18,8 @@ from bento.contract.filters import tenant
 from rag.errors import CollectionMismatch, StoreUnavailable
 from rag.store.interface import open_store
 from rag.store.server.store import ServerStore, like
-from tests.support.engines import CLIP, DIM, OTHER, make_points, settings
-from tests.support.loopback import Fault, Loopback
+from tests.support.rag.engines import CLIP, DIM, OTHER, make_points, settings
+from tests.support.rag.loopback import Fault, Loopback
 
 THERE = f"a--{CLIP.generation}"
 

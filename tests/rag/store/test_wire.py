@@ -26,7 +26,8 @@ from qdrant_client import QdrantClient, models
 from bento.contract.filters import parse_filter
 from rag.errors import CollectionNotFound, StoreUnavailable
 from rag.store.server.store import ServerStore
-from tests.support.engines import CLIP, OTHER, ROOT, closed_port, make_points, point_id
+from tests.support.paths import ROOT
+from tests.support.rag.engines import CLIP, OTHER, closed_port, make_points, point_id
 
 DOCUMENT = Path(
     os.environ.get("QDRANT_OPENAPI") or ROOT.parent / "shared/data/qdrant-openapi-1.19.json"

@@ -31,7 +31,8 @@ from playwright.sync_api import (
 
 from models.shapes.captions import caption
 from models.shapes.scenes import Scene, draw_scene, sample_scene
-from tests.conftest import Server, file_bytes, scene_image
+from tests.support.pictures import file_bytes, scene_image
+from tests.support.serving import Server
 
 CHROMIUM = shutil.which("chromium")
 COLLECTION = "page"

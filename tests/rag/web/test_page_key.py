@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
 
-from tests.bento.web.test_access import send, status_of
-from tests.conftest import Server, file_bytes, scene_image, serving
 from tests.rag.web.test_page import CHROMIUM, Visit, refuse, visit_of
+from tests.support.bento.sockets import send, status_of
+from tests.support.pictures import file_bytes, scene_image
+from tests.support.serving import Server, serving
 
 KEY, OTHER = "the-k3y", "an0ther"
 NAME = "encoder.example"

@@ -30,17 +30,10 @@ from router_client import (
 )
 from router_client.client import answers
 from router_client.client.streaming import parts
-from tests.conftest import ROOT, Server, file_bytes, free_port, scene_image
-from tests.support.asking import (
-    Ask,
-    Script,
-    blocking,
-    both,
-    mock,
-    npy,
-    ok,
-    refused,
-)
+from tests.support.paths import ROOT
+from tests.support.pictures import file_bytes, scene_image
+from tests.support.router_client.asking import Ask, Script, blocking, both, mock, npy, ok, refused
+from tests.support.serving import Server, free_port
 from tests.support.wire import answer, wire
 
 # Against the service

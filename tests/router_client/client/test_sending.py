@@ -24,8 +24,7 @@ from router_client import (
     VisionEncoderUnauthorized,
 )
 from router_client.client.deadlines import DeadlineStream, thread
-from tests.conftest import free_port
-from tests.support.asking import (
+from tests.support.router_client.asking import (
     EMBEDDED,
     Ask,
     Script,
@@ -35,6 +34,7 @@ from tests.support.asking import (
     ok,
     refused,
 )
+from tests.support.serving import free_port
 from tests.support.wire import answer, wire
 
 # What is made of answers

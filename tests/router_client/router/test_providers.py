@@ -22,7 +22,8 @@ from router_client.router.providers import (
     build_provider_registry,
 )
 from router_client.router.rules import RouterRequest, RouterResponse
-from tests.conftest import Server, file_bytes, free_port, scene_image
+from tests.support.pictures import file_bytes, scene_image
+from tests.support.serving import Server, free_port
 
 Handler = Callable[[httpx.Request], httpx.Response]
 

@@ -6,10 +6,8 @@ import asyncio
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,38 +17,11 @@ import pytest
 
 from bento import Encoder
 from router_client import VisionEncoderClient
-from tests.conftest import ROOT, Server, file_bytes, free_port, scene_image
+from tests.support.paths import ROOT
+from tests.support.pictures import file_bytes, scene_image
+from tests.support.router_client.routing import routing
+from tests.support.serving import Server, free_port
 from tests.support.wire import answer, wire
-
-
-@contextmanager
-def routing(encoder_url: str, *options: str, **variables: str) -> Iterator[str]:
-    """Run `python -m router_client` until the block ends, and give its URL."""
-    port = free_port()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "router_client", "--port", str(port), *options],
-        cwd=ROOT,
-        env={"VISION_ENCODER_URL": encoder_url, "VISION_ENCODER_TIMEOUT": "30", **variables},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
-            assert process.poll() is None, process.communicate()[0]
-            try:
-                if httpx.get(f"{url}/health", timeout=5).status_code == 200:
-                    break
-            except httpx.TransportError:
-                time.sleep(0.05)
-        yield url
-    finally:
-        process.terminate()
-        output, _ = process.communicate(timeout=30)
-    assert process.returncode == 0, output
-    assert "Traceback" not in output
 
 
 @pytest.fixture(scope="module")

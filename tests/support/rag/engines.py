@@ -18,8 +18,8 @@ import numpy as np
 
 from rag.settings import RagSettings
 from rag.store.interface import ModelIdentity, Point
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 DIM = 16
 CLIP = ModelIdentity("ViT-B-32", "openai", "sha256:aaaa", "resize224", DIM)
 OTHER = ModelIdentity("ViT-L-14", "laion2b", "sha256:bbbb", "resize336", DIM)

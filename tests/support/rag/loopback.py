@@ -17,7 +17,7 @@ from qdrant_client.grpc import points_service_pb2_grpc as points_rpc
 
 from rag.store.interface import Store, open_store
 from rag.store.server.store import ServerStore
-from tests.support.engines import settings
+from tests.support.rag.engines import settings
 
 WRITES = ("Create", "Delete", "UpdateAliases", "CreateFieldIndex", "Upsert", "UpdateBatch")
 

@@ -1,0 +1,36 @@
+"""Settings and servers for the doctor's tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bento.doctor.checks import QdrantSettings
+from bento.settings import Settings
+from tests.support.bento.doctor import Loopback
+from tests.support.serving import free_port
+
+
+@pytest.fixture(autouse=True)
+def _only_these_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in (*Settings.model_fields, *QdrantSettings.model_fields, "hf_hub_offline"):
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setenv("PORT", str(free_port()))
+    monkeypatch.chdir(tmp_path)  # where there is no .env
+
+
+@pytest.fixture
+def loopback() -> Iterator[Callable[..., Loopback]]:
+    started: list[Loopback] = []
+
+    def start(**answers: Any) -> Loopback:
+        started.append(Loopback(**answers))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.server.shutdown()
+        each.server.server_close()

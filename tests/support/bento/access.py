@@ -1,0 +1,14 @@
+"""The keys, the allowed site and the public paths that tests of access use."""
+
+from __future__ import annotations
+
+KEYS = ("first-k3y!", "second/k3y=")
+LIMIT = 2_000_000
+PAGE_OF_OURS = "https://pictures.example"
+PAGES = {"/", "/ui", "/ui/app.js", "/docs", "/docs/start.js", "/openapi.json"}
+PAGES |= {"/static_content/swagger-ui.css"}
+BENTOML = {"/schema.json", "/docs.json"}
+
+
+def key(value: str = KEYS[0]) -> dict[str, str]:
+    return {"Authorization": f"Bearer {value}"}

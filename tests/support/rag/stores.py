@@ -1,0 +1,61 @@
+"""A store of every engine behind one interface.
+
+Engine `server` needs a Qdrant server at QDRANT_URL (with gRPC at QDRANT_GRPC_PORT, else 6334);
+`grpc` speaks the same protocol to the stand-in `Loopback`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from qdrant_client import QdrantClient
+
+from rag.store.edge.store import EdgeStore
+from rag.store.interface import Collection, Store, open_store
+from rag.store.server.store import ServerStore
+from tests.support.rag.engines import CLIP, settings
+from tests.support.rag.loopback import Loopback
+
+
+@dataclass
+class Engine:
+    """A store, a function that opens it again, and a collection name that no other test uses."""
+
+    connect: Callable[[], Store]
+    name: str
+    store: Store
+
+    def open(self) -> Collection:
+        return self.store.open(self.name, CLIP)
+
+    def reopen(self) -> Store:
+        self.store.close()
+        self.store = self.connect()
+        return self.store
+
+
+def connector(kind: str, folder: Path, loopback: Loopback | None) -> Callable[[], Store]:
+    if kind == "embedded":
+        return lambda: EdgeStore(folder)
+    if kind == "local":
+        return lambda: ServerStore(QdrantClient(":memory:"))
+    if kind == "local-files":
+        return lambda: ServerStore(QdrantClient(path=str(folder)))
+    if loopback is not None:
+        return loopback.connect
+    url = urlsplit(os.environ.get("QDRANT_URL", ""))
+    if not url.hostname:
+        pytest.skip("QDRANT_URL is not set: no Qdrant server to test against")
+    host = f"{url.scheme}://{url.hostname}"
+    return lambda: open_store(settings(qdrant_host=host, qdrant_port=url.port or 6333))
+
+
+def delete_all(client: QdrantClient, name: str) -> None:
+    for collection in client.get_collections().collections:
+        if collection.name.startswith(name):
+            client.delete_collection(collection.name)
