@@ -7,13 +7,15 @@ from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from bento.contract.errors import InvalidInput, VisionEncoderBusy, VisionEncoderError
+from router_client.client.requests import unreadable
 from router_client.client.waiting import IN_FLIGHT, Waiting
 
 if TYPE_CHECKING:
-    from router_client.client.answers import Embedding, Embeddings
+    from router_client.client.embeddings import Embedding, Embeddings
 
 ImageFile = bytes | bytearray | memoryview | str | os.PathLike[str]
 """A picture file's bytes, or its path."""
@@ -25,22 +27,30 @@ _BYTES: Final = 8_000_000
 R = TypeVar("R")
 
 
-class Stream:
-    """Embeds pictures in their order; what is wrong with one is its own outcome.
+async def read_picture(waiting: Waiting, image: ImageFile) -> bytes:
+    """Return a picture file's bytes. Raises `InvalidInput` if it cannot be read."""
+    if isinstance(image, bytes | bytearray | memoryview):
+        return bytes(image)
+    try:
+        return await waiting.read(Path(image))
+    except (OSError, ValueError, TypeError) as error:
+        raise unreadable(image, error) from None
 
-    `read` returns a picture's bytes, `one` embeds one, `many` a few with one request, where a
-    bad one has None or NaN. All raise a `VisionEncoderError`.
+
+class Stream:
+    """Embeds pictures in their order; an error of one picture is its own outcome.
+
+    `one` embeds a picture, `many` embeds a few with one request and returns None or NaN for a bad
+    one. Both raise a `VisionEncoderError`.
     """
 
     def __init__(
         self,
         waiting: Waiting,
-        read: Callable[[ImageFile], Awaitable[bytes]],
         one: Callable[[bytes], Awaitable[Embedding]],
         many: Callable[[Sequence[bytes]], Awaitable[Embeddings]],
     ) -> None:
         self._waiting = waiting
-        self._read = read
         self._one = one
         self._many = many
 
@@ -85,7 +95,7 @@ class Stream:
 
     async def _read_or_error(self, image: ImageFile) -> bytes | InvalidInput:
         try:
-            return await self._read(image)
+            return await read_picture(self._waiting, image)
         except InvalidInput as error:
             return error
 

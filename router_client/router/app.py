@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -81,7 +82,7 @@ def create_router(rules: Sequence[Rule], providers: Mapping[str, Provider]) -> S
             Route("/health", health),
             Route("/providers", list_providers),
         ],
-        exception_handlers={404: _no_such_route, 405: _no_such_route},
+        exception_handlers={status: partial(_no_such_route, status) for status in (404, 405)},
         lifespan=closing,
     )
 
@@ -110,8 +111,7 @@ def _answer(response: RouterResponse) -> Response:
         )
 
 
-async def _no_such_route(request: Request, error: Exception) -> Response:
-    status = getattr(error, "status_code", 404)
+async def _no_such_route(status: int, request: Request, _: Exception) -> Response:
     return _refusal(
         status,
         f"there is no {request.method} {request.url.path} here; "

@@ -7,7 +7,6 @@ response = await registry["vision_rag"].call(RouterRequest(mode="image_search", 
 from __future__ import annotations
 
 import asyncio
-import base64
 import logging
 from abc import ABC, abstractmethod
 from functools import partial
@@ -17,15 +16,16 @@ from typing import Any, Final, Protocol
 
 import httpx
 
+from bento.contract.embedding import base64_of
 from bento.contract.errors import InvalidInput, VisionEncoderError
-from bento.contract.search import explain_search_failure
-from router_client.client.answers import ImageExample, SearchAnswer
+from bento.contract.images import DEFAULT_DAO_ID
+from bento.contract.search import SearchResponse, explain_search_failure
 from router_client.client.client import AsyncVisionEncoderClient
+from router_client.client.requests import unreadable
 from router_client.router.rules import RouterRequest, RouterResponse
 
 logger = logging.getLogger("router_client")
 
-DEFAULT_DAO_ID: Final = "default"
 HEALTH_SECONDS: Final = 5.0
 LARGEST_FILE: Final = 20_000_000  # bytes; what the service takes unless told otherwise
 _PICTURES: Final = ("image_url", "image_path", "image_base64")
@@ -200,26 +200,21 @@ def build_provider_registry() -> dict[str, Provider]:
 
 
 def search_failed(problem: str, language: str) -> dict[str, Any]:
-    """Return what there is to say of a search that failed."""
+    """Return `data` of a search that failed."""
     text = explain_search_failure(problem, language)
-    return {"success": False, "count": 0, "images": [], "formatted_text": text}
+    return _found(SearchResponse(success=False, hits=[], formatted_text=text))
 
 
-def _found(answer: SearchAnswer) -> dict[str, Any]:
-    """Return a search's answer as `{success, count, images, formatted_text}`."""
+def _found(answer: SearchResponse) -> dict[str, Any]:
+    """Return `data` of a search: `{success, count, images, formatted_text}`."""
     return {
-        "success": True,
-        "count": len(answer["hits"]),
+        "success": answer.success,
+        "count": len(answer.hits),
         "images": [
-            {
-                "id": hit["id"],
-                "score": hit["score"],
-                "path": hit["path"],
-                "metadata": hit["payload"],
-            }
-            for hit in answer["hits"]
+            {"id": hit.id, "score": hit.score, "path": hit.path, "metadata": hit.payload}
+            for hit in answer.hits
         ],
-        "formatted_text": answer["formatted_text"],
+        "formatted_text": answer.formatted_text,
     }
 
 
@@ -233,7 +228,7 @@ def _language(request: RouterRequest) -> str:
     return str(request.payload.get("language") or language_of(request.message or ""))
 
 
-async def _picture(request: RouterRequest) -> ImageExample | None:
+async def _picture(request: RouterRequest) -> dict[str, str] | None:
     given = {name: request.payload[name] for name in _PICTURES if request.payload.get(name)}
     if len(given) > 1:
         raise InvalidInput(f"give only one of payload.{', '.join(given)}")
@@ -242,7 +237,7 @@ async def _picture(request: RouterRequest) -> ImageExample | None:
             raise InvalidInput(f"payload.{name} must be a text, not {type(value).__name__}")
         if name == "image_path":
             data = await asyncio.to_thread(_read, Path(value))
-            return {"image_base64": base64.b64encode(data).decode()}
+            return {"image_base64": base64_of(data)}
         return {"image_url": value} if name == "image_url" else {"image_base64": value}
     return None
 
@@ -255,8 +250,7 @@ def _read(path: Path) -> bytes:
             raise InvalidInput(f"{path} has more than {LARGEST_FILE:,} bytes, the limit")
         return path.read_bytes()
     except (OSError, ValueError) as error:
-        what = getattr(error, "strerror", None) or error
-        raise InvalidInput(f"cannot read {path}: {what}") from None
+        raise unreadable(path, error) from None
 
 
 def _about(error: VisionEncoderError) -> dict[str, Any]:

@@ -21,6 +21,8 @@ from pydantic import (
     field_validator,
 )
 
+from bento.contract.errors import describe
+
 RULES_FILE: Final = Path(__file__).parent / "router-config.yml"
 
 Scalar = str | int | float | bool
@@ -161,11 +163,3 @@ def _same(value: Any, wanted: Scalar) -> bool:
 def _name(entry: Any, number: int) -> str:
     named = entry.get("id") if isinstance(entry, dict) else None
     return repr(named) if isinstance(named, str) and named else f"no. {number}"
-
-
-def describe(error: ValidationError) -> str:
-    """Return in one sentence which values are wrong, and why."""
-    return "; ".join(
-        f"{'.'.join(map(str, one['loc'])) or 'body'}: {one['msg'].removeprefix('Value error, ')}"
-        for one in error.errors()
-    )
