@@ -126,7 +126,7 @@ class AsyncVisionEncoderClient:
         for start in range(0, len(texts), _TEXTS_AT_ONCE):
             for part in (parts := Halving(list(texts[start : start + _TEXTS_AT_ONCE]))):
                 try:
-                    rows += await self._embed_some(part, normalize)
+                    rows.extend(await self._embed_some(part, normalize))
                 except InvalidInput as error:  # 413: the service takes fewer at once
                     if error.status != 413 or not parts.halve():
                         raise
