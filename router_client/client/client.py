@@ -1,4 +1,4 @@
-"""The asyncio client of the service's HTTP API; `router_client.client.blocking` is its twin."""
+"""The asyncio client of the service's HTTP API; `router_client.client.blocking` blocks instead."""
 
 from __future__ import annotations
 
@@ -259,7 +259,7 @@ class AsyncVisionEncoderClient:
         flag = "true" if staged else None
         query = given(dao_id=dao_id, collection=collection, staged=flag)
         path = f"/images/{quoted(image_id)}"
-        # not safe: a second time it would not be there
+        # not safe: a second deletion would find no picture
         answer = await self._ask(DeleteResponse, "DELETE", path, safe=False, params=query)
         return answer.deleted
 

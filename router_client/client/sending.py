@@ -34,7 +34,7 @@ _LONGEST_PAUSE: Final = 8.0
 _UNTOUCHED: Final = frozenset({"unreachable", "not_ready"})  # nothing was carried out
 # What encoding a request raises: for invalid text, numbers or hosts, or for endless nesting.
 _UNSENDABLE: Final = (ValueError, TypeError, OverflowError, RecursionError)
-_PERMANENT: Final = frozenset({"search_disabled", "store_locked"})  # 503, and will stay so
+_PERMANENT: Final = frozenset({"search_disabled", "store_locked"})  # 503s that do not pass
 
 T = TypeVar("T")
 
@@ -100,7 +100,7 @@ class Sender:
                 f"{where} did not answer within {self._timeout:g} s (VISION_ENCODER_TIMEOUT)"
             ) from None
         except (httpx.LocalProtocolError, httpx.InvalidURL, *_UNSENDABLE) as error:
-            # not the error itself: it may quote the key
+            # without its text, which may quote the key
             raise InvalidInput(f"the request cannot be sent ({type(error).__name__})") from None
         except (httpx.TransportError, httpx.DecodingError) as error:
             raise VisionEncoderConnectionError(
@@ -127,7 +127,7 @@ def _error(answer: Answer, where: str) -> VisionEncoderError:
     try:
         body = json.loads(answer.content)
         message, code = str(body["error"]), str(body["code"])
-    except (ValueError, KeyError, TypeError, RecursionError):  # it was not the service
+    except (ValueError, KeyError, TypeError, RecursionError):  # not an answer of the service
         message = f"HTTP {answer.status} from {where}: {_excerpt(answer)}"
         if 300 <= answer.status < 400:
             there = answer.headers.get("Location", "nowhere")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 ImageFile = bytes | bytearray | memoryview | str | os.PathLike[str]
 """A picture file's bytes, or its path."""
 
-# of one request
+# Limits of one request.
 _IMAGES: Final = 8
 _BYTES: Final = 8_000_000
 
@@ -77,7 +77,7 @@ class Stream:
         good = [i for i, outcome in enumerate(outcomes) if isinstance(outcome, bytes)]
         rows: Any = [None] * len(good)
         if len(good) > 1:
-            # what is too much for one request is asked for singly, which tells whose fault it is
+            # After a refusal, send each picture alone: only a bad one fails then.
             with suppress(InvalidInput):
                 rows = await self._patiently(partial(self._many, [outcomes[i] for i in good]))
         for i, row in zip(good, rows, strict=True):
@@ -91,7 +91,7 @@ class Stream:
         except VisionEncoderError as error:
             if error.status == 500 or _refused(error):
                 return error
-            raise  # not this picture's fault
+            raise  # the service is at fault, not the picture
 
     async def _read_or_error(self, image: ImageFile) -> bytes | InvalidInput:
         try:
@@ -100,7 +100,7 @@ class Stream:
             return error
 
     async def _patiently(self, send: Callable[[], Awaitable[R]]) -> R:
-        """Send for as long as the service lives and says that it is busy."""
+        """Send again for as long as the service answers 429."""
         while True:
             try:
                 return await send()
@@ -111,12 +111,12 @@ class Stream:
 
 
 def _refused(error: VisionEncoderError) -> bool:
-    """Say whether the service refused what it was sent, and not the route."""
+    """Say whether the service refused the picture, and not the route."""
     return isinstance(error, InvalidInput) and error.status not in (None, 404, 405)
 
 
 def parts(images: Iterable[ImageFile]) -> Iterator[list[ImageFile]]:
-    """Cut a stream of pictures into what goes into one request each, by count and bytes."""
+    """Split a stream of pictures into requests, by count and bytes."""
     part: list[ImageFile] = []
     held = 0
     for image in images:
@@ -136,4 +136,4 @@ def _size(image: ImageFile) -> int:
     try:
         return os.stat(image).st_size
     except (OSError, ValueError, TypeError):
-        return 0  # reading it will say why
+        return 0  # reading the file will raise

@@ -1,4 +1,4 @@
-"""Providers for an agent router: embedding, and image search. They never raise.
+"""Providers for an agent router: embedding and image search. They never raise.
 
 registry = build_provider_registry()
 response = await registry["vision_rag"].call(RouterRequest(mode="image_search", message="a cat"))
@@ -27,29 +27,29 @@ from router_client.router.rules import RouterRequest, RouterResponse
 logger = logging.getLogger("router_client")
 
 HEALTH_SECONDS: Final = 5.0
-LARGEST_FILE: Final = 20_000_000  # bytes; what the service takes unless told otherwise
+LARGEST_FILE: Final = 20_000_000  # bytes; the service's default limit
 _PICTURES: Final = ("image_url", "image_path", "image_base64")
 _OPTIONS: Final = ("top_k", "filter", "collection", "language")
 
 
 class Provider(Protocol):
-    """What a router chooses among."""
+    """Answers requests of the router."""
 
     provider_id: str
     base_url: str
 
     async def call(self, request: RouterRequest) -> RouterResponse:
-        """Answer a request; a failure is `ok` false and a sentence."""
+        """Answer a request; after a failure `ok` is false and `error` says why."""
 
     async def health(self) -> str | None:
-        """Return what is wrong with the service behind, None if nothing is."""
+        """Return what is wrong with the service, None if it is healthy."""
 
     async def close(self) -> None:
         """Close the connections."""
 
 
 class _VisionProvider(ABC):
-    """What both providers share: a client for the event loop at hand, and errors as answers."""
+    """Base of both providers: a client for the current event loop, and errors as answers."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class _VisionProvider(ABC):
         self.base_url = self._client.base_url
 
     async def call(self, request: RouterRequest) -> RouterResponse:
-        """Answer a request; a failure is `ok` false and a sentence."""
+        """Answer a request; after a failure `ok` is false and `error` says why."""
         started = perf_counter()
         data, problem, metadata = None, None, {}
         try:
@@ -89,7 +89,7 @@ class _VisionProvider(ABC):
         )
 
     async def health(self) -> str | None:
-        """Return what is wrong with the service behind, None if nothing is."""
+        """Return what is wrong with the service, None if it is healthy."""
         try:
             async with asyncio.timeout(HEALTH_SECONDS):
                 await self._here().health()
@@ -104,7 +104,7 @@ class _VisionProvider(ABC):
         await self._client.close()
 
     def _here(self) -> AsyncVisionEncoderClient:
-        """Return the client; connections belong to the event loop that opened them."""
+        """Return a client for this event loop: connections belong to the loop that opened them."""
         loop = asyncio.get_running_loop()
         if self._loop not in (None, loop):
             self._client = self._new_client()
@@ -118,15 +118,15 @@ class _VisionProvider(ABC):
         """Return `data`. Raises a `VisionEncoderError`."""
 
     def _failed(self, problem: str, request: RouterRequest) -> dict[str, Any] | None:
-        """Return what there is to say besides the error."""
+        """Return `data` of a failed request."""
         return None
 
 
 class VisionEncoderProvider(_VisionProvider):
     """Embeds: `payload.operation` is `embed_text` or `embed_image`.
 
-    A text is `payload.text`, else the message; an image one of `payload.image_url`, `image_path`
-    (a file here) and `image_base64`. `data` is what `/embed/text` answers.
+    The text is `payload.text`, otherwise the message. The image is one of `payload.image_url`,
+    `image_path` (a file on this machine) and `image_base64`. `data` is the answer of `/embed/text`.
     """
 
     async def _answer(
@@ -161,13 +161,13 @@ class VisionEncoderProvider(_VisionProvider):
 
 
 class VisionRagProvider(_VisionProvider):
-    """Searches: by the picture of the payload if it has one, else by the message.
+    """Searches: by the picture of the payload if it has one, otherwise by the message.
 
-    A picture is one of `payload.image_url`, `image_path` (a file here) and `image_base64`;
-    `payload` may have `top_k`, `filter`, `collection` and `language` (of `formatted_text`: uk or
-    en, without it that of the message). Only the pictures of `dao_id` are searched (`default`
-    without one). `data` is `{success, count, images: [{id, score, path, metadata}],
-    formatted_text}`, also where it failed.
+    The picture is one of `payload.image_url`, `image_path` (a file on this machine) and
+    `image_base64`. `payload` may have `top_k`, `filter`, `collection` and `language` (uk or en, of
+    `formatted_text`; the message's language by default). The search is among the pictures of
+    `dao_id` only (`default` if there is none). `data` is `{success, count, images: [{id, score,
+    path, metadata}], formatted_text}`, after a failure too.
     """
 
     async def _answer(
@@ -219,7 +219,7 @@ def _found(answer: SearchResponse) -> dict[str, Any]:
 
 
 def language_of(message: str) -> str:
-    """Return `en` for a message in Latin letters only, else `uk`."""
+    """Return `en` for a message in Latin letters only, otherwise `uk`."""
     letters = [character for character in message if character.isalpha()]
     return "en" if letters and all(character < "\u0250" for character in letters) else "uk"
 
