@@ -42,7 +42,7 @@ image-run: export API_KEY := $(call setting,API_KEY)
 image-run: export UI_PUBLIC := $(call setting,UI_PUBLIC)
 collection: export QDRANT_API_KEY := $(call setting,QDRANT_API_KEY)
 
-.PHONY: help install demo serve test loadtest soak overload fidelity lint audit bento image image-run image-test fetch-weights gpu-check collection check-port
+.PHONY: help install demo serve test loadtest soak overload fidelity lint api-docs audit bento image image-run image-test fetch-weights gpu-check collection check-port
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 15
@@ -82,10 +82,14 @@ overload: install ## 60 s of four times what the service can do, with the model 
 fidelity: install ## hold the embeddings to OpenCLIP's (MODEL_NAME: of another model)
 	$(BIN)/python -m pytest tests/bento/encoder/test_fidelity.py -q
 
-lint: install ## ruff and mypy
+lint: install ## ruff, mypy and import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+api-docs: install ## write docs/api.md from the route table
+	$(BIN)/python -m bento.web.api_docs >docs/api.md
 
 audit: ## ask PyPI's advisories about the packages of the image (pip-audit in an environment of its own)
 	$(PYTHON) -m venv .data/audit && .data/audit/bin/pip install --quiet pip-audit

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import (
     AliasChoices,
     Field,
     SecretStr,
-    ValidationError,
     field_validator,
     model_validator,
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+_HTTP_MS: Final = 8  # of the event loop and the threads beside it for a request, on shared cores
 
 
 def _or_prefixed(name: str) -> AliasChoices:
@@ -116,6 +117,14 @@ class Settings(BaseSettings):
         return _split(self.api_key)
 
     @property
+    def max_requests(self) -> int:
+        """How many requests are worked on at a time.
+
+        A small model is quicker than HTTP, and then the queues of the towers do not see what waits.
+        """
+        return max(64, self.max_queue_ms // _HTTP_MS)
+
+    @property
     def allowed_origins(self) -> list[str]:
         return self.cors_allowed_origins.split(",") if self.cors_allowed_origins else []
 
@@ -132,14 +141,3 @@ class Settings(BaseSettings):
 
 def _split(keys: SecretStr | None) -> list[str]:
     return keys.get_secret_value().split(",") if keys else []
-
-
-def explain(error: ValidationError) -> str:
-    """Say which variables are wrong and why. What a key holds is not said."""
-    said = []
-    for detail in error.errors():
-        what = detail["msg"].removeprefix("Value error, ")
-        name = str(detail["loc"][0]).upper() if detail["loc"] else ""
-        shown = "" if "KEY" in name else f"={detail['input']}"
-        said.append(f"{name}{shown}: {what}" if name else what)
-    return "; ".join(said)

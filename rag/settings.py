@@ -34,3 +34,18 @@ class RagSettings(BaseSettings):
     )
     image_search_collection: str = Field("daarion_images", pattern=r"^[A-Za-z0-9_-]{1,64}$")
     image_search_default_top_k: int = Field(5, ge=1, le=1000)
+
+    @property
+    def store(self) -> str:
+        """Where the pictures are, in words."""
+        if not self.qdrant_enabled:
+            return "off"
+        return self.qdrant_host or f"embedded at {self.qdrant_path}"
+
+    def check_workers(self, workers: int) -> None:
+        """Raise `SystemExit` unless so many processes can use the store."""
+        if workers > 1 and self.qdrant_enabled and not self.qdrant_host:
+            raise SystemExit(
+                f"WORKERS={workers} cannot share the embedded store at QDRANT_PATH, which one "
+                "process owns: set QDRANT_HOST to a Qdrant server, or WORKERS=1"
+            )

@@ -1,32 +1,121 @@
-"""Loading an OpenCLIP model without doing what its answers do not need.
+"""Load an OpenCLIP model quickly, and explain why a model cannot be loaded.
 
-OpenCLIP imports transformers and timm for towers that most models do not have, and torchvision
-imports torch's compiler for one operator that no CLIP model has: together more than torch itself
-takes. Then every weight gets a random value, and after that a copy of the checkpoint's
-(`python -m benchmarks.startup`).
+OpenCLIP imports transformers and timm, which most models do not need. torchvision imports torch's
+compiler for an operator that no CLIP model uses. Together they take longer than torch itself. A
+model also fills every weight with random values before it copies the checkpoint. `load_model`
+skips all of that (measured by `python -m benchmarks.startup`).
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
+from bento.contract.errors import ModelLoadError
+from bento.settings import Settings
 
-def import_open_clip() -> Any:
-    """Import OpenCLIP, and none of transformers, timm and torch's compiler."""
-    import torch  # noqa: F401  # before anything of it is stood in for
+
+def choose_device(wanted: str) -> str:
+    """Return the torch device for DEVICE. Raises `ModelLoadError` if torch does not see it."""
+    import torch
+
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted.startswith("cuda"):
+        count = torch.cuda.device_count()
+        if int(wanted.partition(":")[2] or 0) >= count:
+            raise ModelLoadError(
+                f"DEVICE={wanted}, but torch sees {count} CUDA devices here; "
+                "allowed: auto, cpu" + "".join(f", cuda:{i}" for i in range(count))
+            )
+    return wanted
+
+
+def load_model(settings: Settings) -> tuple[Any, Any, Any]:
+    """Return OpenCLIP's model, preprocessing and tokenizer, on the CPU.
+
+    Raises `ModelLoadError` with advice if the model or its weights cannot be loaded.
+    """
+    open_clip = _import_open_clip()
+    name = settings.model_name
+    with _explained(settings), _weights_as_mapped():
+        _import_adapters(name)
+        model, preprocess = open_clip.create_model_from_pretrained(
+            name,
+            # with a schema (local-dir:, hf-hub:) the name includes the weights
+            pretrained=None if ":" in name else settings.model_pretrained,
+            # OpenAI trained its weights with QuickGELU. Without this, OpenCLIP loads them into a
+            # GELU model and only warns.
+            force_quick_gelu=_wants_quick_gelu(settings),
+            weights_only=True,
+        )
+        return model, preprocess, open_clip.get_tokenizer(name)
+
+
+def _wants_quick_gelu(settings: Settings) -> bool:
+    from open_clip.pretrained import get_pretrained_cfg
+
+    name = settings.model_name.replace("/", "-")  # OpenCLIP accepts ViT-B/32 for ViT-B-32
+    cfg = get_pretrained_cfg(name, settings.model_pretrained)
+    return bool((cfg or {}).get("quick_gelu", False))
+
+
+@contextmanager
+def _explained(settings: Settings) -> Iterator[None]:
+    """Turn an error of OpenCLIP while loading into a `ModelLoadError` with advice."""
+    name, pretrained = settings.model_name, settings.model_pretrained
+    try:
+        with warnings.catch_warnings():
+            # Weights that were trained with QuickGELU give wrong embeddings without it. The
+            # opposite warning is harmless: it comes from an inconsistency in OpenCLIP's tables.
+            mismatch = r"QuickGELU mismatch .*\(quick_gelu=False\) and"
+            warnings.filterwarnings("error", message=mismatch, category=UserWarning)
+            yield
+    except Exception as error:
+        what = str(error).strip() or type(error).__name__
+        if "weights_only" in what or "allow_pickle" in what:
+            # the libraries' own messages advise to run the code in the file
+            raise ModelLoadError(
+                f"cannot load MODEL_NAME={name} MODEL_PRETRAINED={pretrained}: the file of its "
+                "weights does not hold tensors alone. The rest may be code, which the service "
+                "never runs: save the state dict as .safetensors"
+            ) from None
+        if name.startswith("local-dir:"):
+            advice = "local-dir: needs a folder with open_clip_config.json and its weights"
+        elif "download" in what or "offline" in what.lower():
+            advice = (
+                "its weights are not in the local cache and no model hub could be reached. "
+                "Offline, either copy the cache of a machine that has them (HF_HOME), or set "
+                "MODEL_PRETRAINED to a checkpoint file, or set MODEL_NAME=local-dir:PATH "
+                "(the bundled model is local-dir:models/shapes)"
+            )
+        else:
+            advice = (
+                "allowed: a model and tag of open_clip.list_pretrained(), a checkpoint file as "
+                "MODEL_PRETRAINED, hf-hub:org/name, or local-dir:PATH"
+            )
+        raise ModelLoadError(
+            f"cannot load MODEL_NAME={name} MODEL_PRETRAINED={pretrained}: {advice}. "
+            f"OpenCLIP said: {what[:400]}"
+        ) from error
+
+
+def _import_open_clip() -> Any:
+    """Import OpenCLIP without transformers, timm and torch's compiler."""
+    import torch  # noqa: F401  # first, so that torch itself imports the real modules
 
     with _without("transformers", "timm"), _compiler_later():
         import open_clip
     return open_clip
 
 
-def import_towers_of(model_name: str) -> None:
-    """Import what the towers of a model are made with, where OpenCLIP does not have it yet."""
+def _import_adapters(model_name: str) -> None:
+    """Import transformers or timm if the towers of a model need them."""
     import open_clip
 
     config = open_clip.get_model_config(model_name) or {}
@@ -36,12 +125,52 @@ def import_towers_of(model_name: str) -> None:
         _import_again(open_clip.timm_model, "timm")
 
 
-def weights_as_mapped() -> Any:
-    """Return a context in which a model is made of the checkpoint's own tensors.
+def _import_again(adapter: ModuleType, library: str) -> None:
+    """Reload OpenCLIP's adapter of a library if it was imported without that library.
 
-    Parameters get no initial values, and what `load_state_dict` would copy becomes the parameter
-    itself. safetensors maps its file: nothing is read before it is used, and several processes
-    share the memory. The checkpoint must have every parameter, which OpenCLIP checks.
+    A reload keeps the module object, so that modules that imported the adapter see the library.
+    """
+    if vars(adapter)[library] is None:
+        importlib.reload(adapter)
+
+
+@contextmanager
+def _without(*libraries: str) -> Iterator[None]:
+    """Make imports of libraries raise ImportError, so that OpenCLIP takes them as not installed."""
+    absent = [name for name in libraries if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for name in absent:
+            del sys.modules[name]
+
+
+@contextmanager
+def _compiler_later() -> Iterator[None]:
+    """Let torchvision import `torch._dynamo` when `roi_align` is called, not before."""
+    name = "torch._dynamo.utils"
+    if name in sys.modules:
+        yield
+        return
+
+    def is_compile_supported(device_type: str) -> Any:
+        return importlib.import_module(name).is_compile_supported(device_type)
+
+    sys.modules[name] = ModuleType(name)
+    vars(sys.modules[name])["is_compile_supported"] = is_compile_supported
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+
+
+def _weights_as_mapped() -> Any:
+    """Return a context in which a model takes the checkpoint's own tensors as its parameters.
+
+    Parameters get no initial values, and `load_state_dict` replaces a parameter instead of copying
+    into it. safetensors maps its file: pages are read when they are first used, and processes
+    share them. The checkpoint must have every parameter; OpenCLIP checks that.
     """
     from torch import Tensor
     from torch.nn import Parameter
@@ -72,43 +201,3 @@ def _alike(parameter: Any, value: Any) -> bool:
     return all(
         getattr(parameter, name) == getattr(value, name) for name in ("shape", "dtype", "device")
     )
-
-
-def _import_again(adapter: ModuleType, library: str) -> None:
-    """Execute OpenCLIP's adapter of a library once more, now that it can be imported.
-
-    Its names stay where they are, so that who has imported them has the library too.
-    """
-    if vars(adapter)[library] is None:
-        importlib.reload(adapter)
-
-
-@contextmanager
-def _without(*libraries: str) -> Iterator[None]:
-    """Make imports of libraries raise ImportError, which OpenCLIP takes for not installed."""
-    absent = [name for name in libraries if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]
-    try:
-        yield
-    finally:
-        for name in absent:
-            del sys.modules[name]
-
-
-@contextmanager
-def _compiler_later() -> Iterator[None]:
-    """Let torchvision import `torch._dynamo` when `roi_align` is called, not before."""
-    name = "torch._dynamo.utils"
-    if name in sys.modules:
-        yield
-        return
-
-    def is_compile_supported(device_type: str) -> Any:
-        return importlib.import_module(name).is_compile_supported(device_type)
-
-    sys.modules[name] = ModuleType(name)
-    vars(sys.modules[name])["is_compile_supported"] = is_compile_supported
-    try:
-        yield
-    finally:
-        del sys.modules[name]

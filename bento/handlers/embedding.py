@@ -1,13 +1,13 @@
-"""From a request to its answer: what the embedding routes do."""
+"""What the embedding routes mean: from a request to embeddings."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
-from typing import Any, TypeVar
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
-from starlette.responses import Response
 
 from bento.contract.embedding import (
     ImageGiven,
@@ -20,25 +20,51 @@ from bento.contract.embedding import (
 )
 from bento.contract.errors import EncoderError, InvalidRequest, ModelNotFound, TooLarge
 from bento.contract.openai import OpenAIEmbeddingsRequest, input_items
-from bento.encoder.model import Encoder, normalized
+from bento.encoder.embeddings import Embeddings, normalized
+from bento.encoder.model import Encoder
 from bento.handlers.fetch import ImageFetcher
 from bento.runners.runners import Runners
-from bento.settings import Settings
-from bento.web.forms import embedding_answer, embeddings_answer, images_answer, openai_answer
+
+if TYPE_CHECKING:
+    from bento.settings import Settings
 
 A = TypeVar("A")
 B = TypeVar("B")
 
 
-class Answering:
+@dataclass(frozen=True)
+class Embedded:
+    """The embeddings of one request, float32: (dim,) of one item, (n, dim) of many.
+
+    `errors`, by the item's index, are None on a route that reports none; their rows are NaN.
+    """
+
+    embeddings: Embeddings
+    model: str
+    normalized: bool
+    tower: Literal["text", "image"]
+    errors: Mapping[int, EncoderError] | None = None
+
+
+@dataclass(frozen=True)
+class OpenAIEmbedded:
+    """The embeddings of one OpenAI request, float32 (n, dim), and the tokens of its texts."""
+
+    embeddings: Embeddings
+    model: str
+    tokens: int
+    as_base64: bool
+
+
+class EmbeddingHandler:
     """Answers the embedding routes with an encoder and its runners.
 
     Every method raises an `EncoderError` for what it cannot answer.
     """
 
     def __init__(self, encoder: Encoder, runners: Runners, settings: Settings) -> None:
-        self.encoder = encoder
-        self.runners = runners
+        self._encoder = encoder
+        self._runners = runners
         self._settings = settings
         self._fetcher = ImageFetcher(
             enabled=settings.allow_image_urls,
@@ -47,38 +73,37 @@ class Answering:
             ports=frozenset(map(int, settings.image_url_allowed_ports.split(","))),
         )
 
-    async def text(self, request: TextRequest) -> Response:
+    async def text(self, request: TextRequest) -> Embedded:
         normalize = self._normalize(request.normalize)
-        embedding = await self.runners.embed_text(request.text, normalize=normalize)
-        with self.runners.text.metrics.responding():
-            return embedding_answer(embedding, self.encoder.model, normalize)
+        embedding = await self._runners.embed_text(request.text, normalize=normalize)
+        return Embedded(embedding, self._encoder.model, normalize, "text")
 
-    async def texts(self, request: TextsRequest) -> Response:
+    async def texts(self, request: TextsRequest) -> Embedded:
         self._check_count(request.texts, "texts")
         normalize = self._normalize(request.normalize)
-        embeddings, _ = await self.runners.embed_texts(request.texts, normalize=normalize)
-        with self.runners.text.metrics.responding():
-            return embeddings_answer(embeddings, self.encoder.model, normalize)
+        embeddings, _ = await self._runners.embed_texts(request.texts, normalize=normalize)
+        return Embedded(embeddings, self._encoder.model, normalize, "text")
 
-    async def image(self, data: bytes, normalize: bool | None) -> Response:
+    async def image(self, data: bytes, normalize: bool | None) -> Embedded:
         wanted = self._normalize(normalize)
-        embedding = await self.runners.embed_image(data, normalize=wanted)
-        with self.runners.image.metrics.responding():
-            return embedding_answer(embedding, self.encoder.model, wanted)
+        embedding = await self._runners.embed_image(data, normalize=wanted)
+        return Embedded(embedding, self._encoder.model, wanted, "image")
 
     async def images(
         self, images: Sequence[bytes | EncoderError], normalize: bool | None
-    ) -> Response:
-        """Answer with what each image got; an error in place of one is its answer."""
+    ) -> Embedded:
+        """Embed each image; an error in place of one stays its answer."""
         wanted = self._normalize(normalize)
         files = [image for image in images if isinstance(image, bytes)]
-        embedded = iter(await self.runners.embed_images(files, normalize=wanted))
+        embedded = iter(await self._runners.embed_images(files, normalize=wanted))
         rows = [next(embedded) if isinstance(image, bytes) else image for image in images]
-        with self.runners.image.metrics.responding():
-            return images_answer(rows, self.encoder.embedding_dim, self.encoder.model, wanted)
+        errors = {i: row for i, row in enumerate(rows) if isinstance(row, EncoderError)}
+        bad = np.full(self._encoder.embedding_dim, np.nan, np.float32)
+        stacked = np.stack([bad if isinstance(row, EncoderError) else row for row in rows])
+        return Embedded(stacked, self._encoder.model, wanted, "image", errors)
 
-    async def openai(self, request: OpenAIEmbeddingsRequest) -> Response:
-        encoder = self.encoder
+    async def openai(self, request: OpenAIEmbeddingsRequest) -> OpenAIEmbedded:
+        encoder = self._encoder
         if request.model not in (encoder.model, encoder.model_name):
             raise ModelNotFound(
                 f"the model {request.model} is not served here; allowed: {encoder.model}, "
@@ -95,8 +120,8 @@ class Answering:
         sources = [source for item in items if (source := item.image_source())]
         images = [await self.image_bytes(source) for source in sources]
         (text_rows, tokens), image_rows = await _both(
-            self.runners.embed_texts(texts, normalize=True),
-            self.runners.embed_images(images, normalize=True),
+            self._runners.embed_texts(texts, normalize=True),
+            self._runners.embed_images(images, normalize=True),
         )
         rows = []
         of_text, of_image = iter(text_rows), iter(image_rows)
@@ -105,11 +130,8 @@ class Answering:
             if isinstance(row, EncoderError):
                 raise row if row.status >= 500 else InvalidRequest(f"input {i}: {row}")
             rows.append(row[:dimension])
-        return openai_answer(
-            normalized(np.stack(rows)),
-            encoder.model,
-            base64_encoded=request.encoding_format == "base64",
-            tokens=tokens,
+        return OpenAIEmbedded(
+            normalized(np.stack(rows)), encoder.model, tokens, request.encoding_format == "base64"
         )
 
     async def rank(self, request: RankRequest) -> RankResponse:
@@ -117,11 +139,11 @@ class Answering:
         self._check_count(request.texts, "texts")
         data = await self.image_bytes(request.image)
         image, (texts, _) = await _both(
-            self.runners.embed_image(data, normalize=True),
-            self.runners.embed_texts(request.texts, normalize=True),
+            self._runners.embed_image(data, normalize=True),
+            self._runners.embed_texts(request.texts, normalize=True),
         )
         scores = texts @ image  # (n,)
-        logits = self.encoder.logit_scale * (scores - scores.max())
+        logits = self._encoder.logit_scale * (scores - scores.max())
         probabilities = np.exp(logits) / np.exp(logits).sum()
         return RankResponse(
             ranking=[
@@ -132,14 +154,14 @@ class Answering:
                 )
                 for i in np.argsort(-scores, kind="stable")
             ],
-            model=self.encoder.model,
+            model=self._encoder.model,
         )
 
     async def image_bytes(self, source: ImageGiven) -> bytes:
         """Return the bytes that a request has or points to."""
         if source.image_base64 is not None:
             return base64_bytes(source.image_base64)
-        assert source.image_url is not None  # the schema asks for exactly one
+        assert source.image_url is not None  # the contract asks for exactly one
         return await self._fetcher.fetch(source.image_url)
 
     def _normalize(self, given: bool | None) -> bool:
@@ -154,7 +176,7 @@ class Answering:
 
 
 async def _both(first: Coroutine[Any, Any, A], second: Coroutine[Any, Any, B]) -> tuple[A, B]:
-    """Await both at once; when one fails the other is given up, so that it works for nobody."""
+    """Await both at once; when one fails, cancel the other."""
     tasks = asyncio.create_task(first), asyncio.create_task(second)
     try:
         return await asyncio.gather(*tasks)

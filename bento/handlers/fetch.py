@@ -15,38 +15,15 @@ from typing import Final
 import httpx
 
 from bento.contract.errors import TooLarge, UrlFailed, UrlRefused
-from bento.runners.admission import fetched
+from bento.handlers.addresses import Address, is_address, is_public
+from bento.handlers.fetched import fetched
 
 MAX_REDIRECTS: Final = 3
 PORTS: Final = frozenset({80, 443})
 TIMEOUT_SECONDS: Final = 10.0
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-_UNICAST_V6: Final = ipaddress.ip_network("2000::/3")  # all that is given out
-_SPECIAL: Final = tuple(  # within what is, but of no host, or another address in disguise
-    map(
-        ipaddress.ip_network,
-        (
-            "192.0.0.0/24",
-            "192.88.99.0/24",  # relays of 6to4
-            "2001::/23",  # Teredo and others
-            "2001:db8::/32",
-            "2002::/16",  # 6to4
-            "3fff::/20",
-        ),
-    )
-)
 _NUMBER: Final = re.compile(r"(^|\.)(0x[0-9a-f]*|\d+)\.?$")  # what no name ends in
 _RESOLVING: Final = ThreadPoolExecutor(16, "resolve")  # slow names hold up nothing else
-
-
-def is_public(address: Address) -> bool:
-    """Say whether an address is global unicast and no other address in disguise."""
-    if any(address in network for network in _SPECIAL):
-        return False
-    if isinstance(address, ipaddress.IPv6Address):
-        return address in _UNICAST_V6 and address.is_global
-    return address.is_global and not address.is_multicast and not address.is_reserved
 
 
 async def resolve(host: str, port: int) -> list[Address]:
@@ -163,7 +140,7 @@ class ImageFetcher:
                 f"{_shown(host)} is not one of the hosts that are fetched from "
                 "(IMAGE_URL_ALLOWED_HOSTS)"
             )
-        if "%" in host or (_NUMBER.search(host) and not _is_address(host)):
+        if "%" in host or (_NUMBER.search(host) and not is_address(host)):
             raise UrlRefused(
                 f"{_shown(host)} is no host name, nor an address as it is usually written"
             )
@@ -204,13 +181,6 @@ def _parsed(url: str) -> httpx.URL:
         return httpx.URL(url)
     except (httpx.InvalidURL, UnicodeError) as error:
         raise UrlRefused(f"this is no URL: {error}") from None
-
-
-def _is_address(host: str) -> bool:
-    try:
-        return bool(ipaddress.ip_address(host))
-    except ValueError:
-        return False
 
 
 def _shown(url: str) -> str:

@@ -1,4 +1,4 @@
-"""How the processes of a served service end: `bentoml serve` is a supervisor, which has workers."""
+"""The supervisor and its workers, as `bentoml serve` starts them, and how each ends."""
 
 from __future__ import annotations
 

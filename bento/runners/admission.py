@@ -1,13 +1,11 @@
-"""What may wait in this process, and what a request may make it fetch, in bytes."""
+"""How many bytes of requests this process may hold."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import Final
 
-from bento.contract.errors import Busy, TooLarge
+from bento.contract.errors import Busy
 
 
 class ByteBudget:
@@ -39,29 +37,3 @@ class ByteBudget:
             yield
         finally:
             self.release(count)
-
-
-class Fetched:
-    """Counts what one request points to and has fetched, as if it had come in its body."""
-
-    def __init__(self, budget: ByteBudget, limit: int) -> None:
-        self._budget = budget
-        self._limit = limit
-        self._held = 0
-
-    def add(self, count: int) -> None:
-        """Count bytes in until `release`. Raises `TooLarge` or `Busy`."""
-        if self._held + count > self._limit:
-            raise TooLarge(
-                f"the images that the request points to have more than {self._limit:,} bytes "
-                "together, the limit of this service"
-            )
-        self._budget.take(count)
-        self._held += count
-
-    def release(self) -> None:
-        self._budget.release(self._held)
-        self._held = 0
-
-
-fetched: Final[ContextVar[Fetched]] = ContextVar("fetched")  # of the request at hand

@@ -15,16 +15,17 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from bento.contract.errors import Busy, NotReady
 from bento.encoder.cpus import compute_on, give_way
-from bento.encoder.model import Embeddings
+from bento.encoder.embeddings import Embeddings
 from bento.runners.admission import ByteBudget
-from bento.runners.batching import BatchQueue, Limits
+from bento.runners.batching import BatchQueue
+from bento.runners.observer import Observer
+from bento.runners.policy import Limits
 from bento.settings import Settings
-from bento.web.metrics import Metrics, TowerMetrics
 
 if TYPE_CHECKING:
     import torch
 
-    from bento.encoder.towers import Tower
+    from bento.encoder.tower import Tower
 
     Work = Callable[[], torch.Tensor]  # gives a prepared item
     Preparation = Callable[[], torch.Tensor | Work]  # or what a thread of its own is to do
@@ -43,7 +44,7 @@ class Shared:
 
     settings: Settings
     budget: ByteBudget
-    metrics: Metrics
+    metrics: Observer
     threads: ThreadPoolExecutor  # as many as CPUs
     cpus: int
     large: ThreadPoolExecutor  # one
@@ -56,14 +57,14 @@ class Runner:
     def __init__(
         self, name: str, tower: Tower, shared: Shared, limits: Limits, *, nice: int = 0
     ) -> None:
-        from bento.encoder.towers import device_lost, out_of_memory
+        from bento.encoder.tower import device_lost, out_of_memory
 
         self.name = name
         self.answered = monotonic()
         self._tower = tower
         self._out_of_memory = out_of_memory
         self._shared = shared
-        self.metrics = TowerMetrics(shared.metrics, name)
+        self.metrics = shared.metrics.tower(name)
         self._accepted = 0  # items that are not yet answered
         self._window = 2 * limits.count  # of one request's items that are worked on at a time
         self._item_bytes = int(tower.probe()[0].nbytes)
@@ -142,7 +143,7 @@ class Runner:
         )
         limit = self._shared.settings.max_queue_ms / 1000
         if before and wait > limit:
-            self._shared.metrics.rejected.labels("queue").inc()
+            self.metrics.rejected()
             raise Busy(
                 f"{before} {self.name} items are before yours, so that it would take about "
                 f"{wait:.1f} s where {limit:g} s are allowed: try again later",
@@ -159,14 +160,14 @@ class Runner:
 
     def _change_accepted(self, count: int) -> None:
         self._accepted += count
-        self.metrics.length.set(self._accepted)
+        self.metrics.accepted(self._accepted)
 
     async def _embed(self, preparation: Preparation, due: float) -> Embeddings:
         loop, shared = asyncio.get_running_loop(), self._shared
         item = await loop.run_in_executor(shared.threads, self._prepare, preparation, due)
         if callable(item):  # alone, as if it had all cores
             item = await loop.run_in_executor(shared.large, self._prepare, item, due, shared.cpus)
-        return await asyncio.wrap_future(self.queue.submit(item, due=due))
+        return await asyncio.wrap_future(self.queue.submit(item, deadline=due))
 
     def _prepare(self, step: Callable[[], Prepared], due: float, cores: int = 1) -> Prepared:
         """Do one step of a preparation. Raises `Busy` instead when the answer is already late.

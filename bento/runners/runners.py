@@ -15,13 +15,14 @@ import numpy as np
 
 from bento.contract.errors import Busy, EncoderError, NotReady
 from bento.encoder.cpus import available_cpus, compute_on
+from bento.encoder.embeddings import Embeddings, normalized
 from bento.encoder.images import LARGE_PIXELS, load_image, open_image
-from bento.encoder.model import Embeddings, Encoder, normalized
+from bento.encoder.model import Encoder
 from bento.runners.admission import ByteBudget
-from bento.runners.batching import Limits
+from bento.runners.observer import Observer
+from bento.runners.policy import Limits
 from bento.runners.runner import HEALTH_SECONDS, Runner, Shared
 from bento.settings import Settings
-from bento.web.metrics import Metrics
 
 if TYPE_CHECKING:
     import torch
@@ -50,7 +51,7 @@ class Runners:
         settings: Settings,
         *,
         budget: ByteBudget,
-        metrics: Metrics,
+        metrics: Observer,
         on_death: Callable[[str], None],
     ) -> None:
         self._encoder = encoder

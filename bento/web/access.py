@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 
 from bento.contract.errors import ForeignPage, Unauthorized
+from bento.handlers.addresses import is_address
 from bento.settings import Settings
 
 _PROBES: Final = frozenset({"/livez", "/readyz", "/healthz"})
@@ -91,7 +92,7 @@ class Access:
             name = urlsplit(f"//{host}").hostname or ""
         except ValueError:
             return True
-        registrable = "." in name and not name.endswith(".localhost") and not _is_address(name)
+        registrable = "." in name and not name.endswith(".localhost") and not is_address(name)
         return registrable and name not in self._hosts
 
 
@@ -111,15 +112,7 @@ def warning(settings: Settings) -> str | None:
 
 
 def _is_loopback(host: str) -> bool:
-    return host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
+    return host == "localhost" or (is_address(host) and ipaddress.ip_address(host).is_loopback)
 
 
 def _digest(key: str) -> bytes:

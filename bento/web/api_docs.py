@@ -1,21 +1,19 @@
-"""The API's description: BentoML's OpenAPI document, completed with the mounted routes."""
+"""The API's description, from the route table: OpenAPI, the page at /docs, and docs/api.md.
+
+python -m bento.web.api_docs >docs/api.md
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
-from typing import Any, Final, Literal, get_type_hints
+import json
+from typing import Any, Final
 
 from pydantic import BaseModel
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
-from bento.contract.embedding import (
-    EmbeddingResponse,
-    ErrorResponse,
-    HealthResponse,
-    ImagesResponse,
-    InfoResponse,
-)
+from bento.contract.embedding import ErrorResponse
+from bento.contract.openai import OpenAIErrorResponse
+from bento.contract.routes import GROUPS, ROUTES, Parameter, Route
 from bento.version import VERSION
 
 # The assets are part of BentoML and served by it: nothing comes from another host.
@@ -44,167 +42,147 @@ DOCS_HEADERS: Final = {
 }
 
 _ABOUT: Final = (
-    "CLIP embeddings of texts and images, and image search. Every error is "
-    "`{error, code}`: a sentence that says what was wrong and what is allowed, and a stable code. "
-    "With `Accept: application/x-npy` the embedding routes answer with the bytes of a .npy file."
+    "CLIP embeddings of texts and images, and image search. Every error is `{error, code}`: a "
+    "sentence that says what was wrong and what is allowed, and a stable code; on `/v1` it has "
+    "OpenAI's shape. With `Accept: application/x-npy` the embedding routes answer with the bytes "
+    "of a .npy file."
 )
-_UPLOAD: Final = {
-    "required": True,
-    "content": {
-        "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "required": ["file"],
-                "properties": {
-                    "file": {"type": "string", "format": "binary"},
-                    "normalize": {"type": "boolean"},
-                },
-            }
-        }
-    },
-}
-_SEARCH_UPLOAD: Final = {
-    "required": True,
-    "content": {
-        "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "required": ["file"],
-                "properties": {
-                    "file": {"type": "string", "format": "binary"},
-                    "search": {
-                        "type": "string",
-                        "description": "The rest of the search as JSON, as POST /search takes it.",
-                    },
-                },
-            }
-        }
-    },
-}
-_UPLOADS: Final = {
-    "required": True,
-    "content": {
-        "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "required": ["files"],
-                "properties": {
-                    "files": {"type": "array", "items": {"type": "string", "format": "binary"}},
-                    "normalize": {"type": "boolean"},
-                },
-            }
-        }
-    },
-}
 _KEYS: Final = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "A key of API_KEY."},
     "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
 }
-
-Mode = Literal["validation", "serialization"]
 _WRONG: Final = "What was wrong and what is allowed"
-
-# What the document says of routes that BentoML does not know: method, path, summary, answer
-# (None: no JSON) and parameters.
-Described = tuple[str, str, str, type[BaseModel] | None, Sequence[dict[str, Any]]]
-_MOUNTED: Final[tuple[Described, ...]] = (
-    ("get", "/health", "Whether the device answers", HealthResponse, ()),
-    ("get", "/info", "The model and the limits", InfoResponse, ()),
-    ("post", "/embed/image/upload", "Embed an uploaded image", EmbeddingResponse, ()),
-    ("post", "/embed/images", "Embed many uploaded images", ImagesResponse, ()),
-)
-_FORMS: Final = {
-    "/embed/image/upload": _UPLOAD,
-    "/embed/images": _UPLOADS,
-    "/search/upload": _SEARCH_UPLOAD,
-}
+_JSON: Final = "application/json"
+_FORM: Final = "multipart/form-data"
 
 
-def complete(
-    document: dict[str, Any],
-    apis: Mapping[str, Callable[..., Any]],
-    more: Sequence[Described] = (),
-    bodies: Mapping[tuple[str, str], type[BaseModel]] = MappingProxyType({}),
-) -> dict[str, Any]:
-    """Return BentoML's OpenAPI document with our own words, bodies, errors and mounted routes.
-
-    `apis` are the functions of BentoML's routes, by path: what it says of their bodies leaves out
-    what is required, what may be null, and that nothing else is taken. `bodies` are of `more`, by
-    method and path. BentoML's introduction is dropped: it loads pictures from other hosts.
-    """
-    schemas = _Schemas()
-    paths = {
-        path: _in_our_words(item, schemas, apis.get(path))
-        for path, item in document["paths"].items()
-    }
-    for method, path, summary, answer, parameters in (*_MOUNTED, *more):
-        paths.setdefault(path, {})[method] = {
-            "summary": summary,
-            "tags": ["Service APIs"],
-            "parameters": list(parameters),
-            **({"requestBody": _FORMS[path]} if path in _FORMS else {}),
-            **(
-                {"requestBody": schemas.body(bodies[key])}
-                if (key := (method, path)) in bodies
-                else {}
-            ),
-            "responses": {
-                "200": schemas.json(summary, answer) if answer else {"description": summary},
-                "default": schemas.json(_WRONG, ErrorResponse),
-            },
-        }
+def openapi() -> dict[str, Any]:
+    """Return the OpenAPI document of all routes."""
+    references, schemas = models_json_schema(
+        sorted(_models(), key=str), ref_template="#/components/schemas/{model}"
+    )
+    paths: dict[str, Any] = {}
+    for tag, routes in GROUPS.items():
+        for route in routes:
+            operation = _operation(route, references)
+            paths.setdefault(route.path, {})[route.method.lower()] = {"tags": [tag], **operation}
     return {
         "openapi": "3.1.0",  # whose schemas are JSON Schema, as pydantic's are
         "info": {"title": "Vision encoder", "version": VERSION, "description": _ABOUT},
-        "tags": [
-            {"name": "Service APIs", "description": "Embed texts and images, find pictures."},
-            {"name": "Infrastructure", "description": "For supervisors and Prometheus."},
-        ],
+        "tags": [{"name": tag} for tag in GROUPS],
         "paths": paths,
-        "components": {"schemas": schemas.all, "securitySchemes": _KEYS},
+        "components": {"schemas": schemas["$defs"], "securitySchemes": _KEYS},
         "security": [{"bearer": []}, {"header": []}, {}],  # none, where there is no API_KEY
     }
 
 
-class _Schemas:
-    """The models that a document refers to."""
-
-    def __init__(self) -> None:
-        self.all: dict[str, Any] = {}
-
-    def json(self, description: str, model: type[BaseModel]) -> dict[str, Any]:
-        """Describe an answer."""
-        return {"description": description, "content": self._content(model, "serialization")}
-
-    def body(self, model: type[BaseModel]) -> dict[str, Any]:
-        return {"required": True, "content": self._content(model, "validation")}
-
-    def _content(self, model: type[BaseModel], mode: Mode) -> dict[str, Any]:
-        schema = model.model_json_schema(mode=mode, ref_template="#/components/schemas/{model}")
-        self.all |= schema.pop("$defs", {})
-        self.all[model.__name__] = schema
-        return {"application/json": {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}}
+def _models() -> set[tuple[type[BaseModel], JsonSchemaMode]]:
+    models: set[tuple[type[BaseModel], JsonSchemaMode]] = {
+        (ErrorResponse, "serialization"),
+        (OpenAIErrorResponse, "serialization"),
+    }
+    for route in ROUTES:
+        models |= {(body, "validation") for body in (route.body, route.form) if body}
+        if not isinstance(route.answer, str):
+            models.add((route.answer, "serialization"))
+    return models
 
 
-def _in_our_words(
-    item: dict[str, Any], schemas: _Schemas, api: Callable[..., Any] | None
-) -> dict[str, Any]:
-    """Return one of BentoML's routes, its bodies and errors as they really are."""
-    operations = {}
-    for method, operation in item.items():
-        by_status = {str(status): answer for status, answer in operation["responses"].items()}
-        words = re.sub(r"<[^>]+>", "", operation.get("description", ""))
-        operation = {
-            **operation,
-            "summary": words.partition(".")[0],
-            "responses": {"200": by_status["200"]},
-        }
-        if api:
-            models = get_type_hints(api)
-            operation["requestBody"] = schemas.body(models["request"])
-            operation["responses"] = {
-                "200": schemas.json(by_status["200"]["description"], models["return"]),
-                "default": schemas.json(_WRONG, ErrorResponse),
-            }
-        operations[method] = operation
-    return operations
+def _operation(route: Route, references: Any) -> dict[str, Any]:
+    operation: dict[str, Any] = {
+        "operationId": route.name,
+        "summary": route.summary.rstrip("."),
+        "description": route.more,
+        "parameters": [_parameter(parameter) for parameter in route.parameters],
+    }
+    for media_type, body in ((_JSON, route.body), (_FORM, route.form)):
+        if body:
+            content = {"schema": references[body, "validation"]}
+            if media_type == _JSON:
+                content["example"] = route.example
+            operation["requestBody"] = {"required": True, "content": {media_type: content}}
+    wrong = OpenAIErrorResponse if route.path.startswith("/v1/") else ErrorResponse
+    operation["responses"] = {
+        "200": {"description": route.summary, **_content(route, references)},
+        "default": {
+            "description": _WRONG,
+            "content": {_JSON: {"schema": references[wrong, "serialization"]}},
+        },
+    }
+    return operation
+
+
+def _content(route: Route, references: Any) -> dict[str, Any]:
+    if isinstance(route.answer, str):
+        return {"content": {route.answer: {}}} if route.answer else {}
+    return {"content": {_JSON: {"schema": references[route.answer, "serialization"]}}}
+
+
+def _parameter(parameter: Parameter) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": parameter.type}
+    if parameter.maximum is not None:
+        schema |= {"minimum": 1, "maximum": parameter.maximum}
+    return {
+        "name": parameter.name,
+        "in": parameter.where,
+        "required": parameter.where == "path",
+        "schema": schema,
+        "description": parameter.description,
+    }
+
+
+def markdown() -> str:
+    """Return docs/api.md."""
+    lines = ["# API", "", f"{_ABOUT}", "", "This page is generated: `make api-docs`."]
+    for group, routes in GROUPS.items():
+        lines += ["", f"## {group}"]
+        for route in routes:
+            lines += ["", *_section(route)]
+    return "\n".join(lines) + "\n"
+
+
+def _section(route: Route) -> list[str]:
+    said = f"{route.summary} {route.more}".strip()
+    lines = [f"### `{route.method} {route.path}`", "", said]
+    rows: list[tuple[str, str, str]] = [
+        (f"`{each.name}`", each.where, _said(each.description)) for each in route.parameters
+    ]
+    places: list[tuple[str, type[BaseModel] | None]] = [("JSON", route.body), ("form", route.form)]
+    for place, body in places:
+        if body:
+            for name, field in body.model_fields.items():
+                shown = f"`{name}`" if field.is_required() else f"`{name}`?"
+                rows.append((shown, place, _said(field.description)))
+    if rows:
+        lines += ["", "| field | in | meaning |", "|---|---|---|"]
+        lines += [f"| {' | '.join(row)} |" for row in rows]
+    if not isinstance(route.answer, str):
+        names = ", ".join(route.answer.model_fields)
+        lines += ["", f"Answer: `{{{names}}}`."]
+    elif route.answer:
+        lines += ["", f"Answer: {route.answer}."]
+    return [*lines, "", "```console", *_curl(route), "```"]
+
+
+def _said(description: str | None) -> str:
+    return (description or "").replace("|", "\\|")
+
+
+def _curl(route: Route) -> list[str]:
+    path = route.path
+    for parameter in route.parameters:
+        path = path.replace(f"{{{parameter.name}}}", parameter.example)
+    method = "" if route.method in ("GET", "POST") else f" -X {route.method}"
+    if route.method == "POST" and not (route.body or route.form):
+        method = " -X POST"
+    lines = [f"$ curl -s{method} localhost:8001{path}"]
+    if route.body:
+        lines[0] += " -H 'Content-Type: application/json' \\"
+        lines.append(f"    -d '{json.dumps(route.example)}'")
+    if route.form:
+        lines[0] += "".join(f" -F '{name}={value}'" for name, value in route.example.items())
+    return lines
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")

@@ -1,15 +1,18 @@
-"""Errors as answers: one shape for ours, BentoML's and pydantic's."""
+"""Errors as answers: one shape for the service's own, BentoML's and pydantic's.
+
+`{"error": sentence, "code": stable_code}`, and on `/v1` what OpenAI's clients expect.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Sequence
-from functools import wraps
-from typing import Any, Final, ParamSpec, Protocol, TypeVar
+import math
+from typing import Any, Final
 
 from starlette.responses import JSONResponse
 
-from bento.contract.errors import Busy, Unauthorized
+from bento.contract.errors import InvalidRequest, ServiceError, describe_details, place
+from bento.contract.openai import openai_error
 
 _CODES: Final = {
     400: "invalid_request",
@@ -28,64 +31,36 @@ _SENTENCES: Final = {
     500: "something broke in the service; its log has the request id of this answer",
     503: "the service is not ready yet",
 }
-_TOLD: Final = 10  # errors of one body
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
-class _Answerable(Protocol):
-    status: int
-    code: str
-
-
-def answering(
-    *errors: type[Exception],
-) -> Callable[[Callable[P, Awaitable[R]]], Callable[P, Awaitable[R]]]:
-    """Decorate a handler so that these errors (with `status` and `code`) become its answer.
-
-    BentoML hides or reshapes what is raised; a response that is returned it leaves alone.
-    """
-
-    def decorate(handler: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
-        @wraps(handler)
-        async def answer(*args: P.args, **kwargs: P.kwargs) -> Any:
-            try:
-                return await handler(*args, **kwargs)
-            except errors as error:
-                return error_response(error)  # type: ignore[arg-type]  # each has status and code
-
-        return answer
-
-    return decorate
-
-
-def error_response(error: _Answerable) -> JSONResponse:
-    """Return an error as `{"error": sentence, "code": stable_code}` with its status."""
+def error_response(error: ServiceError) -> JSONResponse:
+    """Return an error as an answer with its status and headers."""
     headers = {}
-    if isinstance(error, Busy):
-        headers["Retry-After"] = str(error.retry_after)
-    elif isinstance(error, Unauthorized):
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(math.ceil(error.retry_after))
+    if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse({"error": str(error), "code": error.code}, error.status, headers)
+    return JSONResponse(error_body(error), error.status, headers)
 
 
-def describe_validation(details: Sequence[Any]) -> str:
-    """Put pydantic's error details, the first of them, into one sentence that names the fields."""
-    parts = []
-    for detail in details[:_TOLD]:
-        where = ".".join(str(part) for part in detail.get("loc", ()) if part != "root")
-        what = str(detail.get("msg", "is not valid")).removeprefix("Value error, ")
-        if detail.get("type") == "extra_forbidden":
-            what = "is not a field of this request"
-        parts.append(f"{where}: {what}" if where else what)
-    if more := len(details) - len(parts):
-        parts.append(f"and {more:,} more")
-    return "; ".join(parts)
+def error_body(error: ServiceError) -> dict[str, Any]:
+    """Return an error's body; `param`, which only OpenAI's shape has, where it is known."""
+    body = {"error": str(error), "code": error.code}
+    if isinstance(error, InvalidRequest) and error.param:
+        body["param"] = error.param
+    return body
 
 
-def shaped(status: int, body: bytes) -> dict[str, Any]:
-    """Return an error's body in our shape: as it is, or made from what BentoML says."""
+def shaped(path: str, status: int, body: bytes) -> dict[str, Any]:
+    """Return the body of an error, whoever made it, in the shape that the route answers in."""
+    shape = _shaped(status, body)
+    param = shape.pop("param", None)
+    if not path.startswith("/v1/"):
+        return shape
+    return openai_error(status, shape["error"], shape["code"], param).model_dump()
+
+
+def _shaped(status: int, body: bytes) -> dict[str, Any]:
     try:
         content = json.loads(body)
     except ValueError:
@@ -94,7 +69,9 @@ def shaped(status: int, body: bytes) -> dict[str, Any]:
         return content
     code = _CODES.get(status, "internal_error" if status >= 500 else "invalid_request")
     if isinstance(content, dict) and isinstance(content.get("detail"), list):
-        return {"error": describe_validation(content["detail"]), "code": code}
+        details = content["detail"]
+        param = place(details[0]) if details else ""
+        return {"error": describe_details(details), "code": code, "param": param or None}
     if isinstance(content, list) and content:
         content = content[0]
     said = content.get("error") if isinstance(content, dict) else body.decode(errors="replace")

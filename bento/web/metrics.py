@@ -93,6 +93,10 @@ class Metrics:
             registry=registry,
         )
 
+    def tower(self, name: str) -> TowerMetrics:
+        """Return what the runner of a tower reports to."""
+        return TowerMetrics(self, name)
+
     def exposition(self) -> bytes:
         """Return all of it as Prometheus reads it."""
         from prometheus_client import generate_latest
@@ -107,7 +111,8 @@ class TowerMetrics:
     """What the queue before one tower reports."""
 
     def __init__(self, metrics: Metrics, tower: str) -> None:
-        self.length = metrics.queue_length.labels(tower)
+        self.accepted = metrics.queue_length.labels(tower).set
+        self.rejected = metrics.rejected.labels("queue").inc
         self._batch_size = metrics.batch_size.labels(tower)
         self._dropped = metrics.dropped.labels(tower)
         self._late = metrics.rejected.labels("late")

@@ -1,4 +1,4 @@
-"""What every route shares: request ids, limits, the access log, counters, errors of one shape."""
+"""What every route shares: request ids, limits, the access log, counters, errors in one shape."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import logging
 import re
 from time import perf_counter
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
 from python_multipart.multipart import parse_options_header
@@ -23,17 +23,23 @@ from bento.contract.errors import (
     TooSlow,
     UnsupportedMediaType,
 )
-from bento.runners.admission import ByteBudget, Fetched, fetched
+from bento.contract.routes import ROUTES
+from bento.handlers.fetched import Fetched, fetched
 from bento.web.access import Access
 from bento.web.errors import error_response, shaped
-from bento.web.forms import accept
-from bento.web.metrics import Metrics
+
+if TYPE_CHECKING:
+    from bento.runners.admission import ByteBudget
+    from bento.web.metrics import Metrics
 
 logger = logging.getLogger("vision_encoder")
 
 _REQUEST_ID: Final = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
 _UNCOUNTED: Final = ("/livez", "/readyz", "/metrics")
 _CLIENT_CLOSED: Final = 499  # nginx's word for it; no client ever sees it
+_ABOUT_ERRORS: Final = ("Retry-After", "WWW-Authenticate")
+_JSON_ROUTES: Final = frozenset(route.path for route in ROUTES if route.is_api)
+_FORM_ROUTES: Final = frozenset(route.path for route in ROUTES if route.form)
 
 REQUEST_SECONDS: Final = 60.0
 BODY_SECONDS: Final = 40.0  # of those; a body that comes in drips is not waited for any longer
@@ -51,8 +57,6 @@ class RequestMiddleware:
         app: ASGIApp,
         *,
         access: Access,
-        json_routes: frozenset[str],
-        form_routes: frozenset[str],
         max_body_bytes: int,
         max_requests: int,
         budget: ByteBudget,
@@ -62,8 +66,6 @@ class RequestMiddleware:
     ) -> None:
         self.app = app
         self.access = access
-        self.json_routes = json_routes
-        self.form_routes = form_routes
         self.max_body_bytes = max_body_bytes
         self.max_requests = max_requests
         self.budget = budget
@@ -80,7 +82,6 @@ class RequestMiddleware:
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        accept.set(headers.get("accept", ""))
         points_to = Fetched(self.budget, self.max_body_bytes)
         fetched.set(points_to)
         exchange = _Exchange(
@@ -120,9 +121,9 @@ class RequestMiddleware:
                 "try again later"
             )
         media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if method == "POST" and path in self.form_routes:
+        if method == "POST" and path in _FORM_ROUTES:
             allowed = "multipart/form-data"
-        elif (method == "POST" and path in self.json_routes) or method == "PATCH":
+        elif (method == "POST" and path in _JSON_ROUTES) or method == "PATCH":
             allowed = "application/json"
         elif media_type in ("", "application/json"):
             return  # no body is read, and some clients name a type all the same
@@ -136,13 +137,13 @@ class RequestMiddleware:
             )
         _, options = parse_options_header(headers["content-type"])  # as they are read for a form
         charset = options.get(b"charset", b"utf-8").decode("latin-1")
-        if path in self.form_routes and charset.lower() not in ("utf-8", "utf8"):
+        if path in _FORM_ROUTES and charset.lower() not in ("utf-8", "utf8"):
             raise UnsupportedMediaType(f"a form is taken in utf-8, not in {charset[:80]}")
 
     def _count(self, exchange: _Exchange) -> None:
         scope = exchange.scope
         path = scope["path"]
-        known = path in self.json_routes or path in self.form_routes
+        known = path in _JSON_ROUTES or path in _FORM_ROUTES
         refused = path if known else "other"
         route = getattr(scope.get("route"), "path", None) or refused
         if route in _UNCOUNTED:
@@ -273,15 +274,17 @@ class _Exchange:
 
     async def _send_error(self, start: Message) -> None:
         """Send a buffered error, in our shape whoever made it."""
-        error = shaped(self.status, bytes(self._error_body))
+        given = bytes(self._error_body)
         headers = MutableHeaders(scope=start)
         if self._refusal:  # whatever was made of it on its way through BentoML
-            self.status = self._refusal.status
-            error = {"error": str(self._refusal), "code": self._refusal.code}
-            if isinstance(self._refusal, Busy):
-                headers["Retry-After"] = str(self._refusal.retry_after)
+            refused = error_response(self._refusal)
+            self.status, given = refused.status_code, bytes(refused.body)
+            headers.update(
+                {name: refused.headers[name] for name in _ABOUT_ERRORS if name in refused.headers}
+            )
             if isinstance(self._refusal, TooSlow):
                 headers["Connection"] = "close"  # what is still to come is not read
+        error = shaped(self.scope["path"], self.status, given)
         body = json.dumps(error, ensure_ascii=False).encode()
         headers["Content-Type"] = "application/json"
         headers["Content-Length"] = str(len(body))

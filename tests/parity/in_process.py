@@ -21,7 +21,7 @@ def main(file: Path) -> None:
     import service
 
     with TestClient(
-        service.served.to_asgi(), raise_server_exceptions=False, follow_redirects=False
+        service.VisionEncoder.to_asgi(), raise_server_exceptions=False, follow_redirects=False
     ) as client:
         deadline = time.monotonic() + 120
         while client.get("/readyz").status_code != 200:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from rag.errors import CollectionNotFound, InvalidSearch
 
 from bento import Encoder
 from rag import (
@@ -21,7 +22,6 @@ from rag import (
     search_images_by_image,
     search_images_by_text,
 )
-from rag.errors import CollectionNotFound, InvalidSearch
 from rag.pictures.index import point_id
 from rag.store.edge.store import EdgeStore
 from router_client import VisionEncoderConnectionError

@@ -1,13 +1,13 @@
-// In which language the page speaks.
+// The language of the page.
 
 import { TEXTS } from "./texts.js";
 
 export let language = localStorage.getItem("language") ?? navigator.language.slice(0, 2);
 if (!(language in TEXTS)) language = "en";
 
-export const redrawn = new Set(); // functions that draw what they drew in another language
+export const redrawn = new Set(); // functions to call when the language changes
 
-/** Return a text, with values in place of their names in braces. */
+/** Return a text in which values replace their names in braces. */
 export function t(key, values = {}) {
   const texts = TEXTS[language][key];
   const text = texts[new Intl.PluralRules(language).select(values.n)] ?? texts;

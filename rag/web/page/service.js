@@ -1,12 +1,12 @@
-// Requests to the service, again while it is busy, and with the key that it may want.
+// Requests to the service: they carry the key, and are sent again while the service is busy.
 
 import { redrawn, t } from "./language.js";
 
-const TRIES = 4; // of a request that is answered 429
-const LONGEST_WAIT = 10; // seconds between two of them, whatever the service says
+const TRIES = 4; // of a request while the answer is 429
+const LONGEST_WAIT = 10; // seconds between two tries, even if Retry-After is longer
 
 export class Failure extends Error {
-  /** `say` returns the sentence, in the language of the moment. */
+  /** `say` returns the message in the current language. */
   constructor(say, status, code) {
     super();
     this.say = say;
@@ -20,8 +20,8 @@ export class Failure extends Error {
 }
 
 /**
- * Ask the service, and again while it is busy. Raises `Failure`, or AbortError: `signal` ends the
- * request, `patience` only the waiting for the next one.
+ * Return the service's answer. Retry while the service is busy. Raises `Failure`, or AbortError:
+ * `signal` ends the request, `patience` ends only the wait before the next try.
  */
 export async function ask(path, options = {}) {
   const { method = "GET", body, signal, patience = signal, onBusy = () => {} } = options;
@@ -58,7 +58,7 @@ export async function ask(path, options = {}) {
   }
 }
 
-/** Send a request with the key, if there is one; the answer's `key` is what was sent. */
+/** Send a request with the key, if there is one. The answer's `key` is the key that was sent. */
 async function send(path, { headers, ...options } = {}) {
   const sent = key;
   const answer = await fetch(path, {
@@ -89,7 +89,7 @@ export function dataOf(bytes) {
   });
 }
 
-/** Show a picture of the service's, which an <img> alone cannot ask for where a key is needed. */
+/** Show an image of the service. An <img> alone cannot send the key. */
 export async function show(image, path) {
   image.path = path;
   if (!key) {
@@ -112,11 +112,11 @@ export async function show(image, path) {
 const lock = document.querySelector("#lock");
 
 let key = sessionStorage.getItem("key") ?? ""; // kept until the tab is closed
-let unlocking = null; // the answer to the question that is being asked
+let unlocking = null; // resolves when the dialog that is open closes
 
-/** Ask for a key in place of the one that was refused, and say whether there is another now. */
+/** Ask for another key than the refused one, and return whether there is one. */
 async function unlock(refused) {
-  if (refused !== key) return true; // it came while that request was under way
+  if (refused !== key) return true; // another request asked for it meanwhile
   unlocking ??= askForKey(refused).finally(() => {
     unlocking = null;
   });

@@ -13,10 +13,8 @@ import numpy as np
 import pytest
 from qdrant_client import QdrantClient
 
+from bento.contract.errors import InvalidSearch
 from bento.contract.filters import (
-    MAX_CONDITIONS,
-    MAX_NESTING,
-    MAX_VALUES,
     Filter,
     IsEmpty,
     IsNull,
@@ -27,7 +25,7 @@ from bento.contract.filters import (
     parse_filter,
     tenant,
 )
-from rag.errors import InvalidSearch
+from bento.contract.limits import MAX_CONDITIONS, MAX_NESTING, MAX_VALUES
 from rag.store.edge.store import EdgeStore
 from rag.store.interface import KEYWORD_FIELDS, Collection, Point
 from rag.store.server.store import ServerStore

@@ -23,8 +23,8 @@ from open_clip.pretrained import get_pretrained_cfg
 from PIL import Image, ImageOps
 
 from bento import Encoder, Settings
+from bento.encoder.embeddings import Embeddings
 from bento.encoder.images import decode_image
-from bento.encoder.model import Embeddings
 from models.shapes.captions import LANGUAGES, caption
 from models.shapes.scenes import Scene, draw_scene, sample_scene
 from tests.support.corpus import TEXTS, images

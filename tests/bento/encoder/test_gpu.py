@@ -16,9 +16,11 @@ import pytest
 import torch
 
 from bento import Encoder, Settings
-from bento.encoder.model import Embeddings, normalized
-from bento.encoder.towers import FIDELITY, Tower, out_of_memory
-from bento.runners.batching import BatchQueue, Limits
+from bento.encoder.embeddings import Embeddings, normalized
+from bento.encoder.precision import FIDELITY
+from bento.encoder.tower import Tower, out_of_memory
+from bento.runners.batching import BatchQueue
+from bento.runners.policy import Limits
 from bento.web.metrics import Metrics, TowerMetrics
 from tests.support.corpus import TEXTS
 from tests.support.paths import BUNDLED, ROOT
@@ -223,7 +225,7 @@ def queue_of(tower: Tower) -> BatchQueue[torch.Tensor, Embeddings]:
 LOSE: Final = """
 import torch
 from bento import Encoder, Settings
-from bento.encoder.towers import device_lost
+from bento.encoder.tower import device_lost
 
 encoder = Encoder.load(Settings(device="cuda", dtype="float32"))
 encoder.encode_texts(["a red circle"])

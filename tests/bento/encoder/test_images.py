@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from bento.contract.errors import BrokenImage, EncoderError, InvalidInput, NotAnImage, TooLarge
+from bento.contract.errors import BrokenImage, EncoderError, InvalidRequest, NotAnImage, TooLarge
 from bento.encoder.images import decode_image, open_image
 from tests.support.pictures import file_bytes, scene_image
 
@@ -136,13 +136,13 @@ def test_12_bit_greyscale_is_scaled_to_its_own_white() -> None:
 def test_greyscale_of_an_unknown_range_is_refused_not_white(
     values: npt.NDArray[Any], said: str
 ) -> None:
-    with pytest.raises(InvalidInput, match=f"{said}.* save it with 8 or 16 bits"):
+    with pytest.raises(InvalidRequest, match=f"{said}.* save it with 8 or 16 bits"):
         decode(tiff(values))
 
 
 def test_unsigned_32_bit_greyscale_is_refused_where_it_uses_them() -> None:
     values = np.array([[0, -1]], np.int32)  # -1 is the largest one
-    with pytest.raises(InvalidInput, match="mode I"):
+    with pytest.raises(InvalidRequest, match="mode I"):
         decode(tiff(values, sample_format=1))
 
 
@@ -190,7 +190,7 @@ def test_the_first_frame_of_an_animation_counts() -> None:
 
 
 def test_no_bytes_are_an_empty_image() -> None:
-    with pytest.raises(InvalidInput, match="empty"):
+    with pytest.raises(InvalidRequest, match="empty"):
         decode(b"")
 
 
@@ -259,6 +259,6 @@ def test_a_small_file_may_have_fewer_pixels_than_a_photograph() -> None:
 
 
 def test_every_refusal_is_an_error_of_ours_with_a_4xx_status() -> None:
-    for error in (InvalidInput, BrokenImage, NotAnImage, TooLarge):
+    for error in (InvalidRequest, BrokenImage, NotAnImage, TooLarge):
         assert issubclass(error, EncoderError)
         assert 400 <= error.status < 500

@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from bento import Encoder, Settings
 from bento.contract.errors import EncoderError, ModelLoadError, NotAnImage
 from bento.encoder.images import load_image
-from bento.encoder.model import _explained
+from bento.encoder.loading import _explained
 from models.shapes import MODEL_DIR
 from tests.support.paths import BUNDLED, ROOT
 from tests.support.pictures import file_bytes, scene_image

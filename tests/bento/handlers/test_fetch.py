@@ -16,8 +16,10 @@ from typing import Any
 import pytest
 
 from bento.contract.errors import Busy, TooLarge, UrlFailed, UrlRefused
-from bento.handlers.fetch import Address, ImageFetcher, is_public
-from bento.runners.admission import ByteBudget, Fetched, fetched
+from bento.handlers.addresses import Address, is_public
+from bento.handlers.fetch import ImageFetcher
+from bento.handlers.fetched import Fetched, fetched
+from bento.runners.admission import ByteBudget
 from tests.support.wire import Wire, answer, wire
 
 LOOPBACK: Address = ipaddress.ip_address("127.0.0.1")

@@ -31,9 +31,11 @@ HANG, RAISE = "a " * 150, "a " * 70  # texts that do so, by their length in toke
 # Memory for three pictures; texts that hang or raise; a watchdog that does not take its time.
 FAULTS = """
 import threading
-import bento.runners.batching, bento.encoder.towers, torch
+import bento.runners.batching, torch
+from bento.encoder.image_tower import ImageTower
+from bento.encoder.text_tower import TextTower
 bento.runners.batching.STUCK_SECONDS = 3.0
-text, image = bento.encoder.towers.TextTower.embed, bento.encoder.towers.ImageTower.embed
+text, image = TextTower.embed, ImageTower.embed
 def embed_text(self, items):
     if any(len(item) > 100 for item in items):
         threading.Event().wait()
@@ -44,8 +46,7 @@ def embed_image(self, items):
     if len(items) > 3:
         raise torch.OutOfMemoryError("CUDA out of memory")
     return image(self, items)
-towers = bento.encoder.towers
-towers.TextTower.embed, towers.ImageTower.embed = embed_text, embed_image
+TextTower.embed, ImageTower.embed = embed_text, embed_image
 """
 
 

@@ -31,13 +31,13 @@ IDLE = 2000  # connections
 # a text that takes its time
 SLOW = """
 import time
-import bento.encoder.towers
-embed = bento.encoder.towers.TextTower.embed
+from bento.encoder.text_tower import TextTower
+embed = TextTower.embed
 def slowly(self, items):
     if any(len(item) > 100 for item in items):
         time.sleep(6)
     return embed(self, items)
-bento.encoder.towers.TextTower.embed = slowly
+TextTower.embed = slowly
 """
 
 

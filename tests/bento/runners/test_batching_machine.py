@@ -18,7 +18,8 @@ from hypothesis.stateful import (
 )
 
 from bento.contract.errors import Busy, NotReady
-from bento.runners.batching import BatchQueue, Limits
+from bento.runners.batching import BatchQueue
+from bento.runners.policy import Limits
 
 GOOD, BAD, FULL, LATE, LOST = "good", "bad", "full", "late", "lost"
 
@@ -105,7 +106,7 @@ class QueueMachine(RuleBasedStateMachine):
     def _submit(self, kind: str) -> None:
         number = len(self.sent)
         try:
-            future = self.queue.submit((number, kind), due=0.0 if kind == LATE else math.inf)
+            future = self.queue.submit((number, kind), deadline=0.0 if kind == LATE else math.inf)
         except NotReady:
             assert not self.queue.alive
         except RuntimeError:

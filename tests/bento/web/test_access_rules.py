@@ -16,8 +16,7 @@ from pydantic import ValidationError
 from starlette.datastructures import Headers
 
 from bento import Settings
-from bento.contract.errors import EncoderError, ForeignPage, Unauthorized
-from bento.settings import explain
+from bento.contract.errors import EncoderError, ForeignPage, Unauthorized, describe
 from bento.web.access import Access, warning
 from router_client import VisionEncoderClient, VisionEncoderUnauthorized
 from tests.support.bento.access import BENTOML, KEYS, PAGE_OF_OURS, PAGES, key
@@ -38,8 +37,8 @@ def test_a_websocket_is_closed() -> None:
     async def gather(message: Any) -> None:
         sent.append(message)
 
-    options: dict[str, Any] = {"json_routes": frozenset(), "form_routes": frozenset()}
-    options |= {"max_body_bytes": 1, "max_requests": 1, "budget": None, "metrics": None}
+    options: dict[str, Any] = {"budget": None, "metrics": None}
+    options |= {"max_body_bytes": 1, "max_requests": 1}
     middleware = RequestMiddleware(app, access=Access(Settings()), **options)
     asyncio.run(middleware({"type": "websocket"}, None, gather))  # type: ignore[arg-type]
     assert sent == [{"type": "websocket.close"}]
@@ -78,7 +77,7 @@ def test_the_metrics_and_the_pages_are_public_each_by_its_setting(metrics: bool,
 def test_a_key_that_no_header_can_carry_is_refused_at_start(given: str) -> None:
     with pytest.raises(ValidationError) as caught:
         Settings(api_key=given)
-    said = explain(caught.value)
+    said = describe(caught.value)
     assert said.startswith("API_KEY: one key or several with commas between are needed")
     assert "s3c" not in said + str(caught.value) + repr(caught.value)
 
@@ -93,7 +92,7 @@ def test_a_key_that_no_header_can_carry_is_refused_at_start(given: str) -> None:
 def test_an_origin_that_is_none_is_refused_at_start(given: str) -> None:
     with pytest.raises(ValidationError) as caught:
         Settings(cors_allowed_origins=given)
-    assert f"CORS_ALLOWED_ORIGINS={given}: origins such as" in explain(caught.value)
+    assert f"CORS_ALLOWED_ORIGINS={given}: origins such as" in describe(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -55,8 +55,6 @@ class Served:
         app = RequestMiddleware(
             Starlette(routes=routes),
             access=Access(Settings()),
-            json_routes=frozenset(),
-            form_routes=frozenset(),
             max_body_bytes=500,
             max_requests=3,
             budget=self.budget,

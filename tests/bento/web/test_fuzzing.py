@@ -18,17 +18,11 @@ from bento.contract.embedding import (
     TextsRequest,
     base64_bytes,
 )
-from bento.contract.errors import EncoderError, InvalidInput
+from bento.contract.errors import EncoderError, InvalidRequest, describe, describe_details
+from bento.contract.images import IndexRequest, UpdateRequest
 from bento.contract.openai import OpenAIEmbeddingsRequest, input_items
-from bento.contract.search import (
-    IndexRequest,
-    ManySearchesRequest,
-    SearchRequest,
-    UpdateRequest,
-    describe,
-)
+from bento.contract.search import ManySearchesRequest, SearchRequest
 from bento.encoder.images import decode_image
-from bento.web.errors import describe_validation
 from tests.support.pictures import file_bytes, scene_image
 
 _PALETTE = scene_image(2, side=24).convert("P")
@@ -140,7 +134,7 @@ def test_of_many_wrong_items_the_first_is_told(
 
 @pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
 def test_so_it_is_of_openais_inputs(wrong: list[Any]) -> None:
-    with pytest.raises(InvalidInput, match=r"^input\b.{1,200}$"):
+    with pytest.raises(InvalidRequest, match=r"^input\b.{1,200}$"):
         input_items(wrong)
 
 
@@ -154,7 +148,7 @@ def test_many_unknown_fields_are_one_error(model: type[BaseModel]) -> None:
 
 
 def test_of_many_errors_the_first_are_told() -> None:
-    said = describe_validation([{"loc": (f"a{i}",), "msg": "is wrong"} for i in range(MANY)])
+    said = describe_details([{"loc": (f"a{i}",), "msg": "is wrong"} for i in range(MANY)])
     assert said.startswith("a0: is wrong; a1: is wrong; ")
     assert said.endswith("; a9: is wrong; and 9,990 more")
 
@@ -176,6 +170,6 @@ def test_a_body_is_taken_or_what_is_wrong_with_it_is_said(
         taken = model.model_validate_json(body)
     except ValidationError as error:
         assert describe(error)
-        assert describe_validation(error.errors())
+        assert describe_details(error.errors())
     else:
         assert model.model_validate_json(taken.model_dump_json(exclude_unset=True))

@@ -190,13 +190,13 @@ def test_what_a_client_gave_up_on_is_dropped(tight: Server) -> None:
 
 def test_a_worker_whose_runner_died_is_not_ready_and_is_started_anew(tmp_path: Path) -> None:
     fault = """
-import bento.encoder.towers as towers
-embed = towers.TextTower.embed
+from bento.encoder.text_tower import TextTower
+embed = TextTower.embed
 def dying(self, items):
     if any(len(item) > 100 for item in items):
         raise SystemExit("broken")
     return embed(self, items)
-towers.TextTower.embed = dying
+TextTower.embed = dying
 """
     with serving(tmp_path, QDRANT_ENABLED="false", **broken(tmp_path, fault)) as server:
         assert ask(server).status_code == 200

@@ -124,7 +124,7 @@ print(gc.get_freeze_count(), len(gc.get_objects()))
 )
 def test_a_gpu_and_the_workers_are_reserved_as_set(device: str, gpu: int | None) -> None:
     code = (
-        "import json, os, service; config = service.served.config; "
+        "import json, os, service; config = service.VisionEncoder.config; "
         "print(json.dumps([config['resources'].get('gpu'), config['workers'], config['http'], "
         "os.environ.get('BENTOML_DISABLE_GPU_ALLOCATION')]))"
     )

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rag.errors import StoreFull, StoreUnavailable
 
 from bento.contract.errors import Busy
-from rag.errors import StoreFull, StoreUnavailable
 from rag.indexing.run import each, patiently
 from router_client import VisionEncoderConnectionError
 from tests.support.rag.library import Library, counts

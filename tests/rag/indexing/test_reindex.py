@@ -10,9 +10,6 @@ from typing import Any
 
 import pytest
 from qdrant_client import QdrantClient
-
-from bento.contract.errors import Busy
-from rag import LocalBackend, Picture, SearchRequest
 from rag.errors import (
     CollectionMismatch,
     CollectionNotFound,
@@ -20,6 +17,9 @@ from rag.errors import (
     StoreFull,
     StoreUnavailable,
 )
+
+from bento.contract.errors import Busy
+from rag import LocalBackend, Picture, SearchRequest
 from rag.indexing.reindex import Reindexed, reindex
 from rag.store.edge.store import EdgeStore
 from rag.store.interface import Store

@@ -9,8 +9,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-
-from bento.contract.filters import tenant
 from rag.errors import (
     CollectionMismatch,
     CollectionNotFound,
@@ -18,6 +16,8 @@ from rag.errors import (
     RagError,
     StoreUnavailable,
 )
+
+from bento.contract.filters import tenant
 from tests.support.rag.engines import (
     CLIP,
     DIM,

@@ -10,8 +10,8 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
-
 from rag.errors import StoreUnavailable
+
 from rag.store.edge.folders import MIN_FREE_BYTES
 from rag.store.edge.store import EdgeStore
 from tests.support.paths import ROOT

@@ -16,9 +16,9 @@ from uuid import uuid4
 import numpy as np
 import pytest
 from qdrant_edge import CountRequest, EdgeShard
+from rag.errors import CollectionMismatch, StoreLocked, StoreUnavailable
 
 from bento.contract.filters import tenant
-from rag.errors import CollectionMismatch, StoreLocked, StoreUnavailable
 from rag.store.edge.collection import CANDIDATES, FLUSH_POINTS
 from rag.store.edge.folders import FORMAT
 from rag.store.edge.store import EdgeStore

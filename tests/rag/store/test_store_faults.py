@@ -10,8 +10,8 @@ from contextlib import closing
 import grpc
 import pytest
 from qdrant_client import QdrantClient
-
 from rag.errors import StoreUnavailable
+
 from rag.store.interface import Collection, open_store
 from rag.store.server import calls as server_calls
 from rag.store.server.calls import ATTEMPTS, TIMEOUT_S

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from bento.contract.filters import Filter, MatchAny, Range, tenant
 from rag.errors import (
     InvalidSearch,
 )
+
+from bento.contract.filters import Filter, MatchAny, Range, tenant
 from rag.store.interface import MAX_LEVELS
 from tests.support.rag.engines import (
     DIM,

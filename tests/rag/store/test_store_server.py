@@ -13,9 +13,9 @@ import grpc
 import pytest
 from qdrant_client import grpc as wire
 from qdrant_client import models
+from rag.errors import CollectionMismatch, StoreUnavailable
 
 from bento.contract.filters import tenant
-from rag.errors import CollectionMismatch, StoreUnavailable
 from rag.store.interface import open_store
 from rag.store.server.store import ServerStore, like
 from tests.support.rag.engines import CLIP, DIM, OTHER, make_points, settings

@@ -22,9 +22,9 @@ import pytest
 from jsonschema import Draft202012Validator
 from pydantic import TypeAdapter
 from qdrant_client import QdrantClient, models
+from rag.errors import CollectionNotFound, StoreUnavailable
 
 from bento.contract.filters import parse_filter
-from rag.errors import CollectionNotFound, StoreUnavailable
 from rag.store.server.store import ServerStore
 from tests.support.paths import ROOT
 from tests.support.rag.engines import CLIP, OTHER, closed_port, make_points, point_id

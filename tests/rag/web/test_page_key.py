@@ -11,17 +11,15 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
 
-from tests.rag.web.test_page import CHROMIUM, Visit, refuse, visit_of
 from tests.support.bento.sockets import send, status_of
+from tests.support.page import CHROMIUM, Visit, needs_chromium, refuse, visit_of
 from tests.support.pictures import file_bytes, scene_image
 from tests.support.serving import Server, serving
 
 KEY, OTHER = "the-k3y", "an0ther"
 NAME = "encoder.example"
 
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="a browser is needed: apt-get install chromium"
-)
+pytestmark = needs_chromium
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ import pytest
 
 from bento import Settings
 from bento.contract.embedding import ImageSource, RankRequest
-from bento.contract.errors import BrokenImage, EncoderError, InvalidInput
+from bento.contract.errors import BrokenImage, EncoderError, InvalidRequest
 from bento.contract.openai import OpenAIEmbeddingsRequest
-from bento.handlers.embedding import Answering
+from bento.handlers.embedding import EmbeddingHandler
 
 PICTURE = base64.b64encode(b"picture").decode()
 URI = f"data:image/png;base64,{PICTURE}"
@@ -58,21 +58,23 @@ def towers() -> Towers:
 
 
 @pytest.fixture
-def answering(towers: Towers) -> Answering:
+def handler(towers: Towers) -> EmbeddingHandler:
     encoder = SimpleNamespace(model="m/p", model_name="m", embedding_dim=2, logit_scale=1.0)
-    return Answering(encoder, towers, Settings())  # type: ignore[arg-type]
+    return EmbeddingHandler(encoder, towers, Settings())  # type: ignore[arg-type]
 
 
 def inputs(*given: Any) -> OpenAIEmbeddingsRequest:
     return OpenAIEmbeddingsRequest(model="m", input=list(given))
 
 
-def test_where_an_image_fails_its_texts_are_given_up(answering: Answering, towers: Towers) -> None:
+def test_where_an_image_fails_its_texts_are_given_up(
+    handler: EmbeddingHandler, towers: Towers
+) -> None:
     towers.slow, towers.fails = True, BrokenImage("it is broken")
     rank = RankRequest(image=ImageSource(image_base64=PICTURE), texts=["a"])
 
     async def scene() -> None:
-        for i, answer in enumerate((answering.rank(rank), answering.openai(inputs("a", URI)))):
+        for i, answer in enumerate((handler.rank(rank), handler.openai(inputs("a", URI)))):
             with pytest.raises(BrokenImage, match=r"^it is broken$"):
                 await answer
             await asyncio.sleep(0)
@@ -92,30 +94,30 @@ def test_where_an_image_fails_its_texts_are_given_up(answering: Answering, tower
     ],
 )
 def test_a_data_uri_is_an_image_however_it_is_written(
-    answering: Answering, towers: Towers, uri: str
+    handler: EmbeddingHandler, towers: Towers, uri: str
 ) -> None:
-    asyncio.run(answering.openai(inputs(uri, {"image": uri})))
+    asyncio.run(handler.openai(inputs(uri, {"image": uri})))
     assert towers.images == [b"picture"] * 2
 
 
-def test_a_data_uri_of_an_image_that_is_no_base64_is_refused(answering: Answering) -> None:
+def test_a_data_uri_of_an_image_that_is_no_base64_is_refused(handler: EmbeddingHandler) -> None:
     for given in ("Data:image/svg+xml,<svg/>", {"image": "Data:image/svg+xml,<svg/>"}):
-        with pytest.raises(InvalidInput, match="must be data:TYPE;base64,DATA"):
-            asyncio.run(answering.openai(inputs(given)))
+        with pytest.raises(InvalidRequest, match="must be data:TYPE;base64,DATA"):
+            asyncio.run(handler.openai(inputs(given)))
 
 
-def test_a_text_about_data_is_a_text(answering: Answering, towers: Towers) -> None:
-    asyncio.run(answering.openai(inputs("data: a chart, in base64")))
+def test_a_text_about_data_is_a_text(handler: EmbeddingHandler, towers: Towers) -> None:
+    asyncio.run(handler.openai(inputs("data: a chart, in base64")))
     assert towers.images == []
 
 
 def test_an_input_at_fault_is_told_and_the_services_own_fault_is_not_the_clients(
-    answering: Answering, towers: Towers
+    handler: EmbeddingHandler, towers: Towers
 ) -> None:
     towers.bad = BrokenImage("it is broken")
-    with pytest.raises(InvalidInput, match=r"^input 1: it is broken$"):
-        asyncio.run(answering.openai(inputs("a", URI)))
+    with pytest.raises(InvalidRequest, match=r"^input 1: it is broken$"):
+        asyncio.run(handler.openai(inputs("a", URI)))
     towers.bad = EncoderError("this image failed in the service")
     with pytest.raises(EncoderError) as caught:
-        asyncio.run(answering.openai(inputs("a", URI)))
+        asyncio.run(handler.openai(inputs("a", URI)))
     assert caught.value is towers.bad

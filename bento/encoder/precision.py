@@ -1,0 +1,92 @@
+"""Choose the dtype of a tower: the fastest that is faithful to float32."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+from time import perf_counter
+from typing import Any, Final
+
+import torch
+from torch.nn.functional import cosine_similarity
+
+from bento.encoder.embeddings import Embeddings
+from bento.encoder.kernels.packing import pack_weights
+from bento.encoder.tower import Tower
+
+logger = logging.getLogger("vision_encoder")
+
+# The smallest cosine between an embedding of the probe and its float32 embedding.
+FIDELITY: Final = {"float16": 0.9999, "bfloat16": 0.999}
+_GAIN: Final = 1.2  # the speedup that a lower precision needs: less may be noise
+_TRIES: Final = 2  # a dtype that seems no faster is measured once more
+
+
+def settle_dtype(tower: Tower, wanted: str, device: str, *, pack: bool = False) -> None:
+    """Convert a float32 tower to a dtype. `auto` takes a faster one that is faithful enough.
+
+    A dtype is faithful if every embedding of the probe passes `FIDELITY`. If two dtypes are
+    faithful and faster, `auto` takes the more exact one: timing noise must not make two workers
+    differ. `pack` packs the weights for the 16-bit instructions of a CPU.
+    """
+    if wanted != "auto":
+        tower.use(_converted(tower.module, wanted, pack), wanted)
+        return
+    exact_module, items = tower.module, tower.probe()
+    for dtype in _candidates(device):
+        module = _converted(copy.deepcopy(exact_module), dtype, pack)
+        exact_seconds = seconds = math.inf
+        for _ in range(_TRIES):
+            exact, took = _timed(tower, items)
+            exact_seconds = min(exact_seconds, took)
+            tower.use(module, dtype)
+            embeddings, took = _timed(tower, items)
+            seconds = min(seconds, took)
+            if faster := seconds * _GAIN < exact_seconds:
+                break
+            tower.use(exact_module, "float32")
+        cosine = cosine_similarity(torch.from_numpy(exact), torch.from_numpy(embeddings)).min()
+        faithful = bool(cosine >= FIDELITY[dtype])  # False for NaN
+        logger.info(
+            "measured a dtype",
+            extra={
+                "tower": type(tower).__name__,
+                "dtype": dtype,
+                "speedup": round(exact_seconds / seconds, 2),
+                "cosine": round(float(cosine), 6),
+                "faithful": faithful,
+            },
+        )
+        if faithful and faster:
+            return
+        tower.use(exact_module, "float32")
+
+
+def _converted(module: Any, dtype: str, pack: bool) -> Any:
+    """Return a module after converting its weights in place."""
+    module.to(getattr(torch, dtype))
+    if pack:
+        pack_weights(module)
+    return module
+
+
+def _candidates(device: str) -> list[str]:
+    """Return the dtypes for which the device has fast instructions, the most exact one first."""
+    if device != "cpu":
+        return ["float16", "bfloat16"]
+    has = torch.cpu.get_capabilities()
+    return ["bfloat16"] if has.get("avx512_bf16") or has.get("amx_bf16") or has.get("bf16") else []
+
+
+def _timed(tower: Tower, items: list[torch.Tensor]) -> tuple[Embeddings, float]:
+    """Return the embeddings of items, and the shortest time of a run in seconds.
+
+    Runs at least twice, and again until 0.1 s have passed.
+    """
+    times: list[float] = []
+    while len(times) < 2 or sum(times) < 0.1:
+        started = perf_counter()
+        embeddings = tower.embed(items)
+        times.append(perf_counter() - started)
+    return embeddings, min(times)

@@ -1,0 +1,73 @@
+"""What the text tower and the image tower share: their interface, CUDA streams, device errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
+
+import torch
+
+from bento.encoder.embeddings import Embeddings
+from bento.encoder.kernels.graphs import Graphs
+
+
+class Tower(Protocol):
+    """One of the encoder's two networks, on its device."""
+
+    module: Any
+    dtype: str
+
+    @property
+    def lanes(self) -> int:
+        """How many batches to compute at the same time: one per core of a CPU, one on a GPU.
+
+        A per-core batch is faster, because cores that share a batch wait for each other after
+        every layer.
+        """
+
+    def use(self, module: Any, dtype: str) -> None:
+        """Compute with this module, whose weights have this dtype, from now on."""
+
+    def warm_batches(self) -> Iterator[list[torch.Tensor]]:
+        """Yield the batches to run before the first request, so that no request pays for setup."""
+
+    def probe(self) -> list[torch.Tensor]:
+        """Return prepared items that resemble real requests."""
+
+    def size(self, item: torch.Tensor) -> int:
+        """Return the cost of a prepared item. The cost of a batch is the sum of its sizes."""
+
+    def embed(self, items: Sequence[torch.Tensor]) -> Embeddings:
+        """Return the embeddings of prepared items before normalization, float32 (n, dim)."""
+
+
+def graphs_on(
+    device: str, forward: Callable[[torch.Tensor], torch.Tensor], sizes: Sequence[int]
+) -> Graphs | None:
+    """Return a recorder of CUDA graphs for a forward pass, or `None` on a CPU."""
+    if device == "cpu":
+        return None
+    torch.cuda.synchronize(device)  # the weights were copied and cast on another stream
+    return Graphs(forward, device, sizes)
+
+
+def stream_on(device: str, *, priority: int) -> Callable[[], AbstractContextManager[Any]]:
+    """Return a function that makes contexts. Within one, work goes to a CUDA stream of its own."""
+    if device == "cpu":
+        return nullcontext
+    stream = torch.cuda.Stream(device, priority=priority)  # type: ignore[no-untyped-call]
+    return lambda: torch.cuda.stream(stream)
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Say whether a batch failed because memory was too small. If so, free torch's GPU cache."""
+    if isinstance(error, torch.OutOfMemoryError):
+        torch.cuda.empty_cache()
+        return True
+    return isinstance(error, MemoryError) or "not enough memory" in str(error)
+
+
+def device_lost(error: Exception) -> bool:
+    """Say whether the device is lost: after such an error every CUDA call of the process fails."""
+    return isinstance(error, torch.AcceleratorError)

@@ -1,0 +1,75 @@
+"""What `/health` and `/info` mean."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from bento.contract.embedding import HealthResponse, InfoResponse
+from bento.encoder.images import FORMATS
+from bento.encoder.model import Encoder
+from bento.runners.runners import Runners
+from bento.version import VERSION, revision
+
+if TYPE_CHECKING:
+    from bento.settings import Settings
+
+
+class StateHandler:
+    """Tells how the service is and what it serves; `collection` is None without search."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        runners: Runners,
+        settings: Settings,
+        *,
+        collection: str | None,
+    ) -> None:
+        self._encoder = encoder
+        self._runners = runners
+        self.info = InfoResponse(
+            model_name=encoder.model_name,
+            pretrained=encoder.pretrained,
+            device=encoder.device,
+            dtypes=encoder.dtypes,
+            embedding_dim=encoder.embedding_dim,
+            context_length=encoder.context_length,
+            preprocess=encoder.preprocess_description,
+            weights_digest=encoder.weights_digest,
+            normalize_default=settings.normalize_embeddings,
+            image_formats=list(FORMATS),
+            max_image_bytes=settings.max_image_bytes,
+            max_image_pixels=settings.max_image_pixels,
+            max_request_bytes=settings.max_request_bytes,
+            max_request_items=settings.max_request_items,
+            image_urls=settings.allow_image_urls,
+            qdrant_enabled=collection is not None,
+            collection=collection,
+            version=VERSION,
+            revision=revision(),
+        )
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What the log says at the start."""
+        encoder = self._encoder
+        return {
+            "model": encoder.model,
+            "device": encoder.device,
+            **encoder.dtypes,
+            "dimension": encoder.embedding_dim,
+        }
+
+    async def health(self) -> HealthResponse:
+        """Return the state of the device. Raises `NotReady` when it does not answer."""
+        import torch
+
+        await self._runners.check()
+        cuda = torch.cuda.is_available()
+        return HealthResponse(
+            status="healthy",
+            device=self._encoder.device,
+            model=self._encoder.model,
+            cuda_available=cuda,
+            gpu_name=torch.cuda.get_device_name() if cuda else None,
+        )

@@ -1,0 +1,38 @@
+"""What a batch queue keeps of its items and threads."""
+
+from __future__ import annotations
+
+import math
+import threading
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry(Generic[Item, Result]):
+    """An item that waits or runs. Times are in seconds of `monotonic`."""
+
+    item: Item
+    size: int
+    future: Future[Result]
+    queued: float
+    deadline: float
+
+
+class Lane(Generic[Item, Result]):
+    """A thread of a queue and the batch that it runs, on one of `shares` equal parts of the tower.
+
+    `spent` counts the seconds since the batch started, and `allowed` is when it counts as hanging.
+    """
+
+    def __init__(self, index: int, shares: int, lock: threading.RLock) -> None:
+        self.index = index
+        self.shares = shares
+        self.turn = threading.Condition(lock)
+        self.batch: list[Entry[Item, Result]] = []
+        self.spent = 0.0
+        self.allowed = math.inf

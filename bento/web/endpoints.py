@@ -1,0 +1,87 @@
+"""The service's routes that BentoML cannot serve: GET, and uploads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.routing import Route as StarletteRoute
+
+from bento.contract.routes import BENTOML, ROUTES
+from bento.web.api_docs import DOCS_HEADERS, DOCS_PAGE, DOCS_SCRIPT, openapi
+from bento.web.forms import read_form
+from bento.web.responses import Handler, Responder
+
+
+def mounted(handlers: Mapping[str, Handler], responder: Responder) -> Starlette:
+    """Return the app that serves every route of the table that BentoML does not."""
+    return Starlette(
+        routes=[
+            StarletteRoute(
+                route.path.replace("/images/{id}", "/images/{id:path}"),  # an id may have slashes
+                responder.wrap(handlers[route.name]),
+                methods=[route.method],
+            )
+            for route in sorted(ROUTES, key=lambda route: -len(route.path))
+            if not route.is_api and route.name not in BENTOML
+        ]
+    )
+
+
+async def _home(_: Request) -> Response:
+    return RedirectResponse("/ui")
+
+
+async def _docs(_: Request) -> Response:
+    return HTMLResponse(DOCS_PAGE, headers=DOCS_HEADERS)
+
+
+async def _docs_script(_: Request) -> Response:
+    return Response(DOCS_SCRIPT, media_type="text/javascript")
+
+
+async def _openapi(_: Request) -> Response:
+    return JSONResponse(openapi())
+
+
+async def _health(request: Request) -> Any:
+    return await request.app.state.service.loaded.state.health()
+
+
+async def _info(request: Request) -> Any:
+    return request.app.state.service.loaded.state.info
+
+
+async def _metrics(request: Request) -> Response:
+    metrics = request.app.state.service.metrics
+    return Response(metrics.exposition(), media_type=metrics.content_type)
+
+
+async def _embed_image_upload(request: Request) -> Any:
+    form = await read_form(request, "file", "normalize")
+    embedding = request.app.state.service.loaded.embedding
+    return await embedding.image(form.picture, form.normalize)
+
+
+async def _embed_images(request: Request) -> Any:
+    service = request.app.state.service
+    form = await read_form(
+        request, "files", "normalize", max_files=service.settings.max_request_items
+    )
+    return await service.loaded.embedding.images(form.pictures, form.normalize)
+
+
+HANDLERS: Final[Mapping[str, Handler]] = {
+    "home": _home,
+    "docs": _docs,
+    "docs_script": _docs_script,
+    "openapi": _openapi,
+    "health": _health,
+    "info": _info,
+    "metrics": _metrics,
+    "embed_image_upload": _embed_image_upload,
+    "embed_images": _embed_images,
+}

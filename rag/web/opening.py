@@ -1,0 +1,101 @@
+"""Image search as a service runs it: opened once, when the encoder is loaded."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from PIL import Image
+
+from bento.contract.embedding import ImageGiven
+from bento.contract.errors import RagError, SearchDisabled
+from rag.pictures.identity import Described, identity_of
+from rag.pictures.index import PictureIndex
+from rag.search.query import Embedder
+from rag.search.searcher import Searcher
+from rag.settings import RagSettings
+from rag.store.interface import Store, open_store
+from rag.web.index import Index
+from rag.web.thumbnails import Thumbnails
+
+logger = logging.getLogger("vision_encoder")
+
+
+class Encoder(Described, Protocol):
+    """What image search needs of an encoder; `bento.Encoder` has it."""
+
+    image_limits: dict[str, int]  # max_bytes and max_pixels
+
+    def decode(self, data: bytes) -> Image.Image:
+        """Decode a picture file into an upright RGB image. Raises an `EncoderError`."""
+
+
+@dataclass(frozen=True)
+class _Parts:
+    store: Store
+    index: Index
+    searcher: Searcher
+
+
+class ImageSearch:
+    """What the routes of image search answer with. Raises `SearchDisabled` when it is turned off.
+
+    `collection` is None then.
+    """
+
+    def __init__(self, collection: str | None, parts: _Parts | None) -> None:
+        self.collection = collection
+        self._parts = parts
+
+    @property
+    def index(self) -> Index:
+        return self._enabled.index
+
+    @property
+    def searcher(self) -> Searcher:
+        return self._enabled.searcher
+
+    @classmethod
+    def open(
+        cls,
+        settings: RagSettings,
+        encoder: Encoder,
+        embedder: Embedder,
+        image_bytes: Callable[[ImageGiven], Awaitable[bytes]],
+    ) -> ImageSearch:
+        """Open the store and the collection of an encoder, if search is turned on.
+
+        `image_bytes` returns the bytes that a request has or points to. Raises `StoreLocked` and
+        `StoreUnavailable`. A collection that cannot be used now is only logged, since embedding
+        works all the same.
+        """
+        if not settings.qdrant_enabled:
+            return cls(None, None)
+        collection = settings.image_search_collection
+        store = open_store(settings)
+        pictures = PictureIndex(store, identity_of(encoder))
+        try:
+            pictures.open(collection, create=True)
+        except RagError as error:
+            logger.warning("search is degraded: %s", error)
+        max_bytes = encoder.image_limits["max_bytes"]
+        thumbnails = Thumbnails(settings.thumbnails_path, encoder.decode, max_bytes=max_bytes)
+        index = Index(pictures, embedder, image_bytes, thumbnails, settings)
+        model = f"{encoder.model_name}/{encoder.pretrained}"
+        searcher = Searcher(pictures, embedder, image_bytes, settings, model)
+        return cls(collection, _Parts(store, index, searcher))
+
+    def close(self) -> None:
+        """Flush what is pending and release the store."""
+        if self._parts:
+            self._parts.store.close()
+
+    @property
+    def _enabled(self) -> _Parts:
+        if self._parts is None:
+            raise SearchDisabled(
+                "this service runs without search; QDRANT_ENABLED=true turns it on"
+            )
+        return self._parts

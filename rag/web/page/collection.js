@@ -1,0 +1,48 @@
+// What the service says about itself, and the collection that the page shows.
+
+import { $ } from "./dom.js";
+import { redrawn, t } from "./language.js";
+import { Failure, ask } from "./service.js";
+
+export let info = {};
+export let collection = "";
+export let points = null; // pictures in the collection; null: not known
+let counting = false;
+
+/** `ready` resolves when `begin` is called: search is on and the collection is known. */
+export const { promise: ready, resolve: begin } = Promise.withResolvers();
+
+export const isOff = () => info.qdrant_enabled === false;
+
+/** Ask what the service is, and choose the collection. Raises `Failure`. */
+export async function load() {
+  info = await ask("info");
+  const asked = new URLSearchParams(location.search).get("collection");
+  collection = asked ?? info.collection ?? "";
+  if (asked) $(".brand").search = new URLSearchParams({ collection }).toString();
+}
+
+export async function count() {
+  counting = true;
+  try {
+    points = (await ask(`collections/${encodeURIComponent(collection)}`)).points;
+  } catch (error) {
+    if (!(error instanceof Failure)) throw error;
+    points = null; // the search shows the error
+  } finally {
+    counting = false;
+  }
+  drawCollection();
+}
+
+/** Count again after a count that failed. */
+export function countIfUnknown() {
+  if (points === null && !counting) count();
+}
+
+function drawCollection() {
+  $("#collection").textContent =
+    points === null ? collection : t("collection", { n: points, name: collection });
+}
+
+redrawn.add(drawCollection);
