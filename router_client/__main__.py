@@ -17,10 +17,10 @@ from router_client.router.rules import RULES_FILE, RulesError, load_rules
 EPILOG = """\
 POST /route      {"mode": "image_search", "message": "a red circle", "dao_id": "my-dao"}
 GET  /health     whether the router runs
-GET  /providers  what the rules choose among, and whether the service behind answers
+GET  /providers  the providers with their rules, and whether the vision encoder answers
 
-The vision encoder is found at VISION_ENCODER_URL (http://127.0.0.1:8001). The router asks nobody
-for a key and reads the files that payload.image_path names: let only your agents reach it.
+VISION_ENCODER_URL (http://127.0.0.1:8001) is the address of the vision encoder. The router needs
+no key and reads the files that payload.image_path names: let only your agents reach it.
 """
 
 
@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
         type=Path,
         default=RULES_FILE,
         metavar="FILE",
-        help="the rules, YAML (router_client/router/router-config.yml)",
+        help="YAML file of the rules (router_client/router/router-config.yml)",
     )
     options = parser.parse_args(arguments)
     if not all(find_spec(name) for name in ("starlette", "uvicorn")):
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     from router_client.router.app import create_router
 
-    # uvicorn ends what is under way first, and raises the signal again when it is done
+    # uvicorn shuts down gracefully and then raises the signal again
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     uvicorn.run(
         create_router(rules, providers),

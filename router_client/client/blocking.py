@@ -1,4 +1,4 @@
-"""The client that blocks: the methods of the other one, over a way of waiting that blocks."""
+"""The blocking client: the methods of the asyncio client over `BlockingWaiting`."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _blocking_each(
 
 
 class VisionEncoderClient:
-    """The same as `AsyncVisionEncoderClient`, but blocking. Thread-safe; close it after use."""
+    """`AsyncVisionEncoderClient` without asyncio. Thread-safe; close it after use."""
 
     def __init__(
         self,

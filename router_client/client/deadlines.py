@@ -1,7 +1,6 @@
-"""A transport for a client that blocks: a request ends by a deadline, however its bytes come.
+"""A transport for the blocking client: a request ends at its deadline, however its bytes come.
 
-httpx bounds each read and each write, not all of them together: an answer in drips could take any
-time.
+httpx bounds each read and each write, but not their sum: an answer in drips could take any time.
 """
 
 from __future__ import annotations
@@ -9,29 +8,83 @@ from __future__ import annotations
 import ssl
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import httpcore
 import httpx
 
-_PIECE: Final = 65_536  # bytes that are written at once
+_PIECE: Final = 65_536  # bytes of one write
+_ERRORS: Final = (  # their subclasses too; httpx has each under the same name
+    httpcore.TimeoutException,
+    httpcore.NetworkError,
+    httpcore.ProtocolError,
+    httpcore.UnsupportedProtocol,
+)
 
 thread: Final = threading.local()
-"""`deadline`: when, by `time.monotonic`, what this thread sends and receives has to be over."""
+"""`deadline`: the end, by `time.monotonic`, of what this thread sends and receives."""
 
 
-class DeadlineTransport(httpx.HTTPTransport):
+class DeadlineTransport(httpx.BaseTransport):
     """Sends over connections that keep to the deadline of the thread that uses them."""
 
     def __init__(self, limits: httpx.Limits, tls: ssl.SSLContext) -> None:
-        super().__init__(limits=limits, verify=tls)
-        self._pool = httpcore.ConnectionPool(  # httpx does not hand a backend on
+        self._connections = httpcore.ConnectionPool(
             ssl_context=tls,
             max_connections=limits.max_connections,
             max_keepalive_connections=limits.max_keepalive_connections,
             keepalive_expiry=limits.keepalive_expiry,
             network_backend=_Backend(),
         )
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        url = httpcore.URL(
+            scheme=request.url.raw_scheme,
+            host=request.url.raw_host,
+            port=request.url.port,
+            target=request.url.raw_path,
+        )
+        sent = httpcore.Request(
+            request.method,
+            url,
+            headers=request.headers.raw,
+            content=request.stream,
+            extensions=request.extensions,
+        )
+        with _errors_of_httpx():
+            answer = self._connections.handle_request(sent)
+        return httpx.Response(
+            answer.status,
+            headers=answer.headers,
+            stream=_Body(answer),
+            extensions=answer.extensions,
+        )
+
+    def close(self) -> None:
+        self._connections.close()
+
+
+class _Body(httpx.SyncByteStream):
+    def __init__(self, answer: httpcore.Response) -> None:
+        self._answer = answer
+
+    def __iter__(self) -> Iterator[bytes]:
+        with _errors_of_httpx():
+            yield from self._answer.iter_stream()
+
+    def close(self) -> None:
+        self._answer.close()
+
+
+@contextmanager
+def _errors_of_httpx() -> Iterator[None]:
+    try:
+        yield
+    except _ERRORS as error:
+        kind: type[httpx.TransportError] = getattr(httpx, type(error).__name__)
+        raise kind(str(error)) from error
 
 
 class _Backend(httpcore.SyncBackend):
@@ -40,7 +93,7 @@ class _Backend(httpcore.SyncBackend):
 
 
 class DeadlineStream(httpcore.NetworkStream):
-    """Wraps a connection. Raises `httpcore.ReadTimeout` when the deadline is over."""
+    """Wraps a connection. Raises `httpcore.ReadTimeout` after the deadline."""
 
     def __init__(self, stream: httpcore.NetworkStream) -> None:
         self._stream = stream

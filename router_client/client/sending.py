@@ -1,15 +1,22 @@
-"""Sending a request until it is answered: attempts, back-off, time-outs, errors."""
+"""Sending a request until it is answered: attempts, back-off, timeouts, errors."""
 
 from __future__ import annotations
 
-import itertools
 import json
 import random
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import httpx
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception,
+    stop_after_attempt,
+    stop_before_delay,
+)
 
 from bento.contract.errors import (
     InvalidInput,
@@ -19,22 +26,23 @@ from bento.contract.errors import (
     VisionEncoderTimeout,
     VisionEncoderUnauthorized,
 )
+from router_client.client.requests import with_json_encoded
 from router_client.client.waiting import Answer, Waiting
 
 _FIRST_PAUSE: Final = 0.25  # seconds; doubles
 _LONGEST_PAUSE: Final = 8.0
 _UNTOUCHED: Final = frozenset({"unreachable", "not_ready"})  # nothing was carried out
-# what a text that is no text, a number or a host that is none, or nesting without end end in
+# What encoding a request raises: for invalid text, numbers or hosts, or for endless nesting.
 _UNSENDABLE: Final = (ValueError, TypeError, OverflowError, RecursionError)
-_PERMANENT: Final = frozenset({"search_disabled", "store_locked"})  # 503, and will stay so
+_PERMANENT: Final = frozenset({"search_disabled", "store_locked"})  # 503s that do not pass
 
 T = TypeVar("T")
 
 
 class Sender:
-    """Sends requests to one service and turns what is no success into a `VisionEncoderError`.
+    """Sends requests to one service; raises a `VisionEncoderError` for all but a success.
 
-    A request is given up when `timeout` seconds are over, attempts and pauses taken together.
+    `timeout` seconds bound a request, with all its attempts and pauses.
     """
 
     def __init__(
@@ -56,32 +64,31 @@ class Sender:
         once: bool = False,
         **request: Any,
     ) -> T:
-        """Send a request and return what `read` makes of its answer.
+        """Send a request and return its answer as `read` returns it.
 
-        Unless it goes `once`, it is sent again when it was surely not carried out, or when it is
-        `safe` to carry it out twice.
+        Unless `once`, retry with exponential backoff and jitter: if the service surely did not
+        carry the request out, or if it is `safe` (idempotent).
         """
-        deadline = time.monotonic() + self._timeout
+        attempts = AsyncRetrying(
+            retry=retry_if_exception(partial(_may_pass, safe=safe)),
+            wait=_pause,
+            stop=stop_after_attempt(1 if once else 1 + self._max_retries)
+            | stop_before_delay(self._timeout),
+            sleep=self.waiting.sleep,
+            reraise=True,
+        )
         request = {"method": method, "url": path, **request}
-        for attempt in itertools.count():
-            try:
-                answer = await self._send(request, deadline - time.monotonic())
-                break
-            except VisionEncoderError as error:
-                pause = _pause(attempt, error.retry_after)
-                late = time.monotonic() + pause >= deadline
-                if once or late or attempt == self._max_retries or not _may_pass(error, safe):
-                    raise
-            await self.waiting.sleep(pause)
-        return self._understood(answer, read)
+        deadline = time.monotonic() + self._timeout
+        return self._understood(await attempts(self._send, request, deadline), read)
 
-    async def _send(self, request: dict[str, Any], seconds: float) -> Answer:
+    async def _send(self, request: dict[str, Any], deadline: float) -> Answer:
         """Send a request once and return the answer, which is a success."""
         where = f"the vision encoder at {self._base_url}"
         if self.closed:
             raise VisionEncoderError("this client is closed", code="closed")
         try:
-            answer = await self.waiting.send(request, max(seconds, 0.001))
+            seconds = max(deadline - time.monotonic(), 0.001)
+            answer = await self.waiting.send(with_json_encoded(request), seconds)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise VisionEncoderConnectionError(
                 f"no vision encoder answers at {self._base_url}: {_said(error)}. Start one "
@@ -93,7 +100,7 @@ class Sender:
                 f"{where} did not answer within {self._timeout:g} s (VISION_ENCODER_TIMEOUT)"
             ) from None
         except (httpx.LocalProtocolError, httpx.InvalidURL, *_UNSENDABLE) as error:
-            # not the error itself: it may quote the key
+            # without its text, which may quote the key
             raise InvalidInput(f"the request cannot be sent ({type(error).__name__})") from None
         except (httpx.TransportError, httpx.DecodingError) as error:
             raise VisionEncoderConnectionError(
@@ -106,7 +113,7 @@ class Sender:
     def _understood(self, answer: Answer, read: Callable[[Answer], T]) -> T:
         try:
             return read(answer)
-        except Exception:  # whatever reading an arbitrary body may raise
+        except Exception:  # reading an arbitrary body may raise any
             media_type = answer.headers.get("Content-Type", "no content type")
             raise VisionEncoderError(
                 f"{self._base_url} answered {answer.status}, but not as a vision encoder does "
@@ -120,7 +127,7 @@ def _error(answer: Answer, where: str) -> VisionEncoderError:
     try:
         body = json.loads(answer.content)
         message, code = str(body["error"]), str(body["code"])
-    except (ValueError, KeyError, TypeError, RecursionError):  # it was not the service
+    except (ValueError, KeyError, TypeError, RecursionError):  # not an answer of the service
         message = f"HTTP {answer.status} from {where}: {_excerpt(answer)}"
         if 300 <= answer.status < 400:
             there = answer.headers.get("Location", "nowhere")
@@ -136,18 +143,22 @@ def _error(answer: Answer, where: str) -> VisionEncoderError:
     return kind(message, status=answer.status, code=code, retry_after=answer.retry_after)
 
 
-def _may_pass(error: VisionEncoderError, safe: bool) -> bool:
-    """Say whether the same request may be sent again, and may have success a little later."""
+def _may_pass(error: BaseException, safe: bool) -> bool:
+    """Say whether the same request may be sent again, and may succeed a little later."""
+    if not isinstance(error, VisionEncoderError):
+        return False
     if error.status == 429 or error.code in _UNTOUCHED:
         return True
     passing = isinstance(error, VisionEncoderConnectionError) or error.status in (502, 503, 504)
     return passing and safe and error.code not in _PERMANENT
 
 
-def _pause(attempt: int, asked: float | None) -> float:
-    """Return the seconds before the next attempt: at least what was asked, never all at once."""
-    longest = min(_FIRST_PAUSE * float(2**attempt), _LONGEST_PAUSE)
+def _pause(state: RetryCallState) -> float:
+    """Return the seconds before the next attempt: random, at least what the service asked for."""
+    longest = min(_FIRST_PAUSE * 2 ** (state.attempt_number - 1), _LONGEST_PAUSE)
     usual = random.uniform(longest / 2, longest)
+    error = state.outcome and state.outcome.exception()
+    asked = error.retry_after if isinstance(error, VisionEncoderError) else None
     return usual if asked is None else max(usual, asked + random.uniform(0, min(1.0, asked / 4)))
 
 

@@ -7,40 +7,50 @@ from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from bento.contract.errors import InvalidInput, VisionEncoderBusy, VisionEncoderError
+from router_client.client.requests import unreadable
 from router_client.client.waiting import IN_FLIGHT, Waiting
 
 if TYPE_CHECKING:
-    from router_client.client.answers import Embedding, Embeddings
+    from router_client.client.embeddings import Embedding, Embeddings
 
 ImageFile = bytes | bytearray | memoryview | str | os.PathLike[str]
 """A picture file's bytes, or its path."""
 
-# of one request
+# Limits of one request.
 _IMAGES: Final = 8
 _BYTES: Final = 8_000_000
 
 R = TypeVar("R")
 
 
-class Stream:
-    """Embeds pictures in their order; what is wrong with one is its own outcome.
+async def read_picture(waiting: Waiting, image: ImageFile) -> bytes:
+    """Return a picture file's bytes. Raises `InvalidInput` if it cannot be read."""
+    if isinstance(image, bytes | bytearray | memoryview):
+        return bytes(image)
+    try:
+        return await waiting.read(Path(image))
+    except (OSError, ValueError, TypeError) as error:
+        raise unreadable(image, error) from None
 
-    `read` returns a picture's bytes, `one` embeds one, `many` a few with one request, where a
-    bad one has None or NaN. All raise a `VisionEncoderError`.
+
+class Stream:
+    """Embeds pictures in their order; an error of one picture is its own outcome.
+
+    `one` embeds a picture, `many` embeds a few with one request and returns None or NaN for a bad
+    one. Both raise a `VisionEncoderError`.
     """
 
     def __init__(
         self,
         waiting: Waiting,
-        read: Callable[[ImageFile], Awaitable[bytes]],
         one: Callable[[bytes], Awaitable[Embedding]],
         many: Callable[[Sequence[bytes]], Awaitable[Embeddings]],
     ) -> None:
         self._waiting = waiting
-        self._read = read
         self._one = one
         self._many = many
 
@@ -67,7 +77,7 @@ class Stream:
         good = [i for i, outcome in enumerate(outcomes) if isinstance(outcome, bytes)]
         rows: Any = [None] * len(good)
         if len(good) > 1:
-            # what is too much for one request is asked for singly, which tells whose fault it is
+            # After a refusal, send each picture alone: only a bad one fails then.
             with suppress(InvalidInput):
                 rows = await self._patiently(partial(self._many, [outcomes[i] for i in good]))
         for i, row in zip(good, rows, strict=True):
@@ -81,16 +91,16 @@ class Stream:
         except VisionEncoderError as error:
             if error.status == 500 or _refused(error):
                 return error
-            raise  # not this picture's fault
+            raise  # the service is at fault, not the picture
 
     async def _read_or_error(self, image: ImageFile) -> bytes | InvalidInput:
         try:
-            return await self._read(image)
+            return await read_picture(self._waiting, image)
         except InvalidInput as error:
             return error
 
     async def _patiently(self, send: Callable[[], Awaitable[R]]) -> R:
-        """Send for as long as the service lives and says that it is busy."""
+        """Send again for as long as the service answers 429."""
         while True:
             try:
                 return await send()
@@ -101,12 +111,12 @@ class Stream:
 
 
 def _refused(error: VisionEncoderError) -> bool:
-    """Say whether the service refused what it was sent, and not the route."""
+    """Say whether the service refused the picture, and not the route."""
     return isinstance(error, InvalidInput) and error.status not in (None, 404, 405)
 
 
 def parts(images: Iterable[ImageFile]) -> Iterator[list[ImageFile]]:
-    """Cut a stream of pictures into what goes into one request each, by count and bytes."""
+    """Split a stream of pictures into requests, by count and bytes."""
     part: list[ImageFile] = []
     held = 0
     for image in images:
@@ -126,4 +136,4 @@ def _size(image: ImageFile) -> int:
     try:
         return os.stat(image).st_size
     except (OSError, ValueError, TypeError):
-        return 0  # reading it will say why
+        return 0  # reading the file will raise

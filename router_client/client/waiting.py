@@ -1,7 +1,7 @@
 """How a client waits: on an event loop, or by blocking its thread.
 
-The clients are written once, as coroutines that wait through a `Waiting` only. Over the blocking
-one they never suspend, so that `run` can carry them out without an event loop.
+Both clients are the same coroutines, which wait only through a `Waiting`. Over `BlockingWaiting`
+they never suspend, so `run` needs no event loop for them.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from router_client.client import deadlines
 
 IN_FLIGHT: Final = 8  # requests of one stream
 _CONNECT_SECONDS: Final = 5.0
-_LONGEST_WAIT: Final = 3600.0  # that Retry-After may ask for
-# Below the 5 s after which the service closes an idle connection: none is used as it closes.
+_LONGEST_WAIT: Final = 3600.0  # seconds; a longer Retry-After counts as this
+# The service closes idle connections after 5 s; expiring earlier avoids using one as it closes.
 _LIMITS: Final = httpx.Limits(max_connections=100, keepalive_expiry=3)
 
 T = TypeVar("T")
@@ -39,7 +39,7 @@ class Answer(NamedTuple):
 
     @property
     def retry_after(self) -> float | None:
-        """In how many seconds Retry-After says to come again, an hour at most."""
+        """The seconds that Retry-After asks for, at most an hour; None without a valid one."""
         value = self.headers.get("Retry-After", "").strip()
         if re.fullmatch("[0-9]+", value):
             return float(value) if len(value) < 4 else _LONGEST_WAIT
@@ -51,26 +51,26 @@ class Answer(NamedTuple):
 
 
 class Stopped(Exception):
-    """Nobody waits any longer for what a thread is doing."""
+    """Raised in a thread whose result is no longer wanted."""
 
 
 class Waiting(Protocol):
     """How a client waits."""
 
     async def send(self, request: dict[str, Any], seconds: float) -> Answer:
-        """Send a request and read its answer. Raises what httpx raises."""
+        """Send a request and read its answer. Raises the errors of httpx."""
 
     async def sleep(self, seconds: float) -> None:
-        """Do nothing for a while."""
+        """Wait."""
 
     async def read(self, path: Path) -> bytes:
         """Return a file's bytes. Raises OSError."""
 
     def start(self, coroutine: Coroutine[Any, Any, T]) -> Awaitable[T]:
-        """Begin a coroutine beside others and return what to await, or to `cancel`, later."""
+        """Start a coroutine concurrently; await the result, or give it to `cancel`."""
 
     async def cancel(self, started: Iterable[Any]) -> None:
-        """Stop what was started, and forget how it ended."""
+        """Stop coroutines that were started, and ignore their outcomes."""
 
     async def close(self) -> None:
         """Close the connections."""
@@ -107,12 +107,12 @@ class AsyncWaiting:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def close(self) -> None:
-        with suppress(RuntimeError):  # of an event loop that has ended, connections and all
+        with suppress(RuntimeError):  # the event loop has ended, and its connections with it
             await self._http.aclose()
 
 
 class BlockingWaiting:
-    """Waits by blocking the thread; what is started runs on threads of its own."""
+    """Waits by blocking the thread; starts coroutines on threads of their own."""
 
     def __init__(self, transport: httpx.BaseTransport | None, **options: Any) -> None:
         transport = transport or deadlines.DeadlineTransport(_LIMITS, _tls())
@@ -124,7 +124,7 @@ class BlockingWaiting:
         with self._http.stream(**request, timeout=_timeout(seconds)) as response:
             for chunk in response.iter_bytes():
                 content += chunk
-                if time.monotonic() > deadline:  # a transport that was given knows of none
+                if time.monotonic() > deadline:  # a caller's transport ignores the deadline
                     raise httpx.ReadTimeout("the answer is not complete")
         return Answer(response.status_code, response.headers, bytes(content))
 
@@ -149,13 +149,13 @@ class BlockingWaiting:
         self._http.close()
 
 
-_thread: Final = threading.local()  # `stop`: set when its work is not wanted any longer
+_thread: Final = threading.local()  # `stop`: set when its result is no longer wanted
 
 
 class _Started(Awaitable[T]):
     """A coroutine on a thread of its own; awaiting it blocks.
 
-    The thread is a daemon: who leaves a stream does not wait for what is under way.
+    The thread is a daemon: a caller that leaves a stream does not wait for its requests.
     """
 
     def __init__(self, coroutine: Coroutine[Any, Any, T]) -> None:
@@ -176,7 +176,7 @@ class _Started(Awaitable[T]):
 
 
 def run(coroutine: Any) -> Any:
-    """Carry out a coroutine that never suspends and return its result."""
+    """Run a coroutine that never suspends and return its result."""
     try:
         coroutine.send(None)
     except StopIteration as done:
@@ -186,7 +186,7 @@ def run(coroutine: Any) -> Any:
 
 @cache
 def _tls() -> ssl.SSLContext:
-    """Return what every client trusts; reading it takes longer than a request."""
+    """Return the trusted certificates; loading them takes longer than a request."""
     return httpx.create_ssl_context()
 
 

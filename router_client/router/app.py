@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -18,14 +19,14 @@ from router_client.router.providers import Provider
 from router_client.router.rules import RouterRequest, RouterResponse, Rule, choose
 
 MAX_BODY_BYTES: Final = 30_000_000  # a picture of 20 MB in base64
-# Of large bodies so many are worked on at once: each is held several times over, as bytes, as
-# text and as what is sent on.
+# At most so many large bodies at once: memory holds each several times, as bytes, as text and as
+# the request to the service.
 LARGE_BYTES: Final = 1_000_000
 LARGE_AT_ONCE: Final = 2
 
 
 def create_router(rules: Sequence[Rule], providers: Mapping[str, Provider]) -> Starlette:
-    """Return the app that answers each request by the provider that the rules name."""
+    """Return the app: the rules choose the provider that answers a request."""
 
     large = asyncio.Semaphore(LARGE_AT_ONCE)
 
@@ -34,7 +35,7 @@ def create_router(rules: Sequence[Rule], providers: Mapping[str, Provider]) -> S
             try:
                 body = await _body(request, large, stack)
             except ClientDisconnect:
-                return Response(status_code=400)  # that nobody reads
+                return Response(status_code=400)  # nobody reads it
             if body is None:
                 return _refusal(413, f"the request has more than {MAX_BODY_BYTES:,} bytes")
             try:
@@ -81,13 +82,13 @@ def create_router(rules: Sequence[Rule], providers: Mapping[str, Provider]) -> S
             Route("/health", health),
             Route("/providers", list_providers),
         ],
-        exception_handlers={404: _no_such_route, 405: _no_such_route},
+        exception_handlers={status: partial(_no_such_route, status) for status in (404, 405)},
         lifespan=closing,
     )
 
 
 async def _body(request: Request, large: asyncio.Semaphore, stack: AsyncExitStack) -> bytes | None:
-    """Return the body, or None as soon as it is too large; a large one waits for its turn."""
+    """Return the body, None if it is too large; wait for a turn if it is large."""
     body = bytearray()
     waited = False
     async for chunk in request.stream():
@@ -103,15 +104,14 @@ async def _body(request: Request, large: asyncio.Semaphore, stack: AsyncExitStac
 def _answer(response: RouterResponse) -> Response:
     try:
         return JSONResponse(response.model_dump())
-    except ValueError:  # numbers that are none, or halves of characters, from the service behind
+    except ValueError:  # the service's answer has NaN, infinity or a lone surrogate
         problem = "the service answered what cannot be written as JSON"
         return JSONResponse(
             RouterResponse(ok=False, provider_id=response.provider_id, error=problem).model_dump()
         )
 
 
-async def _no_such_route(request: Request, error: Exception) -> Response:
-    status = getattr(error, "status_code", 404)
+async def _no_such_route(status: int, request: Request, _: Exception) -> Response:
     return _refusal(
         status,
         f"there is no {request.method} {request.url.path} here; "

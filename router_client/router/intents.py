@@ -1,4 +1,4 @@
-"""Image search for an agent's own code: one call each, never an exception."""
+"""Image search for an agent's own code: two functions that never raise."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ async def handle_image_search_intent(
 ) -> dict[str, Any]:
     """Find pictures of a tenant by what the user wrote, in Ukrainian or English.
 
-    Returns `{success, count, images: [{id, score, path, metadata}], formatted_text}`; where it
-    failed `success` is false, `formatted_text` says why to the user and `error` to you. The service
-    is the one at VISION_ENCODER_URL; `top_k` and the collection are its own unless given.
+    Returns `{success, count, images: [{id, score, path, metadata}], formatted_text}`. After a
+    failure `success` is false, `formatted_text` tells the user why, and `error` tells you.
+    VISION_ENCODER_URL is the service; its settings replace a missing `top_k` or collection.
     """
     return await _search(user_query, dao_id, top_k=top_k, collection=collection_name)
 
@@ -33,9 +33,9 @@ async def handle_image_to_image_search(
     top_k: int | None = None,
     collection_name: str | None = None,
 ) -> dict[str, Any]:
-    """Find pictures of a tenant like the picture file at `image_path`.
+    """Find pictures of a tenant that are similar to the picture file at `image_path`.
 
-    Returns what `handle_image_search_intent` does.
+    Returns the same as `handle_image_search_intent`.
     """
     path = str(image_path)
     return await _search(None, dao_id, image_path=path, top_k=top_k, collection=collection_name)

@@ -1,4 +1,4 @@
-"""Providers for an agent router: embedding, and image search. They never raise.
+"""Providers for an agent router: embedding and image search. They never raise.
 
 registry = build_provider_registry()
 response = await registry["vision_rag"].call(RouterRequest(mode="image_search", message="a cat"))
@@ -7,7 +7,6 @@ response = await registry["vision_rag"].call(RouterRequest(mode="image_search", 
 from __future__ import annotations
 
 import asyncio
-import base64
 import logging
 from abc import ABC, abstractmethod
 from functools import partial
@@ -17,39 +16,40 @@ from typing import Any, Final, Protocol
 
 import httpx
 
+from bento.contract.embedding import base64_of
 from bento.contract.errors import InvalidInput, VisionEncoderError
-from bento.contract.search import explain_search_failure
-from router_client.client.answers import ImageExample, SearchAnswer
+from bento.contract.images import DEFAULT_DAO_ID
+from bento.contract.search import SearchResponse, explain_search_failure
 from router_client.client.client import AsyncVisionEncoderClient
+from router_client.client.requests import unreadable
 from router_client.router.rules import RouterRequest, RouterResponse
 
 logger = logging.getLogger("router_client")
 
-DEFAULT_DAO_ID: Final = "default"
 HEALTH_SECONDS: Final = 5.0
-LARGEST_FILE: Final = 20_000_000  # bytes; what the service takes unless told otherwise
+LARGEST_FILE: Final = 20_000_000  # bytes; the service's default limit
 _PICTURES: Final = ("image_url", "image_path", "image_base64")
 _OPTIONS: Final = ("top_k", "filter", "collection", "language")
 
 
 class Provider(Protocol):
-    """What a router chooses among."""
+    """Answers requests of the router."""
 
     provider_id: str
     base_url: str
 
     async def call(self, request: RouterRequest) -> RouterResponse:
-        """Answer a request; a failure is `ok` false and a sentence."""
+        """Answer a request; after a failure `ok` is false and `error` says why."""
 
     async def health(self) -> str | None:
-        """Return what is wrong with the service behind, None if nothing is."""
+        """Return what is wrong with the service, None if it is healthy."""
 
     async def close(self) -> None:
         """Close the connections."""
 
 
 class _VisionProvider(ABC):
-    """What both providers share: a client for the event loop at hand, and errors as answers."""
+    """Base of both providers: a client for the current event loop, and errors as answers."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class _VisionProvider(ABC):
         self.base_url = self._client.base_url
 
     async def call(self, request: RouterRequest) -> RouterResponse:
-        """Answer a request; a failure is `ok` false and a sentence."""
+        """Answer a request; after a failure `ok` is false and `error` says why."""
         started = perf_counter()
         data, problem, metadata = None, None, {}
         try:
@@ -89,7 +89,7 @@ class _VisionProvider(ABC):
         )
 
     async def health(self) -> str | None:
-        """Return what is wrong with the service behind, None if nothing is."""
+        """Return what is wrong with the service, None if it is healthy."""
         try:
             async with asyncio.timeout(HEALTH_SECONDS):
                 await self._here().health()
@@ -104,7 +104,7 @@ class _VisionProvider(ABC):
         await self._client.close()
 
     def _here(self) -> AsyncVisionEncoderClient:
-        """Return the client; connections belong to the event loop that opened them."""
+        """Return a client for this event loop: connections belong to the loop that opened them."""
         loop = asyncio.get_running_loop()
         if self._loop not in (None, loop):
             self._client = self._new_client()
@@ -118,15 +118,15 @@ class _VisionProvider(ABC):
         """Return `data`. Raises a `VisionEncoderError`."""
 
     def _failed(self, problem: str, request: RouterRequest) -> dict[str, Any] | None:
-        """Return what there is to say besides the error."""
+        """Return `data` of a failed request."""
         return None
 
 
 class VisionEncoderProvider(_VisionProvider):
     """Embeds: `payload.operation` is `embed_text` or `embed_image`.
 
-    A text is `payload.text`, else the message; an image one of `payload.image_url`, `image_path`
-    (a file here) and `image_base64`. `data` is what `/embed/text` answers.
+    The text is `payload.text`, otherwise the message. The image is one of `payload.image_url`,
+    `image_path` (a file on this machine) and `image_base64`. `data` is the answer of `/embed/text`.
     """
 
     async def _answer(
@@ -161,13 +161,13 @@ class VisionEncoderProvider(_VisionProvider):
 
 
 class VisionRagProvider(_VisionProvider):
-    """Searches: by the picture of the payload if it has one, else by the message.
+    """Searches: by the picture of the payload if it has one, otherwise by the message.
 
-    A picture is one of `payload.image_url`, `image_path` (a file here) and `image_base64`;
-    `payload` may have `top_k`, `filter`, `collection` and `language` (of `formatted_text`: uk or
-    en, without it that of the message). Only the pictures of `dao_id` are searched (`default`
-    without one). `data` is `{success, count, images: [{id, score, path, metadata}],
-    formatted_text}`, also where it failed.
+    The picture is one of `payload.image_url`, `image_path` (a file on this machine) and
+    `image_base64`. `payload` may have `top_k`, `filter`, `collection` and `language` (uk or en, of
+    `formatted_text`; the message's language by default). The search is among the pictures of
+    `dao_id` only (`default` if there is none). `data` is `{success, count, images: [{id, score,
+    path, metadata}], formatted_text}`, after a failure too.
     """
 
     async def _answer(
@@ -200,31 +200,26 @@ def build_provider_registry() -> dict[str, Provider]:
 
 
 def search_failed(problem: str, language: str) -> dict[str, Any]:
-    """Return what there is to say of a search that failed."""
+    """Return `data` of a search that failed."""
     text = explain_search_failure(problem, language)
-    return {"success": False, "count": 0, "images": [], "formatted_text": text}
+    return _found(SearchResponse(success=False, hits=[], formatted_text=text))
 
 
-def _found(answer: SearchAnswer) -> dict[str, Any]:
-    """Return a search's answer as `{success, count, images, formatted_text}`."""
+def _found(answer: SearchResponse) -> dict[str, Any]:
+    """Return `data` of a search: `{success, count, images, formatted_text}`."""
     return {
-        "success": True,
-        "count": len(answer["hits"]),
+        "success": answer.success,
+        "count": len(answer.hits),
         "images": [
-            {
-                "id": hit["id"],
-                "score": hit["score"],
-                "path": hit["path"],
-                "metadata": hit["payload"],
-            }
-            for hit in answer["hits"]
+            {"id": hit.id, "score": hit.score, "path": hit.path, "metadata": hit.payload}
+            for hit in answer.hits
         ],
-        "formatted_text": answer["formatted_text"],
+        "formatted_text": answer.formatted_text,
     }
 
 
 def language_of(message: str) -> str:
-    """Return `en` for a message in Latin letters only, else `uk`."""
+    """Return `en` for a message in Latin letters only, otherwise `uk`."""
     letters = [character for character in message if character.isalpha()]
     return "en" if letters and all(character < "\u0250" for character in letters) else "uk"
 
@@ -233,7 +228,7 @@ def _language(request: RouterRequest) -> str:
     return str(request.payload.get("language") or language_of(request.message or ""))
 
 
-async def _picture(request: RouterRequest) -> ImageExample | None:
+async def _picture(request: RouterRequest) -> dict[str, str] | None:
     given = {name: request.payload[name] for name in _PICTURES if request.payload.get(name)}
     if len(given) > 1:
         raise InvalidInput(f"give only one of payload.{', '.join(given)}")
@@ -242,7 +237,7 @@ async def _picture(request: RouterRequest) -> ImageExample | None:
             raise InvalidInput(f"payload.{name} must be a text, not {type(value).__name__}")
         if name == "image_path":
             data = await asyncio.to_thread(_read, Path(value))
-            return {"image_base64": base64.b64encode(data).decode()}
+            return {"image_base64": base64_of(data)}
         return {"image_url": value} if name == "image_url" else {"image_base64": value}
     return None
 
@@ -255,8 +250,7 @@ def _read(path: Path) -> bytes:
             raise InvalidInput(f"{path} has more than {LARGEST_FILE:,} bytes, the limit")
         return path.read_bytes()
     except (OSError, ValueError) as error:
-        what = getattr(error, "strerror", None) or error
-        raise InvalidInput(f"cannot read {path}: {what}") from None
+        raise unreadable(path, error) from None
 
 
 def _about(error: VisionEncoderError) -> dict[str, Any]:

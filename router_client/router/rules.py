@@ -1,6 +1,6 @@
-"""What a router is asked and answers, and the rules by which it chooses a provider.
+"""Requests and answers of a router, and the rules that choose a provider.
 
-The rules are a YAML file, `router-config.yml` beside this module unless another is given.
+The rules are a YAML file: `router-config.yml` beside this module, or another one.
 """
 
 from __future__ import annotations
@@ -21,19 +21,21 @@ from pydantic import (
     field_validator,
 )
 
+from bento.contract.errors import describe
+
 RULES_FILE: Final = Path(__file__).parent / "router-config.yml"
 
 Scalar = str | int | float | bool
 
 
 class RouterRequest(BaseModel):
-    """What an agent router is asked. Fields that are not known here are left alone."""
+    """A request to an agent router. Unknown fields are ignored."""
 
     model_config = ConfigDict(extra="ignore", str_strip_whitespace=True)
 
     mode: Annotated[str, Field(min_length=1)]
     agent: str | None = None
-    # as it is given: the service keeps tenants apart whose ids differ by spaces
+    # not stripped: ids that differ by spaces are different tenants of the service
     dao_id: Annotated[str, StringConstraints(strip_whitespace=False, min_length=1)] | None = None
     source: str | None = None
     session_id: str | None = None
@@ -43,7 +45,7 @@ class RouterRequest(BaseModel):
 
 
 class RouterResponse(BaseModel):
-    """What it answers: `data`, or the sentence `error` when `ok` is false."""
+    """The answer: `data`, or `error`, a sentence, when `ok` is false."""
 
     ok: bool
     provider_id: str | None = None
@@ -53,17 +55,17 @@ class RouterResponse(BaseModel):
 
 
 class RulesError(Exception):
-    """A file of rules that cannot be used; says which file, rule and field."""
+    """The file of rules is invalid; the message names the file, the rule and the field."""
 
 
 _TEXT_FIELDS: Final = frozenset({"mode", "agent", "dao_id", "source", "session_id", "user_id"})
 
 
 class Rule(BaseModel):
-    """Names the provider for the requests that have all of what `when` says.
+    """Names the provider for the requests that match all conditions of `when`.
 
-    `when` has a field of the request, or `payload.NAME`, with a value or a list of values of which
-    the request has one. An empty `when` is true of every request.
+    A condition is a field of the request, or `payload.NAME`, with a value or a list of allowed
+    values. An empty `when` matches every request.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -103,7 +105,7 @@ class Rule(BaseModel):
 
 
 def choose(rules: Sequence[Rule], request: RouterRequest) -> Rule | None:
-    """Return the matching rule of the lowest priority number, of equal ones the first."""
+    """Return the matching rule with the lowest priority number, the first of equal ones."""
     matching = [rule for rule in rules if rule.matches(request)]
     return min(matching, key=lambda rule: rule.priority, default=None)
 
@@ -111,7 +113,7 @@ def choose(rules: Sequence[Rule], request: RouterRequest) -> Rule | None:
 def load_rules(file: Path, providers: Collection[str]) -> list[Rule]:
     """Read the rules of a file. Raises `RulesError`."""
     try:
-        content = yaml.load(file.read_text("utf-8"), _Loader)  # a safe one
+        content = yaml.load(file.read_text("utf-8"), _Loader)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise RulesError(f"{file}: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict) or not isinstance(content.get("rules"), list):
@@ -137,7 +139,7 @@ def load_rules(file: Path, providers: Collection[str]) -> list[Rule]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that is there twice: the first would be lost."""
+    """A safe loader that refuses duplicate keys: YAML would drop the first one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value]
@@ -161,11 +163,3 @@ def _same(value: Any, wanted: Scalar) -> bool:
 def _name(entry: Any, number: int) -> str:
     named = entry.get("id") if isinstance(entry, dict) else None
     return repr(named) if isinstance(named, str) and named else f"no. {number}"
-
-
-def describe(error: ValidationError) -> str:
-    """Return in one sentence which values are wrong, and why."""
-    return "; ".join(
-        f"{'.'.join(map(str, one['loc'])) or 'body'}: {one['msg'].removeprefix('Value error, ')}"
-        for one in error.errors()
-    )

@@ -225,7 +225,7 @@ def test_our_clients_send_the_first_of_several_keys(
     monkeypatch.setenv("API_KEY", ",".join(KEYS))
     with VisionEncoderClient(locked.url) as client:
         assert len(client.embed_text("a")) == 128
-        assert client.health()["status"] == "healthy"
+        assert client.health().status == "healthy"
     scene_image(1).save("one.png")
     command = [str(Path(sys.executable).with_name("vision-rag"))]
     environment = {**os.environ, "VISION_ENCODER_URL": locked.url}

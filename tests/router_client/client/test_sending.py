@@ -10,7 +10,6 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
 
-import httpcore
 import httpx
 import numpy as np
 import pytest
@@ -23,7 +22,6 @@ from router_client import (
     VisionEncoderTimeout,
     VisionEncoderUnauthorized,
 )
-from router_client.client.deadlines import DeadlineStream, thread
 from tests.support.router_client.asking import (
     EMBEDDED,
     Ask,
@@ -383,31 +381,6 @@ def test_a_head_in_drips_is_given_up_in_time(ask: Ask) -> None:
         pytest.raises(VisionEncoderTimeout),
     ):
         ask(lambda c: c.embed_text("a"), told.url, timeout=0.5, max_retries=0)
-
-
-def test_what_is_left_until_the_deadline_bounds_each_read_and_write() -> None:
-    class Stream(httpcore.NetworkStream):
-        def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-            assert timeout is not None
-            bounds.append(timeout)
-            return b"x"
-
-        def write(self, buffer: bytes, timeout: float | None = None) -> None:
-            self.read(len(buffer), timeout)
-
-    bounds: list[float] = []
-    stream = DeadlineStream(Stream())
-    thread.deadline = time.monotonic() + 1000
-    stream.write(b"x" * 200_000, 5000)
-    stream.read(1, 5000)
-    assert len(bounds) == 5  # the body goes in pieces
-    assert bounds == sorted(bounds, reverse=True) and bounds[0] < 1001
-    stream.read(1, 5)
-    assert bounds[-1] == 5
-    thread.deadline = time.monotonic()
-    for late in (lambda: stream.read(1, 5000), lambda: stream.write(b"x", 5000)):
-        with pytest.raises(httpcore.TimeoutException):
-            late()
 
 
 @both

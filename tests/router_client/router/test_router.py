@@ -198,8 +198,16 @@ def test_rules_of_ones_own_are_used(server: Server, tmp_path: Path) -> None:
     ("options", "environment", "said"),
     [
         (["--config", "no-such.yml"], {}, "error: no-such.yml: "),
-        ([], {"VISION_ENCODER_URL": "nonsense"}, "a variable is not valid: vision_encoder_url: "),
-        ([], {"VISION_ENCODER_TIMEOUT": "0"}, "a variable is not valid: vision_encoder_timeout: "),
+        (
+            [],
+            {"VISION_ENCODER_URL": "nonsense"},
+            "a variable is not valid: VISION_ENCODER_URL=nonsense: ",
+        ),
+        (
+            [],
+            {"VISION_ENCODER_TIMEOUT": "0"},
+            "a variable is not valid: VISION_ENCODER_TIMEOUT=0: ",
+        ),
         (["--port", "x"], {}, "'x' is not a port, 1 to 65535"),
         (["--port", "99999"], {}, "'99999' is not a port, 1 to 65535"),
         ([], {"API_KEY": "ключ"}, "error: the API key (API_KEY) has characters that no header"),

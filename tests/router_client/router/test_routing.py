@@ -83,7 +83,7 @@ rules:
             "rules: [{id: x, priority: 1, when: {dao_id: a}, when: {mode: b}, use_provider: y}]",
             r"rules\.yml: 'when' is there twice",
         ),
-        ("rules: [nothing]", r"rule no\. 1: body: "),
+        ("rules: [nothing]", r"rule no\. 1: Input should be a valid dictionary"),
         ("rules: [{priority: 1, when: {}, use_provider: vision_rag}]", r"rule no\. 1: id: "),
         ("rules: [{id: x, when: {}, use_provider: vision_rag}]", r"rule 'x': priority: "),
         ("rules: [{id: x, priority: high, when: {}, use_provider: vision_rag}]", r"'x': priority:"),
