@@ -10,13 +10,6 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 import httpx
-from tenacity import (
-    AsyncRetrying,
-    RetryCallState,
-    retry_if_exception,
-    stop_after_attempt,
-    stop_before_delay,
-)
 
 from bento.contract.errors import (
     InvalidInput,
@@ -26,6 +19,7 @@ from bento.contract.errors import (
     VisionEncoderTimeout,
     VisionEncoderUnauthorized,
 )
+from bento.contract.retry import retry_async
 from router_client.client.requests import with_json_encoded
 from router_client.client.waiting import Answer, Waiting
 
@@ -69,17 +63,18 @@ class Sender:
         Unless `once`, retry with exponential backoff and jitter: if the service surely did not
         carry the request out, or if it is `safe` (idempotent).
         """
-        attempts = AsyncRetrying(
-            retry=retry_if_exception(partial(_may_pass, safe=safe)),
-            wait=_pause,
-            stop=stop_after_attempt(1 if once else 1 + self._max_retries)
-            | stop_before_delay(self._timeout),
-            sleep=self.waiting.sleep,
-            reraise=True,
-        )
         request = {"method": method, "url": path, **request}
         deadline = time.monotonic() + self._timeout
-        return self._understood(await attempts(self._send, request, deadline), read)
+        retries = 0 if once else self._max_retries
+
+        def pause(error: Exception, attempts: int, _: float) -> float | None:
+            if attempts > retries or not _may_pass(error, safe=safe):
+                return None
+            seconds = _pause(error, attempts)
+            return seconds if time.monotonic() + seconds < deadline else None
+
+        send = partial(self._send, request, deadline)
+        return self._understood(await retry_async(send, pause, self.waiting.sleep), read)
 
     async def _send(self, request: dict[str, Any], deadline: float) -> Answer:
         """Send a request once and return the answer, which is a success."""
@@ -153,11 +148,10 @@ def _may_pass(error: BaseException, safe: bool) -> bool:
     return passing and safe and error.code not in _PERMANENT
 
 
-def _pause(state: RetryCallState) -> float:
-    """Return the seconds before the next attempt: random, at least what the service asked for."""
-    longest = min(_FIRST_PAUSE * 2 ** (state.attempt_number - 1), _LONGEST_PAUSE)
+def _pause(error: Exception, attempts: int) -> float:
+    """Return the seconds before the next attempt: with jitter, at least what Retry-After asks."""
+    longest = min(_FIRST_PAUSE * 2.0 ** (attempts - 1), _LONGEST_PAUSE)
     usual = random.uniform(longest / 2, longest)
-    error = state.outcome and state.outcome.exception()
     asked = error.retry_after if isinstance(error, VisionEncoderError) else None
     return usual if asked is None else max(usual, asked + random.uniform(0, min(1.0, asked / 4)))
 
