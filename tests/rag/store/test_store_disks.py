@@ -23,7 +23,7 @@ BATCH = 50
 # Writes batch after batch, and says so after each; ends with the sentence of what stopped it.
 WRITES = """
 import time
-from rag.errors import StoreUnavailable
+from bento.contract.errors import StoreUnavailable
 store = EdgeStore(Path(sys.argv[1]))
 collection = store.open("a", CLIP)
 first = int(sys.argv[2])
