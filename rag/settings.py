@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class RagSettings(BaseSettings):
     """Where pictures are indexed and searched. Every field is a variable of the same name.
 
-    An empty variable is as one that is not set.
+    An empty variable counts as unset.
     """
 
     model_config = SettingsConfigDict(

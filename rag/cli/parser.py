@@ -1,4 +1,4 @@
-"""The `vision-rag` command: index folders of pictures, search them, look after them."""
+"""The `vision-rag` command: index folders of pictures, search and maintain the index."""
 
 from __future__ import annotations
 
@@ -88,8 +88,8 @@ def _parser() -> argparse.ArgumentParser:
     index = command(
         "index",
         "index pictures",
-        "Files are known by their content: what is indexed already is skipped, a run that was "
-        "stopped goes on, and the same picture in several places is indexed once.",
+        "Files are identified by their content. A run skips pictures that are indexed already and "
+        "continues a run that was stopped. A picture with several copies is indexed once.",
     )
     index.add_argument(
         "source",
@@ -127,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     search = command(
         "search",
         "find pictures, best first",
-        "Texts and images add up to one query; what is negative is taken away from it.",
+        "Texts and images add up to one query; negative ones are subtracted from it.",
     )
     search.add_argument(
         "text", nargs="*", type=_text, help="what the picture shows; several texts add up"
@@ -223,7 +223,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_tenant(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--dao-id", type=_tenant, default=DEFAULT_DAO_ID, help="whose they are (%(default)s)"
+        "--dao-id",
+        type=_tenant,
+        default=DEFAULT_DAO_ID,
+        help="the tenant of the pictures (%(default)s)",
     )
 
 
@@ -231,7 +234,7 @@ def _add_workers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers",
         type=_positive,
-        help=f"pictures under way at once ({RemoteBackend.workers}; with --local three batches)",
+        help=f"pictures at a time ({RemoteBackend.workers}; with --local three batches)",
     )
 
 
@@ -239,7 +242,7 @@ def _add_failures(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--failures",
         metavar="FILE",
-        help=f"where to list what could not be indexed, and why ({commands.FAILURES})",
+        help=f"where to list the failures and their reasons ({commands.FAILURES})",
     )
 
 

@@ -1,4 +1,4 @@
-"""Near duplicates: groups of pictures whose vectors are alike."""
+"""Near duplicates: groups of pictures with similar vectors."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from rag.indexing.bulk import Progress
 from rag.indexing.plan import paths_of
 from rag.indexing.retrying import patiently
 
-_NEIGHBOURS = 100  # of one picture; groups of more come together over several pictures
+_NEIGHBOURS = 100  # of one picture; larger groups grow over several pictures
 
 
 @dataclass(frozen=True)
 class Alike:
-    """Pictures that are alike, directly or through each other; `score` of the closest two."""
+    """Pictures that are similar, directly or through others; `score` is that of the closest two."""
 
     score: float
     images: tuple[IndexedImage, ...]
@@ -33,11 +33,11 @@ def near_duplicates(
 ) -> list[Alike]:
     """Return groups of a tenant's pictures with cosine similarity `threshold`, closest first.
 
-    A picture that lies in several places is a group of its own, with score 1.
+    A picture with several paths is a group of its own, with score 1.
     """
     images = {image.id: image for image in backend.images(collection, dao_id=dao_id)}
     group_of = {image_id: {image_id} for image_id in images}
-    score_of: dict[int, float] = {}  # of the closest two of a group, by the group's identity
+    score_of: dict[int, float] = {}  # of a group's closest two pictures, by `id(group)`
     for done, image_id in enumerate(images, 1):
         request = SearchRequest(
             image=[ImageExample(id=image_id)],

@@ -1,4 +1,4 @@
-"""What a run of indexing has to do, from what is wanted and what is held. Touches no index."""
+"""The plan of a run: the difference between the sources and the collection. Pure computation."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from bento.contract.images import IndexedImage
 from rag.indexing.sources import Source
 from rag.pictures.index import metadata_of
 
-ID_DIGITS: Final = 32  # of the content's hash, that name a picture which nobody named
+ID_DIGITS: Final = 32  # of the content's hash: the id of a picture without a given one
 
-IsGone = Callable[[str], bool]  # says of a path that no such file exists any more
+IsGone = Callable[[str], bool]  # whether the file of a path was deleted
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A picture as it shall be held: which it is, and all its paths, sorted."""
+    """A picture as the collection should hold it, with all its paths, sorted."""
 
     image_id: str
     content_hash: str
     paths: tuple[str, ...]
-    source: str  # the one of them that this run looked at
+    source: str  # the path that this run hashed
     metadata: Mapping[str, Any]
-    held: bool = False  # with this content: nothing has to be embedded
+    held: bool = False  # the collection has this content: nothing to embed
 
 
 @dataclass(frozen=True)
 class Loss:
-    """A held picture that loses paths; without one left it is forgotten."""
+    """A stored picture that loses paths; with none left, it is forgotten."""
 
     image: IndexedImage
     left: tuple[str, ...]
@@ -38,7 +38,7 @@ class Loss:
 
 @dataclass
 class Plan:
-    """What a run does: `add` first, then `lose`."""
+    """The steps of a run: `add` first, then `lose`."""
 
     add: list[Wanted] = field(default_factory=list)
     lose: list[Loss] = field(default_factory=list)
@@ -47,18 +47,18 @@ class Plan:
 
 
 def never(path: str) -> bool:
-    """Say of no path that it is gone."""
+    """Return False for every path: no file was deleted."""
     return False
 
 
 def make_plan(
     hashed: Iterable[tuple[Source, str]], held: Iterable[IndexedImage], is_gone: IsGone = never
 ) -> Plan:
-    """Return what makes the collection hold the sources.
+    """Return the steps after which the collection holds the sources.
 
-    A picture that somebody named keeps its id, in its place and where it moves. Held paths that
-    are not among the sources stay, but for those that are gone. What is known of a picture stays
-    too, unless a source says otherwise, and goes to what replaced it; tags add up.
+    A picture with a given id keeps it, also when its file moves. Stored paths that are not among
+    the sources stay, unless their files are gone. Stored metadata stays too, unless a source
+    changes it, and goes to the picture that replaces the old one; tags add up.
     """
     images = {image.id: image for image in held}
     wanted: dict[str, Wanted] = {}
@@ -67,7 +67,7 @@ def make_plan(
         now.add(source.path)
         paths, metadata = {source.path}, source.metadata
         if one := wanted.get(image_id):
-            # the same file twice adds up; of several places the first one says what it is
+            # Metadata of one file adds up; of several files, the first one's counts.
             twice = source.path in one.paths
             metadata = _added(one.metadata, metadata) if twice else one.metadata
             paths |= set(one.paths)
@@ -94,20 +94,20 @@ def make_plan(
 
 
 def paths_of(image: IndexedImage) -> tuple[str, ...]:
-    """Return all places of a held picture."""
+    """Return all paths of a stored picture."""
     first = (image.path,) if image.path else ()
     return (*first, *(image.payload.get("duplicates") or ()))
 
 
 def metadata_at(image: IndexedImage, path: str) -> dict[str, Any]:
-    """Return what is known of a held picture when `path` is its first place."""
+    """Return the metadata of a stored picture if `path` is its first path."""
     return {"title": _title(path), **_known(image)}
 
 
 def _named(
     hashed: Sequence[tuple[Source, str]], images: Collection[IndexedImage]
 ) -> Iterator[tuple[Source, str, str]]:
-    """Yield sources with the ids of their pictures: given now, given before, or the content's."""
+    """Yield sources with their ids: given now, given before, or made from the content."""
     named = {image.id: _content(image) for image in images if _is_named(image)}
     names: dict[str, list[str]] = {}
     for image in images:
@@ -117,7 +117,7 @@ def _named(
     for source, _ in hashed:
         if source.image_id is not None:
             given.setdefault(source.path, []).append(source.image_id)
-    names |= given  # a manifest knows better
+    names |= given  # a manifest overrides stored ids
 
     def rank(item: tuple[Source, str]) -> int:
         source, content_hash = item
@@ -130,7 +130,7 @@ def _named(
     for source, content_hash in sorted(hashed, key=rank):
         ids = names.get(source.path, []) if source.image_id is None else [source.image_id]
         for image_id in ids:
-            # a place of a named picture that shows something else now is no place of it
+            # A file with other content now is no longer a copy of its named picture.
             if content_of.setdefault(image_id, content_hash) == content_hash:
                 yield source, image_id, content_hash
             else:
@@ -153,23 +153,23 @@ def _is_named(image: IndexedImage) -> bool:
 
 
 def _left(image: IndexedImage, now: Container[str], is_gone: IsGone) -> tuple[str, ...]:
-    """Return the paths of a held picture that this run neither looked at nor found gone."""
+    """Return the paths of a stored picture that this run neither hashed nor found deleted."""
     return tuple(path for path in paths_of(image) if path not in now and not is_gone(path))
 
 
 def _completed(
     one: Wanted, image: IndexedImage | None, left: Sequence[str], before: Mapping[str, Any]
 ) -> Wanted:
-    """Return a wanted picture with what stays of the one that is held, or that its path had."""
+    """Return a wanted picture with the paths and metadata that stay from the stored one."""
     held = image is not None and image.payload.get("content_hash") == one.content_hash
-    # of other content, a named picture was replaced: what lies elsewhere is not it any more
+    # With other content, a named picture was replaced: its other paths show the old one.
     paths = tuple(sorted({*one.paths, *(left if held else ())}))
     metadata = {"title": _title(paths[0]), **_added(before, one.metadata)}
     return replace(one, paths=paths, metadata=metadata, held=held)
 
 
 def _added(metadata: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-    """Return metadata with what else is said; tags add up."""
+    """Return metadata with more of it; tags add up."""
     tags = [*_tags(metadata), *_tags(more)]
     return {**metadata, **more, **({"tags": list(dict.fromkeys(tags))} if tags else {})}
 
@@ -180,7 +180,7 @@ def _tags(metadata: Mapping[str, Any]) -> list[str]:
 
 
 def _known(image: IndexedImage) -> dict[str, Any]:
-    """Return what is known of a held picture, without a title that only repeats its file's name."""
+    """Return a stored picture's metadata, without a title that only repeats its file's name."""
     metadata = metadata_of(image.payload)
     if image.path and metadata.get("title") == _title(image.path):
         del metadata["title"]

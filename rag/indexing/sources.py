@@ -1,4 +1,4 @@
-"""What is to be indexed: the files of folders, lists and manifests, and what cannot be."""
+"""Finding the pictures of folders, lists and manifests, and the failures among them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bento.contract.errors import InvalidSearch, describe
 from bento.contract.images import ImageId
 
 SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
-_TEXTS: Final = ("caption", "title", "category")  # of a manifest's line, into the payload as is
+_TEXTS: Final = ("caption", "title", "category")  # of a manifest's line, into the payload
 _UNREAD: Final = "cannot be read"
 _IMAGE_ID: Final = TypeAdapter[str](ImageId)
 _KEYS: Final = ("path", "id", *_TEXTS, "tags", "metadata")
@@ -24,7 +24,7 @@ _KEYS: Final = ("path", "id", *_TEXTS, "tags", "metadata")
 
 @dataclass(frozen=True)
 class Source:
-    """A picture file to index, with what is known about it; `image_id` where somebody named it."""
+    """A picture file to index, with its metadata; `image_id` if a manifest gives one."""
 
     path: str  # absolute
     metadata: Mapping[str, Any]
@@ -33,7 +33,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Failure:
-    """What cannot be indexed: a path, or a line of a manifest, and why."""
+    """A path, or a line of a manifest, that cannot be indexed, and why."""
 
     path: str
     why: str
@@ -41,22 +41,22 @@ class Failure:
 
 @dataclass
 class Sources:
-    """What was found: the pictures, what cannot be indexed, and where was looked."""
+    """The pictures, the failures, and the folders that were searched."""
 
     pictures: list[Source] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
-    folders: list[str] = field(default_factory=list)  # looked through to the end
+    folders: list[str] = field(default_factory=list)  # searched completely
     empty: list[str] = field(default_factory=list)  # of the folders below them
-    others: int = 0  # files that are no pictures by their names
-    ids: set[str] = field(default_factory=set)  # that manifests gave
+    others: int = 0  # files whose names do not end as a picture's
+    ids: set[str] = field(default_factory=set)  # from manifests
 
     def fail(self, path: str, why: str) -> None:
         self.failures.append(Failure(path, why))
 
     def is_gone(self, path: str) -> bool:
-        """Say whether a file that lay in a folder that was looked through is not there any more.
+        """Return whether a file was deleted from a folder that was searched completely.
 
-        Not of an empty one: that may be a disk that is away.
+        False below an empty folder, which may be a disk that is not mounted.
         """
         if not _below(path, self.folders) or self.may_be_away(path):
             return False
@@ -65,11 +65,11 @@ class Sources:
         except (FileNotFoundError, NotADirectoryError):
             return True
         except OSError:
-            pass  # it cannot be looked at, which is not the same
+            pass  # unreadable, but perhaps there
         return False
 
     def may_be_away(self, path: str) -> bool:
-        """Say whether a path is below a folder that is empty now."""
+        """Return whether a path is below a folder that is empty now."""
         return _below(path, self.empty)
 
 
@@ -81,11 +81,11 @@ def find_sources(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
 ) -> Sources:
-    """Find the pictures below folders, in manifests (`.jsonl`), and files that are named.
+    """Find pictures: below folders, in manifests (`.jsonl`), and files given by name.
 
-    `-` among `given` stands for the files that `lines` name. `include` and `exclude` are
-    patterns for the path below its folder. Raises `InvalidSearch` when something given is not
-    there.
+    `-` among `given` stands for the files that `lines` name. `include` and `exclude` are patterns
+    for the path below its folder. Raises `InvalidSearch` when a given file or folder does not
+    exist.
     """
     found = Sources()
     shared = {"tags": list(tags)} if tags else {}
@@ -109,13 +109,13 @@ def find_sources(
 
 
 def absolute(path: str) -> str:
-    """Return where a file lies: its folder without links, its own name as it is."""
+    """Return a file's absolute path: its folder with links resolved, its own name unchanged."""
     folder, name = os.path.split(os.path.abspath(path))
     return os.path.join(os.path.realpath(folder), name) if "\0" not in path else path
 
 
 def shown(path: str) -> str:
-    """Return a path as it can be printed, also where its name is not UTF-8."""
+    """Return a path in a printable form, even if its name is not UTF-8."""
     return path.encode("utf-8", "backslashreplace").decode()
 
 
@@ -136,14 +136,14 @@ def _walk(
             elif _wanted(below, include, exclude):
                 _add_file(path, shared, found)
     unread = any(failure.why.startswith(_UNREAD) for failure in found.failures[broken:])
-    if not unread and len(found.pictures) > before:  # an empty one may be a disk that is away
+    if not unread and len(found.pictures) > before:  # an empty one may be an unmounted disk
         found.folders.append(top)
 
 
 def _folders(top: str, found: Sources) -> Iterator[tuple[str, list[str]]]:
-    """Yield a folder and those below with the names of their files, sorted, without hidden ones.
+    """Yield a folder and those below it, each with the names of its files, sorted, not hidden.
 
-    Links are followed, but behind a second one only to what was not seen yet: folders with links
+    Follows links. Behind a second link it skips folders that it has seen, since folders with links
     to each other have endless paths.
     """
     seen = set()
@@ -185,7 +185,7 @@ def _below(path: str, folders: Iterable[str]) -> bool:
 
 
 def _wanted(below: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
-    """Say whether patterns, of which `*` also matches `/`, let a path through."""
+    """Return whether a path passes the patterns, in which `*` also matches `/`."""
     if include and not any(fnmatchcase(below, pattern) for pattern in include):
         return False
     return not any(fnmatchcase(below, pattern) for pattern in exclude)
@@ -214,7 +214,7 @@ def _read_manifest(manifest: str, shared: Mapping[str, Any], found: Sources) -> 
 
 
 def _add_line(line: bytes, folder: Path, shared: Mapping[str, Any], found: Sources) -> None:
-    """Add what a line of a manifest names. Raises `ValueError` with what is wrong with it."""
+    """Add the picture of a manifest's line. Raises `ValueError` with the problem."""
     try:
         given = json.loads(line, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:

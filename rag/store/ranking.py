@@ -1,4 +1,4 @@
-"""The order of matches, which engines leave open where scores are equal."""
+"""The order of matches with equal scores, which the engines leave open."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Final
 from bento.contract.limits import MAX_DEPTH
 from rag.store.interface import Match, Record
 
-# What an engine computes of a cosine is off by the rounding of float32, and what just meets its
-# threshold it leaves out: so the one that it is given is lower by this.
+# An engine's cosine has the rounding error of float32, and an engine drops points exactly at the
+# threshold. So it gets a threshold that is lower by this.
 ROUNDING: Final = 1e-6
 
 Ask = Callable[[int, int, bool], list[Match]]  # limit, offset, whether with payloads and vectors
@@ -17,17 +17,17 @@ Fetch = Callable[[Sequence[str]], dict[str, Record]]
 
 
 def lowered(score_threshold: float | None) -> float | None:
-    """Return the threshold for an engine, so that what just meets the one given is found."""
+    """Return the threshold for an engine, which then finds points exactly at the given one."""
     return None if score_threshold is None else score_threshold - ROUNDING
 
 
 def ranked(ask: Ask, fetch: Fetch, top_k: int, offset: int) -> list[Match]:
-    """Return a page of an engine's matches by falling score, equal ones in the order of ids.
+    """Return a page of an engine's matches, best first, equal scores in the order of ids.
 
-    An engine chooses among equal scores anew for each limit and offset. So where those at an end
-    of the page are equal, `ask` gives all down to the next lower score, without payloads, which
-    `fetch` then gives for the page: what is deleted between the two is left out. Pages are those
-    of the `MAX_DEPTH` best; which of the last equal ones are among these the engine chooses.
+    For each limit and offset, an engine picks anew among equal scores. So if scores at an end of
+    the page are equal, `ask` lists all matches down to the next lower score, without payloads, and
+    `fetch` gets the page's payloads. Points that are deleted in between are left out. Pages end
+    after the `MAX_DEPTH` best; the engine picks among equal scores at that end.
     """
     before = min(offset, 1)
     found = _best_first(ask(before + top_k + 1, offset - before, True))
@@ -53,5 +53,5 @@ def _best_first(matches: list[Match]) -> list[Match]:
 
 
 def _tied(matches: Sequence[Match], end: int) -> bool:
-    """Return whether the match before `end` and the one after it have one score."""
+    """Return whether the matches before and after `end` have equal scores."""
     return 0 < end < len(matches) and matches[end - 1].score == matches[end].score

@@ -1,7 +1,7 @@
-"""One generation of a collection of the embedded store: a shard of Qdrant's engine, and its calls.
+"""One version of a collection in the embedded store: a shard of Qdrant's engine, and its calls.
 
-A write that returned survives a killed process: the engine replays its log. Until the next
-flush, at most `FLUSH_SECONDS` later, it may be lost when the machine loses power.
+A write that returned survives a killed process, since the engine replays its log. A power failure
+may lose the writes after the last flush, which is at most `FLUSH_SECONDS` ago.
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ logger = logging.getLogger("vision_encoder")
 FLUSH_POINTS: Final = 10_000
 FLUSH_SECONDS: Final = 1.0
 
-# A search reads all vectors in 4 bits a number, whose scores are off by 0.004 (one standard
-# deviation, 512 dimensions), and scores the best of them again from float32: three times as many
-# as are wanted, and these besides. Among fewer points it is exact; decision 0007 has its recall.
+# A search reads all vectors with 4 bits a number. Their scores have a standard deviation of 0.004
+# (512 dimensions). So it scores three times the wanted number, plus this number, again from
+# float32. With no more points than that it is exact; decision 0007 has its recall.
 CANDIDATES: Final = 1000
 
 
 class EdgeCollection:
-    """An open generation of a collection of the embedded store."""
+    """An open version of a collection in the embedded store."""
 
     def __init__(self, name: str, identity: ModelIdentity, folder: Path) -> None:
         self.name = name
@@ -73,9 +73,9 @@ class EdgeCollection:
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._unflushed = 0
-        self._later: threading.Timer | None = None  # flushes what was written last
+        self._later: threading.Timer | None = None  # flushes the last writes
         self._shard: EdgeShard | None = None
-        check_room(folder)  # loading replays the log, which writes
+        check_room(folder)  # loading replays the log, which takes room
         with _engine_errors(folder):
             self._shard = EdgeShard.load(str(folder / "shard"))
 
@@ -90,19 +90,19 @@ class EdgeCollection:
             self._wrote(shard, len(ready))
 
     def overwrite_payloads(self, payloads: Mapping[str, Payload]) -> int:
-        """Replace the payloads of those ids that exist, and return how many did."""
+        """Replace the payloads of the ids that exist, and return their number."""
         checked = {check_id(id): check_payload(payload, id) for id, payload in payloads.items()}
         with self._open_shard(grows=True) as shard:
             held = shard.retrieve(list(checked), with_payload=False, with_vector=False)
             for record in held:
-                # One by one: 55 000 a second, and each is whole after a killed process.
+                # One by one (55 000 a second): each is whole even after a killed process.
                 payload = checked[str(record.id)]
                 shard.update(UpdateOperation.overwrite_payload([record.id], payload))
             self._wrote(shard, len(held))
         return len(held)
 
     def retrieve(self, ids: Sequence[str], *, with_vectors: bool = False) -> dict[str, Record]:
-        """Return those points that exist, by the ids as they were given."""
+        """Return the points that exist, under the ids as the caller wrote them."""
         canonical = {id: check_id(id) for id in ids}
         with self._open_shard() as shard:
             records = shard.retrieve(
@@ -112,7 +112,7 @@ class EdgeCollection:
         return {id: found[uuid] for id, uuid in canonical.items() if uuid in found}
 
     def delete(self, ids: Sequence[str]) -> int:
-        """Delete points by id and return how many existed."""
+        """Delete points by id, and return the number of those that existed."""
         unique = {check_id(id) for id in ids}
         with self._open_shard() as shard:
             records = shard.retrieve(list(unique), with_payload=False, with_vector=False)
@@ -156,7 +156,7 @@ class EdgeCollection:
     def scroll(
         self, *, filter: Filter | None = None, limit: int = 1000, start: str | None = None
     ) -> tuple[list[Record], str | None]:
-        """Return points in the order of their ids, from `start`, and where to go on."""
+        """Return points in the order of their ids from `start`, and the next page's `start`."""
         offset = check_scroll(limit, start)
         request = ScrollRequest(
             limit=limit,
@@ -171,17 +171,17 @@ class EdgeCollection:
         return found, None if following is None else str(following)
 
     def count(self, *, filter: Filter | None = None) -> int:
-        """Return the exact number of points; of those that pass `filter`."""
+        """Return the exact number of points that pass `filter`."""
         with self._open_shard() as shard:
             return shard.count(CountRequest(exact=True, filter=edge_filter(filter)))
 
     def flush(self) -> None:
-        """Make all that was written outlast a loss of power."""
+        """Make all writes survive a power failure."""
         with self._open_shard() as shard:
             self._flush(shard)
 
     def close(self) -> None:
-        """Flush and release the shard; done once, by the store."""
+        """Flush and release the shard; only the store calls this."""
         with self._lock:
             if self._later:
                 self._later.cancel()
@@ -226,12 +226,12 @@ class EdgeCollection:
             if self._shard is not None and self._unflushed:
                 try:
                     self._flush(self._shard)
-                except Exception as error:  # the next write, or closing, meets it again
+                except Exception as error:  # the next write, or closing, fails the same way
                     logger.warning("the embedded store of %s failed: %s", self._folder, error)
 
 
 def create_shard(folder: Path, dimension: int) -> None:
-    """Make an empty shard, with its payload indexes, in `folder`."""
+    """Create an empty shard, with its payload indexes, in `folder`."""
     four_bits = TurboQuantQuantizationConfig(bits=TurboQuantBitSize.Bits4)
     vectors = EdgeVectorParams(
         size=dimension, distance=Distance.Cosine, quantization_config=four_bits
@@ -262,8 +262,10 @@ def _vector(point: Any) -> Vector | None:
 
 
 def refuse_fork(pid: int) -> None:
-    """Raise `StoreLocked` in a fork of the process that opened the store."""
-    # Asked before any lock is taken: a fork may have copied it held.
+    """Raise `StoreLocked` in a fork of the process that opened the store.
+
+    Call it before taking a lock: a fork may have copied a lock that is held.
+    """
     if os.getpid() != pid:
         raise StoreLocked(
             f"the embedded store was opened by the process with pid {pid}, of which this process "

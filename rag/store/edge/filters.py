@@ -1,4 +1,4 @@
-"""Filters as the embedded engine takes them."""
+"""Filters in the form of the embedded engine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from bento.contract.filters import (
 
 
 def edge_filter(filter: Filter | None) -> Any:
-    """Return a filter as `qdrant_edge` takes it."""
+    """Return a filter in the form of `qdrant_edge`."""
     if filter is None:
         return None
     return edge.Filter(
@@ -57,6 +57,6 @@ def _any(values: list[Value]) -> Any:
     given: Any = values
     if len(given) > 1:
         return edge.MatchAny(given)
-    # The binding takes Python's True for the number 1; NumPy's is no number.
+    # The binding reads Python's True as the number 1, but not NumPy's.
     value: Any = np.bool_(given[0]) if isinstance(given[0], bool) else given[0]
     return edge.MatchValue(value)

@@ -1,6 +1,6 @@
-"""The folders of the embedded store: generations, which one is published, room on the disk.
+"""The folders of the embedded store: versions, the published one, room on the disk.
 
-Every change is one rename, so that a killed process leaves the one state or the other.
+Every change is one rename, so that a killed process leaves the state before it or after it.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from bento.contract.errors import StoreFull, StoreUnavailable
 from rag.store.checks import identity_from_json, identity_to_json
 from rag.store.interface import GENERATION, ModelIdentity
 
-# Of collection.json and what lies beside it. Format 1 had no vectors in 4 bits: its searches are
-# right and slower. A version that reads only that would score the others by 4 bits alone.
+# The format of collection.json and its shard. Format 1 had no vectors in 4 bits: its searches are
+# right, but slower. A program that knows only format 1 would score format 2 by 4 bits alone.
 FORMAT: Final = 2
 
-# The engine writes through memory maps that grow by 32 MB: on a full disk the kernel ends the
-# process (SIGBUS), without an exception. So it is kept from getting there.
+# The engine writes through memory maps that grow by 32 MB. On a full disk the kernel would kill
+# the process (SIGBUS), without an exception. So writes stop before the disk is full.
 MIN_FREE_BYTES: Final = 256 << 20
 
 _LINK: Final = "published"
 
 
 def published_in(folder: Path) -> Path | None:
-    """Return the published generation of a collection's folder, None when there is none."""
+    """Return the folder of a collection's published version; None if there is none."""
     try:
         published = folder / os.readlink(folder / _LINK)
     except FileNotFoundError:
@@ -38,16 +38,16 @@ def published_in(folder: Path) -> Path | None:
 
 
 def generations_in(folder: Path) -> list[Path]:
-    """Return the generations in a collection's folder."""
+    """Return the folders of a collection's versions."""
     if not folder.exists():
         return []
     return [path for path in folder.iterdir() if GENERATION.fullmatch(path.name)]
 
 
 def publish_in(folder: Path, generation: str) -> None:
-    """Make the link name a generation."""
+    """Point the link at a version."""
     link = folder / ".publishing"
-    link.unlink(missing_ok=True)  # what a crash left
+    link.unlink(missing_ok=True)  # a crash may have left it
     link.symlink_to(generation)
     os.replace(link, folder / _LINK)
     _sync(folder)
@@ -55,14 +55,14 @@ def publish_in(folder: Path, generation: str) -> None:
 
 @contextmanager
 def new_generation(folder: Path, identity: ModelIdentity) -> Iterator[Path]:
-    """Lend a folder that becomes the generation of `identity` when the block ends well.
+    """Lend a folder that becomes the version of `identity` when the block ends without an error.
 
-    It has a name that no generation has until then, so that a crash leaves neither a shard
-    without an identity nor an identity without a shard.
+    Until then it has a name that no version has. So a crash leaves neither a shard without an
+    identity nor an identity without a shard.
     """
     building = folder / f".creating-{identity.generation}"
     if building.exists():
-        shutil.rmtree(building)  # what a failure left; it never held a point
+        shutil.rmtree(building)  # from a failure; it never held a point
     building.mkdir(parents=True)
     yield building
     _write_identity(building, identity)
@@ -73,7 +73,7 @@ def new_generation(folder: Path, identity: ModelIdentity) -> Iterator[Path]:
 
 
 def drop_generation(generation: Path) -> None:
-    """Delete a generation: it is gone with the renaming, the rest may be cut short."""
+    """Delete a version. It is gone after the rename, even if a crash leaves some of its files."""
     dropped = generation.with_name(f".dropped-{generation.name}")
     if dropped.exists():
         shutil.rmtree(dropped)
@@ -83,7 +83,7 @@ def drop_generation(generation: Path) -> None:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Delete what a killed process left of generations that it dropped or was creating."""
+    """Delete the files that a killed process left while it dropped or created versions."""
     with folder_errors(path):
         for pattern in ("*/.dropped-*", "*/.creating-*"):
             for leftover in path.glob(pattern):
@@ -91,9 +91,9 @@ def remove_leftovers(path: Path) -> None:
 
 
 def read_identity(name: str, generation: Path) -> ModelIdentity:
-    """Return which model made the vectors of a generation.
+    """Return the identity of a version's model.
 
-    Raises `StoreUnavailable` when nobody can know, or when a newer version wrote it.
+    Raises `StoreUnavailable` if the file is unreadable, or if a newer program wrote it.
     """
     file = generation / "collection.json"
     try:
@@ -113,7 +113,7 @@ def read_identity(name: str, generation: Path) -> ModelIdentity:
 
 
 def check_room(folder: Path) -> None:
-    """Raise `StoreFull` unless the disk has room for what the engine may write."""
+    """Raise `StoreFull` unless the disk has room for the engine's writes."""
     with folder_errors(folder):
         free = shutil.disk_usage(folder).free
     if free < MIN_FREE_BYTES:
@@ -125,7 +125,7 @@ def check_room(folder: Path) -> None:
 
 @contextmanager
 def folder_errors(path: Path) -> Iterator[None]:
-    """Turn what the file system says into `StoreUnavailable`."""
+    """Turn errors of the file system into `StoreUnavailable`."""
     try:
         yield
     except OSError as error:
@@ -142,7 +142,7 @@ def _write_identity(generation: Path, identity: ModelIdentity) -> None:
         os.fsync(file.fileno())
 
 
-def _sync(folder: Path) -> None:  # so that a renaming outlasts a loss of power
+def _sync(folder: Path) -> None:  # so that a rename survives a power failure
     file = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(file)

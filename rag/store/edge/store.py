@@ -1,12 +1,11 @@
 """The embedded store: Qdrant's own engine in this process, one folder per collection.
 
     PATH/.lock                               held by the one process that owns the store; its pid
-    PATH/NAME/GENERATION/collection.json     which model made the vectors
+    PATH/NAME/GENERATION/collection.json     the identity of the model that made the vectors
     PATH/NAME/GENERATION/shard/              the engine's files
-    PATH/NAME/published                      a link to one of the generations
+    PATH/NAME/published                      a link to one of the versions
 
-A search reads all vectors, in 4 bits a number: right for up to about 300 000 points, above that use
-a server.
+A search reads all vectors, with 4 bits a number. Use a server above about 300 000 points.
 """
 
 from __future__ import annotations
@@ -47,14 +46,14 @@ class EdgeStore:
         self._pid = os.getpid()
         self._guard = threading.RLock()
         self._open: dict[Path, EdgeCollection] = {}
-        self._published: dict[str, EdgeCollection] = {}  # of those: nobody else can change it
+        self._published: dict[str, EdgeCollection] = {}  # of those: only this process can change it
         self._lock_file: int | None = _lock(path)
         remove_leftovers(path)
 
     def open(
         self, name: str, identity: ModelIdentity, *, create: bool = True, staged: bool = False
     ) -> EdgeCollection:
-        """Open a generation; opened twice it is the same object."""
+        """Open a version; opened again, it is the same object."""
         with self._using(name):
             if not staged and name in self._published:
                 check_identity(name, self._published[name].identity, identity)
@@ -78,13 +77,13 @@ class EdgeStore:
         return collection
 
     def published(self, name: str) -> EdgeCollection | None:
-        """Open what is published, whichever model made it; None when nothing is."""
+        """Open the published version, whichever model filled it; None if there is none."""
         with self._using(name):
             held = published_in(self._path / name)
             return None if held is None else self._load(name, held)
 
     def generations(self, name: str) -> list[EdgeCollection]:
-        """Open all generations, the published one first."""
+        """Open all versions, the published one first."""
         with self._using(name):
             folder = self._path / name
             published = published_in(folder)
@@ -92,7 +91,7 @@ class EdgeStore:
             return [self._load(name, path) for path in held]
 
     def publish(self, name: str, identity: ModelIdentity) -> None:
-        """Make the generation of `identity` the published one, in one step."""
+        """Publish the version of `identity`, in one step."""
         with self._using(name):
             folder = self._path / name
             held = folder / identity.generation
@@ -100,12 +99,12 @@ class EdgeStore:
                 raise missing(name)
             collection = self._load(name, held)
             check_identity(name, collection.identity, identity)
-            collection.flush()  # before the old generation may be dropped
+            collection.flush()  # before anyone may drop the old version
             self._published.pop(name, None)
             publish_in(folder, identity.generation)
 
     def drop(self, name: str, generation: str) -> bool:
-        """Delete an unpublished generation and say whether it was there."""
+        """Delete an unpublished version; return False if there is none of that name."""
         with self._using(name):
             folder = self._path / name
             held = folder / generation
@@ -119,7 +118,7 @@ class EdgeStore:
             return True
 
     def close(self) -> None:
-        """Flush all collections and give the folder free; further calls do nothing."""
+        """Flush all collections and unlock the folder; further calls do nothing."""
         if os.getpid() != self._pid:
             return  # a fork: the files and the lock are its parent's
         with self._guard:
@@ -134,7 +133,7 @@ class EdgeStore:
             self._open.clear()
             self._published.clear()
             os.ftruncate(self._lock_file, 0)
-            # Unlocked by name: closing alone would leave it to children that inherited it.
+            # Closing alone would leave the lock to children that inherited the file.
             fcntl.flock(self._lock_file, fcntl.LOCK_UN)
             os.close(self._lock_file)
             self._lock_file = None
@@ -158,7 +157,7 @@ class EdgeStore:
 
 
 def _lock(path: Path) -> int:
-    """Take the folder for this process and return the lock's file descriptor."""
+    """Lock the folder for this process, and return the lock's file descriptor."""
     with folder_errors(path):
         path.mkdir(parents=True, exist_ok=True)
         file = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)

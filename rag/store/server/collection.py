@@ -1,4 +1,4 @@
-"""One generation of a collection of a Qdrant server, which is a collection of its own there."""
+"""One version of a collection on a Qdrant server, where it is a collection of its own."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ T = TypeVar("T")
 
 CHUNK_POINTS: Final = 256
 
-# Of a collection whose template has quantization three times as many as are wanted are chosen by
-# quantized vectors and scored again; of others the server ignores it.
+# If a collection has quantization, the server picks three times the wanted number by quantized
+# vectors, and scores them again. Otherwise it ignores this.
 RESCORED: Final = models.SearchParams(
     quantization=models.QuantizationSearchParams(rescore=True, oversampling=3)
 )
 
 
 def name_there(name: str, generation: str) -> str:
-    """Return the name that a generation has on the server."""
+    """Return the name of a version on the server."""
     return f"{name}--{generation}"
 
 
 class ServerCollection:
-    """An open generation of a collection of a server.
+    """An open version of a collection on a server.
 
-    It is addressed by its own name there, never by the alias: a write that races a change of
-    generation cannot put one model's vectors among another's.
+    Calls use its own name there, never the alias. So a write during a change of the published
+    version cannot mix vectors of two models.
     """
 
     def __init__(self, name: str, identity: ModelIdentity, calls: Calls) -> None:
@@ -55,7 +55,7 @@ class ServerCollection:
     def upsert(self, points: Sequence[Point]) -> None:
         """Insert or replace points, 256 a call; all are checked before any is written.
 
-        When a call fails, those before it stay written: sending all again is safe.
+        If a call fails, the points of earlier calls stay written. Sending all again is safe.
         """
         ready = [
             models.PointStruct(id=p.id, vector=p.vector.tolist(), payload=p.payload)
@@ -65,7 +65,7 @@ class ServerCollection:
             self._upsert(chunk)
 
     def overwrite_payloads(self, payloads: Mapping[str, Payload]) -> int:
-        """Replace the payloads of those ids that exist, 256 a call, and return how many did."""
+        """Replace the payloads of the ids that exist, 256 a call, and return their number."""
         checked = {check_id(id): check_payload(payload, id) for id, payload in payloads.items()}
         held = [record.id for chunk in _chunks(checked) for record in self._retrieve(chunk)]
         for chunk in _chunks(held):
@@ -73,7 +73,7 @@ class ServerCollection:
         return len(held)
 
     def retrieve(self, ids: Sequence[str], *, with_vectors: bool = False) -> dict[str, Record]:
-        """Return those points that exist, by the ids as they were given."""
+        """Return the points that exist, under the ids as the caller wrote them."""
         canonical = {id: check_id(id) for id in ids}
         found = {
             record.id: record
@@ -83,9 +83,9 @@ class ServerCollection:
         return {id: found[uuid] for id, uuid in canonical.items() if uuid in found}
 
     def delete(self, ids: Sequence[str]) -> int:
-        """Delete points by id and return how many existed.
+        """Delete points by id, and return the number of those that existed.
 
-        They are looked up first, and so are counted right although an answer gets lost.
+        It counts them before it deletes, so that the number is right even if an answer is lost.
         """
         unique = {check_id(id) for id in ids}
         held = [record.id for chunk in _chunks(unique) for record in self._retrieve(chunk)]
@@ -128,7 +128,7 @@ class ServerCollection:
     def scroll(
         self, *, filter: Filter | None = None, limit: int = 1000, start: str | None = None
     ) -> tuple[list[Record], str | None]:
-        """Return points in the order of their ids, from `start`, and where to go on."""
+        """Return points in the order of their ids from `start`, and the next page's `start`."""
         offset = check_scroll(limit, start)
         records, following = self._calls(
             lambda client: client.scroll(
@@ -143,7 +143,7 @@ class ServerCollection:
         return found, None if following is None else str(following)
 
     def count(self, *, filter: Filter | None = None) -> int:
-        """Return the exact number of points; of those that pass `filter`."""
+        """Return the exact number of points that pass `filter`."""
         wanted = server_filter(filter)
         return self._calls(lambda c: c.count(self._there, count_filter=wanted, exact=True)).count
 
@@ -151,7 +151,7 @@ class ServerCollection:
         self._calls(lambda client: client.upsert(self._there, points, wait=True))
 
     def _overwrite(self, payloads: Mapping[str, Payload]) -> None:
-        # By a filter on the id: by the id itself one that was just deleted fails the others, too.
+        # By a filter on the id: an id that was just deleted would fail the whole batch.
         operations = [
             models.OverwritePayloadOperation(
                 overwrite_payload=models.SetPayload(

@@ -1,4 +1,4 @@
-"""Filters as a Qdrant server takes them."""
+"""Filters in the form of a Qdrant server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bento.contract.filters import (
 
 
 def server_filter(filter: Filter | None) -> models.Filter | None:
-    """Return a filter as `qdrant_client` takes it."""
+    """Return a filter in the form of `qdrant_client`."""
     if filter is None:
         return None
     return models.Filter(

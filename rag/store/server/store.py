@@ -1,8 +1,8 @@
 """A Qdrant server as the store, through qdrant-client.
 
-A generation is a collection of its own there, `NAME--GENERATION`; NAME is an alias of the
-published one. An empty collection NAME that somebody made by hand is taken as the template of the
-first generation, which takes its place.
+Each version of a collection is a collection of its own there, `NAME--GENERATION`; NAME is an alias
+of the published one. If an operator made an empty collection NAME by hand, it is the template of
+the first version, which takes its place.
 """
 
 from __future__ import annotations
@@ -32,16 +32,15 @@ from rag.store.interface import GENERATION, KEYWORD_FIELDS, ModelIdentity
 from rag.store.server.calls import TIMEOUT_S, Calls, NotThere, may_pass
 from rag.store.server.collection import ServerCollection, name_there
 
-# The identity lies in the collection's own metadata: one atomic call creates both, it goes
-# where the collection goes (snapshots, aliases), and no point has to be kept out of results.
-# Qdrant keeps metadata since 1.16.
+# The collection's own metadata has the identity. So one atomic call creates both, snapshots have
+# both, and searches need not skip a point that holds it. Qdrant has metadata since 1.16.
 METADATA_KEY: Final = "model_identity"
 
 M = TypeVar("M", bound=BaseModel)
 
 
 class ServerStore:
-    """The collections of the server that `client` speaks to, as `rag.store.server.calls` does.
+    """The collections of the server of `client`, with the retries of `rag.store.server.calls`.
 
     Every call raises `StoreUnavailable` when the server does not answer with success.
     """
@@ -53,10 +52,10 @@ class ServerStore:
 
     @classmethod
     def connect(cls, settings: RagSettings) -> ServerStore:
-        """Return the store of `qdrant_host`; nothing is sent before the first call.
+        """Return the store of `qdrant_host`, without connecting yet.
 
-        The host may carry `http://` or `https://`. Without either the connection is encrypted
-        when there is an API key, as in qdrant-client.
+        The host may begin with `http://` or `https://`. Otherwise the connection is encrypted if
+        there is an API key, as in qdrant-client.
         """
         assert settings.qdrant_host
         scheme, _, host = settings.qdrant_host.rstrip("/").rpartition("://")
@@ -76,11 +75,11 @@ class ServerStore:
                 grpc_port=settings.qdrant_grpc_port,
                 prefer_grpc=True,
                 https=scheme == "https" if scheme else bool(key),
-                # As a header: given as `api_key`, the client warns about http:// each time.
+                # As a header: with `api_key`, the client warns about http:// each time.
                 headers={"api-key": key} if key else None,
                 timeout=TIMEOUT_S,
-                check_compatibility=False,  # it asks on a thread of its own, and warns
-                # By default a server that was away is tried again only after up to 2 minutes.
+                check_compatibility=False,  # it starts a thread of its own, and warns
+                # By default, gRPC waits up to 2 minutes before it reconnects to a server.
                 grpc_options={"grpc.max_reconnect_backoff_ms": 2000},
             )
         )
@@ -88,7 +87,7 @@ class ServerStore:
     def open(
         self, name: str, identity: ModelIdentity, *, create: bool = True, staged: bool = False
     ) -> ServerCollection:
-        """Open a generation: one call, unless something has to be created."""
+        """Open a version: one call, unless something has to be created."""
         check_name(name)
         there = name_there(name, identity.generation)
         found = self._look(there if staged else name)
@@ -96,7 +95,7 @@ class ServerStore:
             if not create:
                 raise missing(name)
             created = self._create(name, identity)
-            # Published by another process meanwhile it stays so, whatever its model.
+            # If another process published a version meanwhile, that one stays published.
             found = created if staged else self._look(name)
             if found is None:
                 self._publish(name, there)
@@ -105,17 +104,17 @@ class ServerStore:
             found = self._take_over(name, identity, found)
         held = _identity(name, found)
         check_identity(name, held, identity)
-        # Looked for each time: who created the collection may have died before.
+        # Each time: the process that created the collection may have died before this.
         self._create_indexes(there, found.payload_schema, wait=False)
         return ServerCollection(name, held, self._calls)
 
     def published(self, name: str) -> ServerCollection | None:
-        """Open what is published, whichever model made it; None when nothing is."""
+        """Open the published version, whichever model filled it; None if there is none."""
         check_name(name)
         return self._open(name, name)
 
     def generations(self, name: str) -> list[ServerCollection]:
-        """Open all generations, the published one first."""
+        """Open all versions, the published one first."""
         published = self.published(name)
         first = None if published is None else published.identity.generation
         found = [] if published is None else [published]
@@ -124,11 +123,11 @@ class ServerStore:
             collection, _, generation = there.partition("--")
             if collection == name and GENERATION.fullmatch(generation) and generation != first:
                 held = self._open(name, there)
-                found += [] if held is None else [held]  # it may be dropped meanwhile
+                found += [] if held is None else [held]  # it may have been dropped meanwhile
         return found
 
     def publish(self, name: str, identity: ModelIdentity) -> None:
-        """Make the generation of `identity` the published one, in one step."""
+        """Publish the version of `identity`, in one step."""
         check_name(name)
         there = name_there(name, identity.generation)
         held = self._open(name, there)
@@ -139,7 +138,7 @@ class ServerStore:
         self._publish(name, there)
 
     def drop(self, name: str, generation: str) -> bool:
-        """Delete an unpublished generation and say whether it was there."""
+        """Delete an unpublished version; return False if there is none of that name."""
         published = self.published(name)
         if published is not None and published.identity.generation == generation:
             raise is_published(name, generation)
@@ -154,7 +153,7 @@ class ServerStore:
         self._calls.close()
 
     def _look(self, name: str) -> models.CollectionInfo | None:
-        """Return what the server knows of a collection, or behind an alias; None if nothing."""
+        """Return the server's information about a collection or an alias; None if there is none."""
         try:
             return self._calls(lambda client: client.get_collection(name))
         except NotThere:
@@ -167,7 +166,7 @@ class ServerStore:
         )
 
     def _is_template(self, name: str, found: models.CollectionInfo) -> bool:
-        """Say whether this is an empty collection that somebody made by hand."""
+        """Return whether this is an empty collection that an operator made by hand."""
         if METADATA_KEY in (found.config.metadata or {}):
             return False
         if self._calls(lambda client: client.count(name)).count:
@@ -178,17 +177,17 @@ class ServerStore:
     def _take_over(
         self, name: str, identity: ModelIdentity, template: models.CollectionInfo
     ) -> models.CollectionInfo:
-        """Put a generation in the place of an empty collection, with that one's parameters."""
+        """Replace an empty collection by a version with the same parameters."""
         created = self._create(name, identity, like(name, identity, template))
         if self._make_way(name):
             self._publish(name, name_there(name, identity.generation))
             return created
-        return self._look(name) or created  # another process was quicker, or it holds points now
+        return self._look(name) or created  # another process was faster, or it has points now
 
     def _make_way(self, name: str) -> bool:
         """Delete an empty collection made by hand, since an alias needs its name.
 
-        Say whether the name is free.
+        Returns whether the name is free.
         """
         found = self._look(name)
         if found is None:
@@ -201,7 +200,7 @@ class ServerStore:
     def _create(
         self, name: str, identity: ModelIdentity, parameters: Mapping[str, Any] | None = None
     ) -> models.CollectionInfo:
-        """Create a generation with its indexes, and return what the server made of it."""
+        """Create a version and its payload indexes; return the server's information about it."""
         there = name_there(name, identity.generation)
         vectors = models.VectorParams(size=identity.dimension, distance=models.Distance.COSINE)
 
@@ -213,7 +212,7 @@ class ServerStore:
                     metadata={METADATA_KEY: identity_to_json(identity)},
                 )
             except (grpc.RpcError, ApiException, ValueError) as error:
-                # Another process may have been first, or a call of ours whose answer was lost.
+                # Another process may have created it, or a call of ours whose answer was lost.
                 if may_pass(error) or not client.collection_exists(there):
                     raise
 
@@ -224,7 +223,7 @@ class ServerStore:
         return created
 
     def _create_indexes(self, there: str, held: Container[str], *, wait: bool) -> None:
-        """Create the payload indexes that are not held; large collections take their time."""
+        """Create the missing payload indexes, which takes long for a large collection."""
         for field in KEYWORD_FIELDS:
             if field not in held and not self._calls.local:
                 self._create_index(there, field, wait)
@@ -236,7 +235,7 @@ class ServerStore:
         self._calls(lambda client: client.create_payload_index(there, field, keyword, wait=wait))
 
     def _publish(self, name: str, there: str) -> None:
-        """Point the alias at a generation, in one request, whether or not it is there already."""
+        """Point the alias at a version, in one request, whether or not the alias exists."""
         self._calls(
             lambda client: client.update_collection_aliases(
                 [
@@ -250,10 +249,10 @@ class ServerStore:
 
 
 def like(name: str, identity: ModelIdentity, template: models.CollectionInfo) -> Mapping[str, Any]:
-    """Return what makes a collection with the vectors, HNSW, shards, replicas, storage,
-    quantization and optimizers of another.
+    """Return the parameters of a collection, to create another one like it.
 
-    Raises `CollectionMismatch` when its vectors are not the encoder's.
+    These are vectors, HNSW, shards, replicas, storage, quantization and optimizers. Raises
+    `CollectionMismatch` when its vectors do not fit the encoder.
     """
     params = template.config.params
     vectors = params.vectors
@@ -280,7 +279,7 @@ def like(name: str, identity: ModelIdentity, template: models.CollectionInfo) ->
 
 
 def _as(kind: type[M], held: BaseModel | None) -> M | None:
-    """Return what a collection has as what sets it."""
+    """Return a collection's parameters in the form in which they are set."""
     if held is None:
         return None
     given = held.model_dump(exclude_none=True)
