@@ -7,7 +7,6 @@ first generation, which takes its place.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Container, Mapping
 from typing import Any, Final, TypeVar
@@ -55,29 +54,21 @@ class ServerStore:
     def connect(cls, settings: RagSettings) -> ServerStore:
         """Return the store of `qdrant_host`; nothing is sent before the first call.
 
-        The host may carry `http://` or `https://`. Without either the connection is encrypted
-        when there is an API key, as in qdrant-client.
+        Raises `StoreUnavailable` when that is no host.
         """
-        assert settings.qdrant_host
-        scheme, _, host = settings.qdrant_host.rstrip("/").rpartition("://")
-        if scheme not in ("", "http", "https") or not re.fullmatch(
-            r"[\w.-]+|\[[\da-fA-F:.]+\]", host
-        ):
-            raise StoreUnavailable(
-                f"QDRANT_HOST is {settings.qdrant_host!r}: it must be a host name or address, with "
-                "http:// or https:// before it if need be; the ports are QDRANT_PORT and "
-                "QDRANT_GRPC_PORT"
-            )
-        key = settings.qdrant_api_key.get_secret_value() if settings.qdrant_api_key else None
+        try:
+            scheme, host = settings.server()
+        except ValueError as error:
+            raise StoreUnavailable(str(error)) from None
         return cls(
             QdrantClient(
                 host=host,
                 port=settings.qdrant_port,
                 grpc_port=settings.qdrant_grpc_port,
                 prefer_grpc=True,
-                https=scheme == "https" if scheme else bool(key),
+                https=scheme == "https",
                 # As a header: given as `api_key`, the client warns about http:// each time.
-                headers={"api-key": key} if key else None,
+                headers={"api-key": settings.key} if settings.key else None,
                 timeout=TIMEOUT_S,
                 check_compatibility=False,  # it asks on a thread of its own, and warns
                 # By default a server that was away is tried again only after up to 2 minutes.
