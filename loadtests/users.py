@@ -1,4 +1,4 @@
-"""The users. Each sends its prepared requests at its own pace and checks every answer."""
+"""The users. Each sends its requests at its own pace and checks every answer."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ from loadtests.traffic.expected import Wrong
 
 _LATE_SECONDS: Final = 1.0  # what is late by more is not made up for
 _PATIENCE_SECONDS: Final = 15.0  # a service may let a request wait for 10, see MAX_QUEUE_MS
+_RECONNECT_SECONDS: Final = 0.05  # pause after a failed connection
 _SAID: Final = 160  # letters of an error's text
 
 
 class CheckingUser(FastHttpUser):
-    """A user that knows what its requests must be answered with."""
+    """A user that knows the right answer to each of its requests."""
 
     abstract = True
     kind: ClassVar[str]
@@ -32,6 +33,7 @@ class CheckingUser(FastHttpUser):
     samples: ClassVar[Samples]
     base: ClassVar[str] = ""  # another host than the run's
     paced: ClassVar[bool] = True  # False: the next request follows the last answer at once
+    patient: ClassVar[bool] = True  # False: ignores Retry-After
     longest: ClassVar[float] = 0.0  # seconds that an answer may take by the objectives
 
     connection_timeout = 10.0
@@ -71,23 +73,27 @@ class CheckingUser(FastHttpUser):
 
     @task
     def ask(self) -> None:
-        """Send the next request."""
+        """Send the next request now."""
+        self.send(time.perf_counter())
+
+    def send(self, began: float) -> None:
+        """Send the next request and record its answer; its latency counts from `began`."""
         request = self._order[self._turn % len(self._order)]
         self._turn += 1
         self.samples.ask(self.kind)
-        began = time.perf_counter()
         try:
             answer = self.client.request(
-                "POST",
+                request.method,
                 self.base + request.route,
                 name=self.kind,
-                data=request.body,  # type: ignore[arg-type]  # bytes are sent as they are
+                data=request.body,  # type: ignore[arg-type]  # locust sends bytes unchanged
                 headers={"Content-Type": request.content_type, **self._keys},
                 catch_response=True,
             )
         except gevent.GreenletExit:
             self._give_up(request, time.perf_counter() - began)
             raise
+        ms = 1000 * (time.perf_counter() - began)
         with answer as response:
             outcome, problem, pause = self._judge(request, response)
             if outcome == "ok":
@@ -97,25 +103,27 @@ class CheckingUser(FastHttpUser):
                 response.success()
             else:
                 response.failure(problem)
-            ms = response.request_meta["response_time"]
-        self.samples.add(self.kind, outcome, ms, problem)
-        if pause:
+        self.samples.add(self.kind, outcome, ms, problem, response.status_code)
+        if pause and (self.patient or outcome != "busy"):
             gevent.sleep(pause)
 
     def _give_up(self, request: Prepared, seconds: float) -> None:
-        """Take down that the run ended before an answer came, unless it was not late yet."""
+        """Record a failure if the run ends before an answer that is already late."""
         if seconds > max(_PATIENCE_SECONDS, self.longest):
             problem = f"{request.route} was not answered until the end of the run"
             self.samples.add(self.kind, "failed", 1000 * seconds, problem)
 
     def _judge(self, request: Prepared, response: Any) -> tuple[Outcome, str, float]:
-        """Return what came of a request, what is wrong with it, and the seconds to stay away."""
+        """Return the outcome of a request, what is wrong with it, and the seconds to pause."""
         status = response.status_code
         if status == 429:
             return "busy", "", float(response.headers.get("Retry-After", 1))
-        if status != 200:
+        if status not in request.statuses:
             said = response.text if status else repr(response.error)
-            return "failed", f"{request.route} answered {status}: {(said or '')[:_SAID]}", 0.0
+            problem = f"{request.route} answered {status}: {(said or '')[:_SAID]}"
+            return "failed", problem, 0.0 if status else _RECONNECT_SECONDS
+        if request.check is None:
+            return "ok", "", 0.0
         try:
             answer = orjson.loads(response.content)
             if (pause := self._refused(answer)) is not None:
@@ -123,7 +131,7 @@ class CheckingUser(FastHttpUser):
             request.check(answer)
         except Wrong as error:
             return "wrong", f"{request.route}: {error}", 0.0
-        except Exception as error:  # not the JSON that it should be
+        except Exception as error:  # malformed JSON, or a field is missing
             return "failed", f"{request.route}: {error!r}"[:_SAID], 0.0
         return "ok", "", 0.0
 
