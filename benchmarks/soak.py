@@ -83,12 +83,13 @@ def sample(server: Server, began: float) -> Sample:
 
 def soak(server: Server, seconds: float, rate: float) -> tuple[list[Sample], Loaded]:
     """Send the mixture and sample the service's processes meanwhile."""
-    began = time.monotonic()
+    began, step = time.monotonic(), max(0.5, seconds / 400)
     samples = [sample(server, began)]
     with ThreadPoolExecutor(1) as pool:
         loading = pool.submit(load, server.port, "mixture", rate=rate, seconds=seconds)
-        while not loading.done():
-            wait([loading], timeout=max(0.5, seconds / 400))
+        # The traffic outlasts the samples: closing its connections must not hide a growth.
+        while samples[-1].at < seconds - step and not loading.done():
+            wait([loading], timeout=step)
             samples.append(sample(server, began))
     return samples, loading.result()
 

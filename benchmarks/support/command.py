@@ -30,14 +30,16 @@ def say(text: str) -> None:
 def parser(
     description: str | None, *, model: bool = True, seconds: tuple[float, float] | None = None
 ) -> argparse.ArgumentParser:
-    """Return a parser with the arguments that benchmarks share.
+    """Return a parser with the options that the benchmarks share.
 
-    `seconds` are how long a step takes where it is not told, and with --quick.
+    `seconds` is the default duration of a step, without and with --quick.
     """
     made = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument("--quick", action="store_true", help="under a minute: a try, not a figure")
+    made.add_argument(
+        "--quick", action="store_true", help="under a minute: a check, not a measurement"
+    )
     if seconds:
         usual, quick = seconds
         made.add_argument(
@@ -56,13 +58,13 @@ def parser(
             "--device",
             choices=("auto", "cpu", "cuda"),
             default="auto",
-            help="auto takes a GPU where there is one (default)",
+            help="auto takes a GPU if there is one (default)",
         )
     return made
 
 
 def parse(made: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the arguments, and remember them for the report."""
+    """Parse the arguments and keep them for the report."""
     given = list(sys.argv[1:] if argv is None else argv)
     options = made.parse_args(given)
     options.argv = given
@@ -74,7 +76,7 @@ def parse(made: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse
 
 
 def environment(options: argparse.Namespace) -> dict[str, str]:
-    """Return the variables that make a service serve the model on the device."""
+    """Return the environment of a service with this model and device."""
     return {"MODEL_NAME": checkpoint(options.model), "DEVICE": options.device}
 
 
@@ -85,7 +87,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def table_of(columns: Mapping[str, str], records: Iterable[Mapping[str, Any]]) -> str:
-    """Return a table of records: `columns` are their keys and how these are headed."""
+    """Return a table of records. `columns` maps their keys to the headings."""
     return table(list(columns.values()), [[row.get(key) for key in columns] for row in records])
 
 
@@ -111,7 +113,7 @@ def report(benchmark: str, options: argparse.Namespace, shown: str, results: Any
 
 
 def machine() -> dict[str, Any]:
-    """Describe what the figures were measured on."""
+    """Return the hardware and the versions of the libraries."""
     version = importlib.metadata.version
     return {
         "cpu": _cpu_name(),

@@ -38,18 +38,18 @@ _ENDINGS: Final = {
     " by the river on a rainy day": " біля річки в дощовий день",
 }
 TEXTS: Final = tuple(subject + ending for ending in _ENDINGS for subject in _SUBJECTS)
-"""32 different English queries of 2 to 12 words."""
+"""32 English queries of 2 to 12 words."""
 
 UKRAINIAN: Final = tuple(
     subject + ending for ending in _ENDINGS.values() for subject in _SUBJECTS.values()
 )
-"""The same in Ukrainian; CLIP's tokenizer makes about three times as many tokens of them."""
+"""The same in Ukrainian, which has about three times as many tokens."""
 
 
 def checkpoint(model: str) -> str:
-    """Return a model as `MODEL_NAME` takes it, offline: `shapes`, or an OpenCLIP architecture.
+    """Return the `MODEL_NAME` of `shapes` or of an OpenCLIP architecture, without a download.
 
-    An architecture gets random weights, made once; how fast it is does not depend on them.
+    An architecture gets random weights, made once: speed does not depend on their values.
     """
     if model == "shapes":
         return f"local-dir:{ROOT / 'models' / 'shapes'}"
@@ -76,14 +76,14 @@ def _make_checkpoint(model: str, folder: Path) -> None:
         made.mkdir()
         file = made / "open_clip_model.safetensors"
         save_file({name: value.contiguous() for name, value in weights.items()}, file)
-        file.chmod(0o644)  # the user of a container is another one
+        file.chmod(0o644)  # containers run as another user
         described = {"model_cfg": config, "preprocess_cfg": _OPENAI_PREPROCESS}
         (made / "open_clip_config.json").write_text(json.dumps(described, indent=2) + "\n")
         made.rename(folder)
 
 
 def photo(seed: int, width: int, height: int) -> Image.Image:
-    """Draw something that compresses as photographs do: gradients, blobs and fine noise."""
+    """Draw gradients, blobs and fine noise, which compress like a photograph."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j].astype(np.float32)
     tilt = rng.uniform(-90, 90, (2, 3)).astype(np.float32)
@@ -97,7 +97,7 @@ def photo(seed: int, width: int, height: int) -> Image.Image:
 
 
 def encoded(image: Image.Image, format: str = "JPEG") -> bytes:
-    """Return an image as the bytes of a file; a JPEG has quality 85."""
+    """Return the bytes of an image file; a JPEG has quality 85."""
     buffer = io.BytesIO()
     image.save(buffer, format, quality=85)
     return buffer.getvalue()

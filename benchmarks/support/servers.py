@@ -41,7 +41,7 @@ class Server:
         return int(self.process.pid)
 
     def get(self, path: str) -> dict[str, Any]:
-        """Return the JSON that a route answers with."""
+        """Return the JSON answer of a route. Raises `RuntimeError` unless it is 200."""
         status, body = _get(self.port, path)
         if status != 200:
             raise RuntimeError(f"GET {path} answered {status}: {body[:200]!r}")
@@ -49,13 +49,13 @@ class Server:
         return answer
 
     def cpu_seconds(self) -> float:
-        """Return the CPU time that the process tree has used."""
+        """Return the CPU time of the process tree."""
         return self._sum(lambda process: sum(process.cpu_times()[:2]))
 
     def memory_bytes(self) -> int:
-        """Return the memory that the process tree holds itself, without the files that it maps.
+        """Return the memory of the process tree without shared mappings.
 
-        What it maps others may map too, and then it is nobody's own, as torch is in tests.
+        Other processes may map the same files, as tests map torch's libraries.
         """
         return int(self._sum(_memory))
 
@@ -102,7 +102,7 @@ def serving(target: str, **environment: str) -> Iterator[Server]:
 def running(
     argv: Sequence[str], port: int, ready_path: str, **environment: str
 ) -> Iterator[Server]:
-    """Run a service that takes `PORT` from its environment, from when `ready_path` answers."""
+    """Run a service on `PORT` of its environment; enter the block when `ready_path` answers 200."""
     defaults = {"BENTOML_DO_NOT_TRACK": "True", "QDRANT_ENABLED": "false", "PORT": str(port)}
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
@@ -125,7 +125,7 @@ def running(
 
 
 def wait_for(server: Server, path: str) -> bool:
-    """Wait until a route answers 200; False when the process ended or took too long."""
+    """Wait until a route answers 200. False: the process ended, or took too long."""
     deadline = time.monotonic() + _START_SECONDS
     while server.process.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
         with suppress(OSError, http.client.HTTPException):
@@ -146,7 +146,9 @@ def _get(port: int, path: str) -> tuple[int, bytes]:
 
 
 def _stop(server: Server, process: subprocess.Popen[bytes]) -> None:
-    tree = server.process.children(recursive=True)
+    tree: list[psutil.Process] = []
+    with suppress(psutil.NoSuchProcess):  # it ended early
+        tree = server.process.children(recursive=True)
     process.terminate()
     try:
         process.wait(_STOP_SECONDS)
