@@ -45,6 +45,7 @@ class CheckingUser(FastHttpUser):
         """Begin at a moment, and with a request, of one's own."""
         if not self.requests:
             raise StopUser  # the deployment could not be asked; the run is about to end
+        self.client.client.cookiejar = None  # the service sets no cookies
         self._order = random.sample(self.requests, len(self.requests))
         self._turn = 0
         self._keys = keys()
