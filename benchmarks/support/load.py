@@ -1,7 +1,4 @@
-"""Put a server under load: `load` runs locust users in a process of its own.
-
-Locust replaces Python's sockets and threads when it is imported, so that this module must not.
-"""
+"""Put a server under load: `load` runs the generator in a process of its own."""
 
 from __future__ import annotations
 
@@ -25,7 +22,7 @@ class Job:
 
     Without `rate` it is a closed loop: each client sends its next request when the last is
     answered. With `rate` requests arrive at random at this rate, in requests/s, even if earlier
-    ones have no answer yet. `mixture` needs a rate: many users with pauses send it together.
+    ones have no answer yet. `mixture` needs a rate: a few clients with pauses send it together.
     """
 
     port: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import socket
 import time
 from typing import Final
@@ -14,7 +15,7 @@ _BAD: Final = (400, 415)
 
 
 def mixture() -> list[Prepared]:
-    """Return texts, pictures, searches, indexing, deleting and bad input."""
+    """Return in random order texts, pictures, searches, indexing, deleting and bad input."""
     files = photos(16)
     pictures = [base64_of(data) for data in files]
     requests = [posted("/embed/text", {"text": text}) for text in TEXTS + UKRAINIAN]
@@ -31,6 +32,7 @@ def mixture() -> list[Prepared]:
             posted("/embed/text", {"text": ""}, statuses=_BAD),
             posted("/embed/text", {"text": f"number {n} " * 20}),
         ]
+    random.Random(0).shuffle(requests)
     return requests
 
 
@@ -39,9 +41,7 @@ def vanish(port: int) -> None:
 
     One breaks off its upload, one leaves after it, one sends nothing, one half a line.
     """
-    request = upload("/embed/image/upload", "file", photos(1))
-    head = f"POST {request.route} HTTP/1.1\r\nHost: x\r\nContent-Type: {request.content_type}\r\n"
-    sent = f"{head}Content-Length: {len(request.body)}\r\n\r\n".encode() + request.body
+    sent = upload("/embed/image/upload", "file", photos(1)).encoded()
     while True:
         clients = []
         for part in (sent[: len(sent) // 2], sent, b"", b"POST /embed"):

@@ -30,16 +30,24 @@ class Prepared:
 
     Attributes:
         check: raises `Wrong`, or any other error, for a wrong answer. It takes the JSON of the
-            answer. None: the status alone decides.
+            answer.
         statuses: the expected statuses.
     """
 
     route: str
     content_type: str
     body: bytes
-    check: Callable[[Any], None] | None = None
+    check: Callable[[Any], None] = lambda answer: None
     method: str = "POST"
     statuses: frozenset[int] = frozenset({200})
+
+    def encoded(self) -> bytes:
+        """Return the request as HTTP/1.1 sends it."""
+        head = (
+            f"{self.method} {self.route} HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+            f"Content-Type: {self.content_type}\r\nContent-Length: {len(self.body)}\r\n\r\n"
+        )
+        return head.encode() + self.body
 
 
 def prepared(user: str, expected: Expected, model: str) -> list[Prepared]:
@@ -166,7 +174,7 @@ def _embedding(route: str, body: dict[str, Any], expected: Expected, key: str) -
 def posted(
     route: str,
     body: dict[str, Any],
-    check: Callable[[Any], None] | None = None,
+    check: Callable[[Any], None] = lambda answer: None,
     statuses: Collection[int] = (200,),
 ) -> Prepared:
     """Return the request that posts a JSON body."""
@@ -175,7 +183,10 @@ def posted(
 
 
 def upload(
-    route: str, field: str, files: Sequence[bytes], check: Callable[[Any], None] | None = None
+    route: str,
+    field: str,
+    files: Sequence[bytes],
+    check: Callable[[Any], None] = lambda answer: None,
 ) -> Prepared:
     """Return the request that uploads JPEGs as a multipart form."""
     parts = b"".join(

@@ -6,7 +6,6 @@ import asyncio
 import importlib
 import io
 import json
-import subprocess
 import sys
 import threading
 from collections import Counter
@@ -19,7 +18,7 @@ from PIL import Image
 
 from benchmarks.forward import Forward, peak_flops
 from benchmarks.support.command import parse, parser, report, table
-from benchmarks.support.inputs import ROOT, TEXTS, UKRAINIAN, checkpoint, photos
+from benchmarks.support.inputs import TEXTS, UKRAINIAN, checkpoint, photos
 from benchmarks.support.load import load
 from benchmarks.support.servers import free_port, running
 from loadtests.samples import percentile
@@ -177,12 +176,6 @@ def test_an_open_loop_sends_what_it_was_asked_for_however_slow_the_answers() -> 
     assert loaded.failures == 0
     assert loaded.p50 >= 300
     assert loaded.requests == pytest.approx(1.5 * 200, abs=80)  # half a second of warm-up
-
-
-def test_locust_replaces_no_sockets_in_the_process_of_a_benchmark() -> None:
-    imports = ", ".join(f"benchmarks.{name}" for name in BENCHMARKS)
-    code = f"import sys, {imports}; assert 'gevent' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 def test_a_service_that_does_not_start_shows_its_log() -> None:
