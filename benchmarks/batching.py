@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
-from benchmarks.support.harness import environment, parse, parser, report, say, serving, table
+from benchmarks.support.command import environment, parse, parser, report, say, table
 from benchmarks.support.load import Kind, load
+from benchmarks.support.servers import serving
 
 _CLIENTS: Final = 32
 _SERVICES: Final[dict[str, tuple[str, tuple[Kind, Kind]]]] = {

@@ -13,18 +13,10 @@ from typing import Any
 
 import httpx
 
-from benchmarks.support.harness import (
-    TEXTS,
-    environment,
-    parse,
-    parser,
-    percentile,
-    photos,
-    report,
-    say,
-    serving,
-    table,
-)
+from benchmarks.support.command import environment, parse, parser, report, say, table
+from benchmarks.support.inputs import TEXTS, photos
+from benchmarks.support.servers import serving
+from loadtests.samples import percentile
 from router_client import AsyncVisionEncoderClient, VisionEncoderClient
 
 

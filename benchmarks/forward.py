@@ -15,17 +15,9 @@ from functools import cache
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any, Final
 
-from benchmarks.support.harness import (
-    TEXTS,
-    checkpoint,
-    gpu_name,
-    parse,
-    parser,
-    percentile,
-    report,
-    say,
-    table_of,
-)
+from benchmarks.support.command import gpu_name, parse, parser, report, say, table_of
+from benchmarks.support.inputs import TEXTS, checkpoint
+from loadtests.samples import percentile
 
 if TYPE_CHECKING:
     import torch

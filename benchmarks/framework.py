@@ -11,8 +11,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-from benchmarks.support.harness import parse, parser, report, say, serving, table
+from benchmarks.support.command import parse, parser, report, say, table
 from benchmarks.support.load import load
+from benchmarks.support.servers import serving
 
 _CONNECTIONS: Final = 8
 _MODELS: Final = "benchmarks.support.framework_service:Models"

@@ -20,16 +20,8 @@ from statistics import mean, median
 from typing import Any, Final
 
 from benchmarks.forward import alone, best_rates
-from benchmarks.support.harness import (
-    checkpoint,
-    encoded,
-    parse,
-    parser,
-    photo,
-    report,
-    say,
-    table_of,
-)
+from benchmarks.support.command import parse, parser, report, say, table_of
+from benchmarks.support.inputs import checkpoint, encoded, photo
 from bento import Encoder, Settings
 from bento.encoder.cpus import compute_on
 from rag.cli.parser import open_backend

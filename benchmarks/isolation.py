@@ -10,8 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Final
 
-from benchmarks.support.harness import environment, parse, parser, report, say, serving, table
+from benchmarks.support.command import environment, parse, parser, report, say, table
 from benchmarks.support.load import load
+from benchmarks.support.servers import serving
 
 _BULK_CLIENTS: Final = 16
 _MOST: Final = 4.0  # times the p95 of a text alone

@@ -17,16 +17,8 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image
 
-from benchmarks.support.harness import (
-    checkpoint,
-    encoded,
-    parse,
-    parser,
-    photo,
-    report,
-    say,
-    table_of,
-)
+from benchmarks.support.command import parse, parser, report, say, table_of
+from benchmarks.support.inputs import checkpoint, encoded, photo
 from bento import Encoder, Settings
 
 _PICTURES: Final = (

@@ -20,8 +20,9 @@ from uuid import UUID
 import numpy as np
 import psutil  # type: ignore[import-untyped]
 
-from benchmarks.support.harness import parse, parser, percentile, report, say, table_of
+from benchmarks.support.command import parse, parser, report, say, table_of
 from bento.contract.filters import Filter, all_of, match_any, tenant
+from loadtests.samples import percentile
 from rag.store.edge.store import EdgeStore
 from rag.store.interface import ModelIdentity, Point
 

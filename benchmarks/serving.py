@@ -18,19 +18,9 @@ from statistics import mean, median
 from typing import Any, Final
 
 from benchmarks.forward import Measure, alone, best_rates, limit
-from benchmarks.support.harness import (
-    Server,
-    environment,
-    free_port,
-    parse,
-    parser,
-    report,
-    running,
-    say,
-    serving,
-    table_of,
-)
+from benchmarks.support.command import environment, parse, parser, report, say, table_of
 from benchmarks.support.load import BULK, KINDS, Kind, Loaded, load
+from benchmarks.support.servers import Server, free_port, running, serving
 from bento import Settings
 
 PARTS: Final = ("ours", "handwritten", "sustained", "overload")

@@ -1,46 +1,33 @@
-"""Mixed traffic for long, and whether anything grows: python -m benchmarks.soak --minutes 20
+"""Long mixed traffic, and whether anything grows: python -m benchmarks.soak --minutes 20
 
-Texts, pictures, searches, indexing and deleting, bad input, clients that vanish, and idle ones,
-at a steady rate. Memory, open files and threads are sampled; what they grow by, as a straight
-line says it, must stay within bounds. The first third does not count: it is the warming up.
-Ends with 1 when a bound or an answer was not as it should be. --model shapes is the usual one.
+The traffic is texts, pictures, searches, indexing, deleting and bad input at a steady rate, beside
+clients that vanish or stay silent. The service's memory, open files and threads are sampled. The
+growth of each, by a straight-line fit, must stay within its bound; the first third is warm-up and
+does not count. The exit status is 1 when a bound was exceeded or an answer was wrong. The usual
+model is --model shapes.
 """
 
 from __future__ import annotations
 
-import asyncio
-import base64
-import itertools
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from benchmarks.support.harness import (
-    ROOT,
-    Server,
-    environment,
-    parse,
-    parser,
-    photos,
-    report,
-    say,
-    serving,
-    table_of,
-)
-from benchmarks.support.load import KINDS, Connection, load, posted, prepared
+from benchmarks.support.command import environment, parse, parser, report, say, table_of
+from benchmarks.support.inputs import ROOT
+from benchmarks.support.load import KINDS, Loaded, load
+from benchmarks.support.servers import Server, serving
 
 PLOT: Final = ROOT / ".data" / "soak.svg"
 GROWTH: Final = {"memory_mb": 25.0, "files": 4.0, "threads": 2.0}  # at most, in the whole window
 _NAMES: Final = {"memory_mb": "memory, MB", "files": "open files", "threads": "threads"}
-_CLIENTS: Final = 6
-_CROWDS: Final = (4, 8, 16, 32, 64)  # clients at once, before
-_PICTURES: Final = 100  # ids that are indexed again and again, each time with another picture
+_CROWDS: Final = (4, 8, 16, 32, 64)  # clients before the traffic
 _COLUMNS: Final = {
     "figure": "",
     "first": "after the warm-up",
@@ -54,7 +41,7 @@ _COLUMNS: Final = {
 
 @dataclass(frozen=True)
 class Sample:
-    """What the service's processes hold together at a time, in seconds since the start."""
+    """The resources of all processes of the service, `at` seconds after the start."""
 
     at: float
     memory_mb: float
@@ -63,7 +50,7 @@ class Sample:
 
 
 def judge(samples: Sequence[Sample]) -> list[dict[str, Any]]:
-    """Say of each figure what it grew by after the first third, by least squares."""
+    """Return the growth of each figure after the first third, by least squares, and its bound."""
     window = [sample for sample in samples if sample.at >= samples[-1].at / 3]
     at = np.array([sample.at for sample in window])
     rows = []
@@ -94,76 +81,17 @@ def sample(server: Server, began: float) -> Sample:
     )
 
 
-def mixture() -> list[tuple[bytes, frozenset[int]]]:
-    """Return the requests to send in turn, each with the statuses that are right."""
-    right, bad = frozenset({200}), frozenset({400, 415})
-    pictures = [base64.b64encode(data).decode() for data in photos(16)]
-    requests = [(request, right) for kind in ("text", "ukrainian") for request in prepared(kind)]
-    requests += [(request, right) for request in prepared("image")]
-    requests += [(request, right) for request in prepared("images")]
-    for n in range(4 * _PICTURES):
-        body = {"id": str(n % _PICTURES), "image_base64": pictures[(n + n // 100) % 16]}
-        requests.append((posted("/images", body), right))
-        requests.append((posted("/search", {"text": f"a picture {n % 7}", "top_k": 10}), right))
-        requests.append((posted("/search", {"image": {"image_base64": pictures[n % 16]}}), right))
-        gone = f"DELETE /images/{n % 10} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
-        requests.append((gone.encode(), right))
-        requests.append((posted("/embed/image", {"image_base64": pictures[0][:400]}), bad))
-        requests.append((posted("/embed/text", {"text": ""}), bad))
-        requests.append((posted("/embed/text", {"text": f"number {n} " * 20}), right))
-    order = np.random.default_rng(0).permutation(len(requests))
-    return [requests[i] for i in order]
-
-
-class Traffic:
-    """Clients that send the mixture at a rate, and some that vanish or say nothing."""
-
-    def __init__(self, port: int, rate: float) -> None:
-        self._port = port
-        self._pause = _CLIENTS / rate
-        self._requests = itertools.cycle(mixture())
-        self.statuses = Counter[int]()
-        self.wrong = Counter[str]()
-
-    async def run(self, seconds: float) -> None:
-        end = time.monotonic() + seconds
-        await asyncio.gather(*(self._client(end) for _ in range(_CLIENTS)), self._others(end))
-
-    async def _client(self, end: float) -> None:
-        connection, due = Connection(self._port), time.monotonic()
-        while due < end:
-            await asyncio.sleep(due - time.monotonic())
-            request, right = next(self._requests)
-            status = await connection.ask(request)
-            self.statuses[status] += 1
-            if status not in right:
-                self.wrong[f"{status} {request.split()[1].decode()}"] += 1
-            due = max(due + self._pause, time.monotonic() - 1)  # no storm after a slow answer
-        connection.close()
-
-    async def _others(self, end: float) -> None:
-        """Be a client that goes in the middle of its upload, and one that never asks."""
-        upload = prepared("image")[0]
-        while time.monotonic() < end:
-            writers = []
-            for part in (upload[: len(upload) // 2], upload, b"", b"POST /embed"):
-                _, writer = await asyncio.open_connection("127.0.0.1", self._port)
-                writer.write(part)
-                writers.append(writer)
-            await asyncio.sleep(1)
-            for writer in writers:
-                writer.transport.abort()
-
-
-async def soak(server: Server, seconds: float, rate: float) -> tuple[list[Sample], Traffic]:
-    traffic, began, samples = Traffic(server.port, rate), time.monotonic(), [sample(server, 0.0)]
-    samples[0] = sample(server, began)
-    task = asyncio.create_task(traffic.run(seconds))
-    while not task.done():
-        await asyncio.wait([task], timeout=max(0.5, seconds / 400))
-        samples.append(await asyncio.to_thread(sample, server, began))
-    task.result()
-    return samples, traffic
+def soak(server: Server, seconds: float, rate: float) -> tuple[list[Sample], Loaded]:
+    """Send the mixture and sample the service's processes meanwhile."""
+    began, step = time.monotonic(), max(0.5, seconds / 400)
+    samples = [sample(server, began)]
+    with ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(load, server.port, "mixture", rate=rate, seconds=seconds)
+        # The traffic outlasts the samples: closing its connections must not hide a growth.
+        while samples[-1].at < seconds - step and not loading.done():
+            wait([loading], timeout=step)
+            samples.append(sample(server, began))
+    return samples, loading.result()
 
 
 def plot(samples: Sequence[Sample]) -> str:
@@ -204,27 +132,27 @@ def main(argv: Sequence[str] | None = None) -> None:
             **environment(options),
         }
         with serving("service:VisionEncoder", **variables) as server:
-            say("crowds first, for all batch sizes: each keeps some memory from then on")
+            say("crowds first: each batch size keeps some memory once it was used")
             brief = 0.5 if options.quick else 2.0
             for kind in KINDS:
                 for clients in _CROWDS:
                     load(server.port, kind, clients=clients, seconds=brief, busy_allowed=True)
             say(f"mixed traffic, {options.rate:g} requests a second for {seconds:g} s")
-            samples, traffic = asyncio.run(soak(server, seconds, options.rate))
+            samples, loaded = soak(server, seconds, options.rate)
     rows = judge(samples)
     options.plot.parent.mkdir(parents=True, exist_ok=True)
     options.plot.write_text(plot(samples))
     say(f"drawn in {options.plot}")
-    statuses = {str(status): count for status, count in sorted(traffic.statuses.items())}
-    shown = table_of(_COLUMNS, rows) + f"\nanswers: {statuses}; wrong: {dict(traffic.wrong)}\n"
+    shown = table_of(_COLUMNS, rows)
+    shown += f"\nanswers: {loaded.statuses}; wrong: {loaded.problems}\n"
     results = {
         "growth": rows,
-        "statuses": statuses,
-        "wrong": traffic.wrong,
+        "statuses": loaded.statuses,
+        "wrong": loaded.problems,
         "samples": [asdict(one) for one in samples[:: max(1, len(samples) // 40)]],
     }
     report("soak", options, shown, results)
-    if traffic.wrong or any(row["met"] == "no" for row in rows):
+    if loaded.failures or any(row["met"] == "no" for row in rows):
         raise SystemExit(1)
 
 

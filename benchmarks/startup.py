@@ -17,18 +17,8 @@ from contextlib import suppress
 from statistics import median
 from typing import Final
 
-from benchmarks.support.harness import (
-    Server,
-    environment,
-    free_port,
-    parse,
-    parser,
-    report,
-    running,
-    say,
-    table,
-    wait_for,
-)
+from benchmarks.support.command import environment, parse, parser, report, say, table
+from benchmarks.support.servers import Server, free_port, running, wait_for
 
 _IN_CONTAINER: Final = "/opt/model"
 _TORCH: Final = "import torch"

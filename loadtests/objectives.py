@@ -12,7 +12,7 @@ from typing import Annotated, Final, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from loadtests.samples import Answer, Samples
+from loadtests.samples import Answer, Samples, percentile
 from loadtests.shapes import Phase, Shape
 
 FILE: Final = Path(__file__).with_name("slo.yaml")
@@ -216,10 +216,8 @@ class Held:
 
 def latency(answers: Iterable[Answer], name: str) -> float:
     """Return a percentile of the right answers, in ms, by nearest rank; NaN when there are none."""
-    ordered = sorted(answer.ms for answer in answers if answer.outcome == "ok")
-    if not ordered:
-        return math.nan
-    return ordered[max(0, math.ceil(_PERCENTILES[name] / 100 * len(ordered)) - 1)]
+    right = [answer.ms for answer in answers if answer.outcome == "ok"]
+    return percentile(right, _PERCENTILES[name]) if right else math.nan
 
 
 def shown(value: float, unit: str) -> str:

@@ -1,6 +1,6 @@
-"""What was observed: every request and its answer, and once a second the generator's CPU time.
+"""The observations of a run: each request, each answer, the generator's CPU time each second.
 
-In a distributed run workers send theirs to the master, which holds everything.
+In a distributed run the workers send theirs to the master.
 """
 
 from __future__ import annotations
@@ -8,21 +8,29 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 Outcome = Literal["ok", "busy", "failed", "wrong"]
-"""200 and right; 429; any other status or none; 200 with what belongs to another request."""
+"""The expected status and body; 429; another status or none; the answer to another request."""
 
 
 class Answer(NamedTuple):
-    """An answer: when its request was sent (Unix time, s), whose it was, how long it took."""
+    """An answer, or the lack of one.
+
+    Attributes:
+        at: when the request was sent, in seconds of Unix time.
+        user: the kind of the user that sent it.
+        ms: how long the answer took.
+        status: of HTTP; 0 when the connection failed or no answer came.
+    """
 
     at: float
     user: str
     outcome: Outcome
     ms: float
+    status: int = 0
 
 
 class Usage(NamedTuple):
@@ -50,9 +58,11 @@ class Samples:
     asked: list[Asked] = field(default_factory=list)
     problems: Counter[str] = field(default_factory=Counter)  # what was said of failed and wrong
 
-    def add(self, user: str, outcome: Outcome, ms: float, problem: str = "") -> None:
-        """Take down an answer that has just come."""
-        self.answers.append(Answer(time.time() - ms / 1000, user, outcome, ms))
+    def add(
+        self, user: str, outcome: Outcome, ms: float, problem: str = "", status: int = 0
+    ) -> None:
+        """Record an answer that has just arrived."""
+        self.answers.append(Answer(time.time() - ms / 1000, user, outcome, ms, status))
         if problem:
             self.problems[f"{user}: {problem}"] += 1
 
@@ -92,3 +102,9 @@ class Samples:
         self.asked += (Asked(*row) for row in taken["asked"])
         self.usages += (Usage(*row) for row in taken["usages"])
         self.problems.update(taken["problems"])
+
+
+def percentile(values: Iterable[float], percent: float) -> float:
+    """Return the smallest value that `percent` of all values do not exceed."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(percent / 100 * len(ordered)) - 1)]

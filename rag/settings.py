@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Final
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+_HOST: Final = re.compile(r"[\w.-]+|\[[\da-fA-F:.]+\]")
 
 
 class RagSettings(BaseSettings):
@@ -34,6 +38,26 @@ class RagSettings(BaseSettings):
     )
     image_search_collection: str = Field("daarion_images", pattern=r"^[A-Za-z0-9_-]{1,64}$")
     image_search_default_top_k: int = Field(5, ge=1, le=1000)
+
+    @property
+    def key(self) -> str:
+        """The API key of the Qdrant server, empty without one."""
+        return self.qdrant_api_key.get_secret_value() if self.qdrant_api_key else ""
+
+    def server(self) -> tuple[str, str]:
+        """Return scheme and host of the Qdrant server. Raises `ValueError` when it is no host.
+
+        Without `http://` or `https://` before it the connection is encrypted when there is an API
+        key, as in qdrant-client.
+        """
+        scheme, _, host = (self.qdrant_host or "").rstrip("/").rpartition("://")
+        if scheme not in ("", "http", "https") or not _HOST.fullmatch(host):
+            raise ValueError(
+                f"QDRANT_HOST is {self.qdrant_host!r}: it must be a host name or address, with "
+                "http:// or https:// before it if need be; the ports are QDRANT_PORT and "
+                "QDRANT_GRPC_PORT"
+            )
+        return scheme or ("https" if self.key else "http"), host
 
     @property
     def store(self) -> str:

@@ -43,6 +43,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 _SHOWN: Final = 10  # problems of one request
+_SECRET: Final = ("KEY", "URL")  # of variables whose values are not shown: passwords in a URL
 
 
 class VisionError(Exception):
@@ -229,7 +230,7 @@ class InvalidInput(VisionEncoderError):
 def describe(error: ValidationError) -> str:
     """Say in one sentence which fields of a request, or which variables, are wrong and why.
 
-    Variables of settings are named in capitals, with their value unless it is a key.
+    Variables of settings are named in capitals, with their value unless it may hold a secret.
     """
     return describe_details(error.errors(), variables=error.title.endswith("Settings"))
 
@@ -259,7 +260,7 @@ def _field(detail: Any) -> str:
 
 def _variable(detail: Any) -> str:
     name = str(detail["loc"][0]).upper() if detail["loc"] else ""
-    shown = "" if "KEY" in name else f"={detail['input']}"
+    shown = "" if name.endswith(_SECRET) else f"={detail['input']}"
     return f"{name}{shown}: {_what(detail)}" if name else _what(detail)
 
 

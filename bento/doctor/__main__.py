@@ -18,7 +18,6 @@ from bento.contract.errors import describe
 from bento.doctor.checks import (
     Finding,
     Machine,
-    QdrantSettings,
     check_container,
     check_cuda,
     check_driver,
@@ -31,6 +30,7 @@ from bento.doctor.checks import (
 )
 from bento.doctor.probe import LOOK_SECONDS, Seen, words
 from bento.settings import Settings
+from rag.settings import RagSettings
 
 S = TypeVar("S", bound=BaseSettings)
 T = TypeVar("T")
@@ -39,7 +39,7 @@ T = TypeVar("T")
 def examine(machine: Machine) -> dict[str, Finding]:
     """Return the findings of all checks that the settings allow, by their names."""
     settings, wrong = _read(Settings)
-    qdrant, wrong_too = _read(QdrantSettings)
+    qdrant, wrong_too = _read(RagSettings)
     device = settings.device if settings else "auto"
     name, pretrained = (settings.model_name, settings.model_pretrained) if settings else ("", "")
     seen = _settled(

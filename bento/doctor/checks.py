@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 import httpx
-from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from bento.doctor.probe import ANSWER_SECONDS, Seen, index, look, run, words
 from bento.settings import Settings
+from rag.settings import RagSettings
 
 CHECK_SECONDS: Final = 20.0
 OVERHEAD: Final = 1_000_000_000  # bytes for the activations of a batch and for the framework
@@ -35,21 +34,6 @@ _ALLOWED: Final = (
     "choose a model and tag of open_clip.list_pretrained(), a checkpoint file as "
     "MODEL_PRETRAINED, hf-hub:org/name, or local-dir:PATH"
 )
-
-
-class QdrantSettings(BaseSettings):
-    """The QDRANT_ settings of `rag.RagSettings`, which `bento` does not import."""
-
-    model_config = SettingsConfigDict(
-        env_file=".env", env_ignore_empty=True, extra="ignore", hide_input_in_errors=True
-    )
-
-    qdrant_enabled: bool = False
-    qdrant_host: str | None = None
-    qdrant_port: int = Field(6333, ge=1, le=65535)
-    qdrant_grpc_port: int = Field(6334, ge=1, le=65535)
-    qdrant_api_key: SecretStr | None = None
-    qdrant_path: Path = Path(".data/qdrant")
 
 
 class Finding(NamedTuple):
@@ -240,12 +224,12 @@ def check_weights(settings: Settings, seen: Seen, machine: Machine) -> Finding:
     return Finding("ok", f"{missing} yet; {seen.source} answers, the first start fetches")
 
 
-def check_qdrant(qdrant: QdrantSettings, workers: int, machine: Machine) -> Finding:
+def check_qdrant(qdrant: RagSettings, workers: int, machine: Machine) -> Finding:
     """Check the Qdrant server, or the folder of the embedded store."""
     if not qdrant.qdrant_enabled:
         return Finding("not_needed", "QDRANT_ENABLED=false: the service has no search")
     if qdrant.qdrant_host:
-        return _server(qdrant.qdrant_host, qdrant, machine)
+        return _server(qdrant, machine)
     path, room = qdrant.qdrant_path, "set QDRANT_PATH to a folder that can be written"
     if workers > 1:
         found = f"WORKERS={workers} cannot share the embedded store at {path}"
@@ -262,14 +246,14 @@ def check_qdrant(qdrant: QdrantSettings, workers: int, machine: Machine) -> Find
     return Finding("ok", found)
 
 
-def _server(address: str, qdrant: QdrantSettings, machine: Machine) -> Finding:
+def _server(qdrant: RagSettings, machine: Machine) -> Finding:
     """Check a server, as `rag.store.server.store` connects to it."""
-    scheme, _, host = address.rstrip("/").rpartition("://")
-    if scheme not in ("", "http", "https") or not re.fullmatch(r"[\w.-]+|\[[\da-fA-F:.]+\]", host):
+    try:
+        scheme, host = qdrant.server()
+    except ValueError:
         remedy = "set it to a host name or address, with http:// or https:// before it if need be"
-        return Finding("failed", f"QDRANT_HOST={address} is no host", remedy)
-    key = qdrant.qdrant_api_key.get_secret_value() if qdrant.qdrant_api_key else ""
-    scheme = scheme or ("https" if key else "http")
+        return Finding("failed", f"QDRANT_HOST={qdrant.qdrant_host} is no host", remedy)
+    key = qdrant.key
     url = f"{scheme}://{host}:{qdrant.qdrant_port}"
     try:
         ready, root, listed = (

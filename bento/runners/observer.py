@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Protocol
 
 
 class QueueObserver(Protocol):
@@ -36,9 +35,6 @@ class TowerObserver(QueueObserver, Protocol):
 
     def decoded(self, seconds: float) -> None:
         """The preparation of an item took these seconds."""
-
-    def responding(self) -> AbstractContextManager[Any]:
-        """Return a context that measures how long a response takes to build."""
 
 
 class Observer(Protocol):

@@ -121,7 +121,6 @@ class TowerMetrics:
         self.decoded = stage(tower, "decode").observe
         self.waited = stage(tower, "queue").observe
         self._device = stage(tower, "device")
-        self.responding = stage(tower, "respond").time
 
     def ran(self, count: int, seconds: float) -> None:
         self._batch_size.observe(count)

@@ -1,10 +1,10 @@
-"""The requests of each user, prepared once, each with the check of its answer."""
+"""The requests of each user, built once, each with a check of its answer."""
 
 from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -26,12 +26,28 @@ _JSON: Final = "application/json"
 
 @dataclass(frozen=True)
 class Prepared:
-    """A request, and what raises `Wrong` (or anything) when the answer's JSON is not right."""
+    """A request and its expected answer.
+
+    Attributes:
+        check: raises `Wrong`, or any other error, for a wrong answer. It takes the JSON of the
+            answer.
+        statuses: the expected statuses.
+    """
 
     route: str
     content_type: str
     body: bytes
-    check: Callable[[Any], None]
+    check: Callable[[Any], None] = lambda answer: None
+    method: str = "POST"
+    statuses: frozenset[int] = frozenset({200})
+
+    def encoded(self) -> bytes:
+        """Return the request as HTTP/1.1 sends it."""
+        head = (
+            f"{self.method} {self.route} HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+            f"Content-Type: {self.content_type}\r\nContent-Length: {len(self.body)}\r\n\r\n"
+        )
+        return head.encode() + self.body
 
 
 def prepared(user: str, expected: Expected, model: str) -> list[Prepared]:
@@ -43,7 +59,7 @@ def searches() -> dict[str, dict[str, Any]]:
     """Return the bodies of `/search` by names of their own: by text, by image, by both."""
     bodies: dict[str, dict[str, Any]] = {}
     for n, text in enumerate(TEXTS[::4]):
-        image = {"image_base64": _base64(indexed_picture(7 * n))}
+        image = {"image_base64": base64_of(indexed_picture(7 * n))}
         bodies[f"text {n}"] = {"text": text}
         bodies[f"image {n}"] = {"image": image}
         bodies[f"both {n}"] = {"text": text, "image": image, "weights": [0.3, 0.7]}
@@ -54,7 +70,7 @@ def searches() -> dict[str, dict[str, Any]]:
 
 def indexing(n: int) -> dict[str, Any]:
     """Return the body of `/images` that indexes picture `n`."""
-    image = _base64(indexed_picture(n))
+    image = base64_of(indexed_picture(n))
     return {"id": str(n), "image_base64": image, "collection": COLLECTION, "dao_id": COLLECTION}
 
 
@@ -66,10 +82,10 @@ def _texts(expected: Expected, _: str) -> Iterator[Prepared]:
 def _images(expected: Expected, _: str) -> Iterator[Prepared]:
     for n, (name, data) in enumerate(pictures().items()):
         if n % 2:
-            yield _embedding("/embed/image", {"image_base64": _base64(data)}, expected, name)
+            yield _embedding("/embed/image", {"image_base64": base64_of(data)}, expected, name)
         else:
             check = partial(_check_embedding, expected, name)
-            yield _upload("/embed/image/upload", "file", [data], check)
+            yield upload("/embed/image/upload", "file", [data], check)
 
 
 def _batches(expected: Expected, _: str) -> Iterator[Prepared]:
@@ -78,12 +94,12 @@ def _batches(expected: Expected, _: str) -> Iterator[Prepared]:
 
     for start in range(0, len(TEXTS) - _BATCH_TEXTS + 1, _BATCH_TEXTS):
         texts = TEXTS[start : start + _BATCH_TEXTS]
-        yield _posted("/embed/texts", {"texts": texts}, partial(check, texts))
+        yield posted("/embed/texts", {"texts": texts}, partial(check, texts))
     names = list(pictures())[: 2 * _BATCH_PICTURES]  # none as large as a photograph
     for start in (0, _BATCH_PICTURES):
         chosen = names[start : start + _BATCH_PICTURES]
         files = [pictures()[name] for name in chosen]
-        yield _upload("/embed/images", "files", files, partial(check, chosen))
+        yield upload("/embed/images", "files", files, partial(check, chosen))
 
 
 def _searches(expected: Expected, _: str) -> Iterator[Prepared]:
@@ -91,7 +107,7 @@ def _searches(expected: Expected, _: str) -> Iterator[Prepared]:
         expected.check_hits(name, answer["hits"])
 
     for name, body in searches().items():
-        yield _posted("/search", body, partial(check, name))
+        yield posted("/search", body, partial(check, name))
 
 
 def _routed(expected: Expected, _: str) -> Iterator[Prepared]:
@@ -104,7 +120,7 @@ def _routed(expected: Expected, _: str) -> Iterator[Prepared]:
     for text in TEXTS[::3]:
         payload = {"operation": "embed_text", "text": text}
         body = {"mode": "vision_embed", "payload": payload}
-        yield _posted("/route", body, partial(check_embedding, text))
+        yield posted("/route", body, partial(check_embedding, text))
     for name, search in searches().items():
         if name.startswith("text"):
             body = {
@@ -113,7 +129,7 @@ def _routed(expected: Expected, _: str) -> Iterator[Prepared]:
                 "dao_id": COLLECTION,
                 "payload": {"top_k": _TOP_K, "collection": COLLECTION},
             }
-            yield _posted("/route", body, partial(check_hits, name))
+            yield posted("/route", body, partial(check_hits, name))
 
 
 def _openai(expected: Expected, model: str) -> Iterator[Prepared]:
@@ -127,7 +143,7 @@ def _openai(expected: Expected, model: str) -> Iterator[Prepared]:
     for n in range(0, len(TEXTS), 3):
         texts = TEXTS[n : n + 3]
         body = {"model": model, "input": texts, "encoding_format": "base64"}
-        yield _posted("/v1/embeddings", body, partial(check, texts))
+        yield posted("/v1/embeddings", body, partial(check, texts))
 
 
 _REQUESTS: Final = {
@@ -152,16 +168,27 @@ def _check_embedding(expected: Expected, key: str, answer: Any) -> None:
 
 
 def _embedding(route: str, body: dict[str, Any], expected: Expected, key: str) -> Prepared:
-    return _posted(route, body, partial(_check_embedding, expected, key))
+    return posted(route, body, partial(_check_embedding, expected, key))
 
 
-def _posted(route: str, body: dict[str, Any], check: Callable[[Any], None]) -> Prepared:
-    return Prepared(route, _JSON, json.dumps(body).encode(), check)
-
-
-def _upload(
-    route: str, field: str, files: Sequence[bytes], check: Callable[[Any], None]
+def posted(
+    route: str,
+    body: dict[str, Any],
+    check: Callable[[Any], None] = lambda answer: None,
+    statuses: Collection[int] = (200,),
 ) -> Prepared:
+    """Return the request that posts a JSON body."""
+    data = json.dumps(body).encode()
+    return Prepared(route, _JSON, data, check, statuses=frozenset(statuses))
+
+
+def upload(
+    route: str,
+    field: str,
+    files: Sequence[bytes],
+    check: Callable[[Any], None] = lambda answer: None,
+) -> Prepared:
+    """Return the request that uploads JPEGs as a multipart form."""
     parts = b"".join(
         (
             f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="{field}"; filename="{n}.jpg"'
@@ -175,5 +202,6 @@ def _upload(
     return Prepared(route, content_type, parts + f"--{_BOUNDARY}--\r\n".encode(), check)
 
 
-def _base64(data: bytes) -> str:
+def base64_of(data: bytes) -> str:
+    """Return bytes as JSON holds them."""
     return base64.b64encode(data).decode()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from bento.contract.errors import InvalidInput, VisionEncoderBusy, VisionEncoderError
+from bento.contract.retry import retry_async
 from router_client.client.requests import unreadable
 from router_client.client.waiting import IN_FLIGHT, Waiting
 
@@ -101,13 +102,13 @@ class Stream:
 
     async def _patiently(self, send: Callable[[], Awaitable[R]]) -> R:
         """Send again for as long as the service answers 429."""
-        while True:
-            try:
-                return await send()
-            except VisionEncoderBusy as error:
-                if error.status != 429:
-                    raise
-                await self._waiting.sleep(error.retry_after or 1.0)
+        return await retry_async(send, _busy_seconds, self._waiting.sleep)
+
+
+def _busy_seconds(error: Exception, *_: float) -> float | None:
+    if isinstance(error, VisionEncoderBusy) and error.status == 429:
+        return error.retry_after or 1.0
+    return None
 
 
 def _refused(error: VisionEncoderError) -> bool:

@@ -17,20 +17,11 @@ import torch
 from PIL import Image
 
 from benchmarks.forward import Forward, peak_flops
-from benchmarks.support.harness import (
-    TEXTS,
-    UKRAINIAN,
-    checkpoint,
-    free_port,
-    parse,
-    parser,
-    percentile,
-    photos,
-    report,
-    running,
-    table,
-)
+from benchmarks.support.command import parse, parser, report, table
+from benchmarks.support.inputs import TEXTS, UKRAINIAN, checkpoint, photos
 from benchmarks.support.load import load
+from benchmarks.support.servers import free_port, running
+from loadtests.samples import percentile
 from tests.support.paths import BUNDLED
 
 BENCHMARKS = (

@@ -14,8 +14,8 @@ from zipfile import ZipFile
 
 import pytest
 
-from tests.conftest import ROOT
 from tests.deploy.test_packaging import needed
+from tests.support.paths import ROOT
 
 PACKAGES = ("bento", "rag", "router_client")
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input"]

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.support.paths import ROOT
 
 CODE = sorted(
     path

@@ -7,7 +7,6 @@ the first version, which takes its place.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Container, Mapping
 from typing import Any, Final, TypeVar
@@ -54,29 +53,21 @@ class ServerStore:
     def connect(cls, settings: RagSettings) -> ServerStore:
         """Return the store of `qdrant_host`, without connecting yet.
 
-        The host may begin with `http://` or `https://`. Otherwise the connection is encrypted if
-        there is an API key, as in qdrant-client.
+        Raises `StoreUnavailable` if QDRANT_HOST is not a host.
         """
-        assert settings.qdrant_host
-        scheme, _, host = settings.qdrant_host.rstrip("/").rpartition("://")
-        if scheme not in ("", "http", "https") or not re.fullmatch(
-            r"[\w.-]+|\[[\da-fA-F:.]+\]", host
-        ):
-            raise StoreUnavailable(
-                f"QDRANT_HOST is {settings.qdrant_host!r}: it must be a host name or address, with "
-                "http:// or https:// before it if need be; the ports are QDRANT_PORT and "
-                "QDRANT_GRPC_PORT"
-            )
-        key = settings.qdrant_api_key.get_secret_value() if settings.qdrant_api_key else None
+        try:
+            scheme, host = settings.server()
+        except ValueError as error:
+            raise StoreUnavailable(str(error)) from None
         return cls(
             QdrantClient(
                 host=host,
                 port=settings.qdrant_port,
                 grpc_port=settings.qdrant_grpc_port,
                 prefer_grpc=True,
-                https=scheme == "https" if scheme else bool(key),
+                https=scheme == "https",
                 # As a header: with `api_key`, the client warns about http:// each time.
-                headers={"api-key": key} if key else None,
+                headers={"api-key": settings.key} if settings.key else None,
                 timeout=TIMEOUT_S,
                 check_compatibility=False,  # it starts a thread of its own, and warns
                 # By default, gRPC waits up to 2 minutes before it reconnects to a server.

@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from bento.doctor.checks import QdrantSettings
 from bento.settings import Settings
+from rag.settings import RagSettings
 from tests.support.bento.doctor import Loopback
 from tests.support.serving import free_port
 
 
 @pytest.fixture(autouse=True)
 def _only_these_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in (*Settings.model_fields, *QdrantSettings.model_fields, "hf_hub_offline"):
+    for name in (*Settings.model_fields, *RagSettings.model_fields, "hf_hub_offline"):
         monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.setenv("PORT", str(free_port()))
     monkeypatch.chdir(tmp_path)  # where there is no .env

@@ -13,9 +13,8 @@ import pytest
 
 from bento.contract.errors import ModelLoadError
 from bento.doctor.__main__ import examine
-from bento.doctor.checks import Finding, QdrantSettings
+from bento.doctor.checks import Finding
 from bento.doctor.probe import find_weights, look
-from rag.settings import RagSettings
 from tests.support.bento.doctor import CPU, Loopback, failed, machine
 from tests.support.serving import free_port
 
@@ -106,13 +105,6 @@ def test_offline_nothing_can_be_fetched(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 
 # Qdrant
-
-
-def test_the_qdrant_settings_are_those_of_rag() -> None:
-    for name, field in QdrantSettings.model_fields.items():
-        theirs = RagSettings.model_fields[name]
-        assert (field.annotation, field.default) == (theirs.annotation, theirs.default), name
-        assert field.metadata == theirs.metadata, name
 
 
 @pytest.fixture

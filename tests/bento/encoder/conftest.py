@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from bento.encoder.images import decode_image
-from tests.bento.encoder.architectures import ARCHITECTURES, Pair, make_pair
+from tests.support.bento.architectures import ARCHITECTURES, Pair, make_pair
 from tests.support.corpus import images
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from bento.encoder.kernels.attention import LastBlock
 from bento.encoder.kernels.graphs import Graphs, sizes
 from bento.encoder.kernels.packing import PackedLinear, PackedPatches, pack_weights
-from tests.bento.encoder.architectures import (
+from tests.support.bento.architectures import (
     ARCHITECTURES,
     HAS_ONEDNN,
     Model,

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from bento import Encoder, Settings
 from bento.contract.errors import ModelLoadError
-from tests.bento.encoder.architectures import TEXT, TIMM, VIT, bert_config
+from tests.support.bento.architectures import TEXT, TIMM, VIT, bert_config
 from tests.support.paths import BUNDLED, ROOT
 from tests.support.reference import Reference
 

@@ -12,7 +12,7 @@ import torch
 from bento.encoder.embeddings import Embeddings
 from bento.encoder.kernels.packing import PackedLinear
 from bento.encoder.precision import settle_dtype
-from tests.bento.encoder.architectures import (
+from tests.support.bento.architectures import (
     HAS_ONEDNN,
     Pair,
 )

@@ -25,7 +25,7 @@ from torchvision.transforms import (
 from bento.contract.errors import ModelLoadError
 from bento.encoder.image_tower import ImageTower
 from bento.encoder.text_tower import TextTower, _groups
-from tests.bento.encoder.architectures import (
+from tests.support.bento.architectures import (
     ARCHITECTURES,
     CLIP,
     CONTEXT,

@@ -201,7 +201,7 @@ def test_rules_of_ones_own_are_used(server: Server, tmp_path: Path) -> None:
         (
             [],
             {"VISION_ENCODER_URL": "nonsense"},
-            "a variable is not valid: VISION_ENCODER_URL=nonsense: ",
+            "a variable is not valid: VISION_ENCODER_URL: ",
         ),
         (
             [],
