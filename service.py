@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Any
 
 import bentoml
 
@@ -82,38 +81,14 @@ class VisionEncoder:
     def loaded(self) -> Loaded:
         return self._startup.loaded
 
-    @web.route
-    async def embed_text(self, request: Any) -> Any:
-        return await self.loaded.embedding.text(request)
-
-    @web.route
-    async def embed_texts(self, request: Any) -> Any:
-        return await self.loaded.embedding.texts(request)
-
-    @web.route
-    async def embed_image(self, request: Any) -> Any:
-        data = await self.loaded.embedding.image_bytes(request)
-        return await self.loaded.embedding.image(data, request.normalize)
-
-    @web.route
-    async def openai_embeddings(self, request: Any) -> Any:
-        return await self.loaded.embedding.openai(request)
-
-    @web.route
-    async def rank(self, request: Any) -> Any:
-        return await self.loaded.embedding.rank(request)
-
-    @web.route
-    async def index_image(self, request: Any) -> Any:
-        return await self.loaded.search.index.index(request)
-
-    @web.route
-    async def search(self, request: Any) -> Any:
-        return await index_routes.answer_search(self.loaded.search.searcher, request)
-
-    @web.route
-    async def search_many(self, request: Any) -> Any:
-        return await self.loaded.search.searcher.search_many(request)
+    embed_text = web.api("embed_text", lambda loaded: loaded.embedding.text)
+    embed_texts = web.api("embed_texts", lambda loaded: loaded.embedding.texts)
+    embed_image = web.api("embed_image", lambda loaded: loaded.embedding.image_of)
+    openai_embeddings = web.api("openai_embeddings", lambda loaded: loaded.embedding.openai)
+    rank = web.api("rank", lambda loaded: loaded.embedding.rank)
+    index_image = web.api("index_image", lambda loaded: loaded.search.index.index)
+    search = web.api("search", lambda loaded: loaded.search.answer)
+    search_many = web.api("search_many", lambda loaded: loaded.search.searcher.search_many)
 
 
 web.install(VisionEncoder, budget)

@@ -7,10 +7,7 @@ JSON by POST, otherwise a handler of the mounted app.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Final, Literal
-
-from pydantic import BaseModel
+from typing import Final
 
 from bento.contract.embedding import (
     EmbeddingResponse,
@@ -39,6 +36,7 @@ from bento.contract.images import (
 )
 from bento.contract.limits import MAX_LISTED
 from bento.contract.openai import OpenAIEmbeddingsRequest, OpenAIEmbeddingsResponse
+from bento.contract.route import Parameter, Route
 from bento.contract.search import (
     ManySearchesRequest,
     ManySearchesResponse,
@@ -46,48 +44,6 @@ from bento.contract.search import (
     SearchResponse,
     SearchUploadForm,
 )
-
-Method = Literal["GET", "POST", "PATCH", "DELETE"]
-Tag = Literal["Embedding", "Service"]
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """A parameter of a path or a query."""
-
-    name: str
-    description: str
-    where: Literal["path", "query"] = "query"
-    type: Literal["string", "integer", "boolean"] = "string"
-    example: str = ""
-    maximum: int | None = None  # of an integer, from 1
-
-
-@dataclass(frozen=True)
-class Route:
-    """A route: `body` is JSON, `form` multipart; `answer` is JSON, or the media type of others.
-
-    `client` is the client's method that calls it. A route of `corpus` is in the parity corpus.
-    """
-
-    name: str
-    method: Method
-    path: str
-    summary: str
-    answer: type[BaseModel] | str
-    body: type[BaseModel] | None = None
-    form: type[BaseModel] | None = None
-    parameters: tuple[Parameter, ...] = ()
-    example: Any = None  # a JSON body, or the fields of a form
-    more: str = ""  # what else a reader has to know
-    client: str | None = None
-    corpus: bool = True
-
-    @property
-    def is_api(self) -> bool:
-        """Whether BentoML serves it, as a method that takes JSON by POST."""
-        return self.method == "POST" and self.body is not None
-
 
 _ID: Final = Parameter("id", "Your name for the picture.", "path", example="42")
 _NAME: Final = Parameter("name", "The collection.", "path", example="daarion_images")

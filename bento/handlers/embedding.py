@@ -11,6 +11,7 @@ import numpy as np
 
 from bento.contract.embedding import (
     ImageGiven,
+    ImageRequest,
     RankedText,
     RankRequest,
     RankResponse,
@@ -88,6 +89,9 @@ class EmbeddingHandler:
         wanted = self._normalize(normalize)
         embedding = await self._runners.embed_image(data, normalize=wanted)
         return Embedded(embedding, self._encoder.model, wanted, "image")
+
+    async def image_of(self, request: ImageRequest) -> Embedded:
+        return await self.image(await self.image_bytes(request), request.normalize)
 
     async def images(
         self, images: Sequence[bytes | EncoderError], normalize: bool | None

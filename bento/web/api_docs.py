@@ -13,7 +13,8 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from bento.contract.embedding import ErrorResponse
 from bento.contract.openai import OpenAIErrorResponse
-from bento.contract.routes import GROUPS, ROUTES, Parameter, Route
+from bento.contract.route import Parameter, Route
+from bento.contract.routes import GROUPS, ROUTES
 from bento.version import VERSION
 
 # The assets are part of BentoML and served by it: nothing comes from another host.

@@ -1,18 +1,22 @@
-"""The HTTP side of one service, put together."""
+"""The HTTP side of one service: handlers bound to the route table, and middleware."""
 
 from __future__ import annotations
 
+import inspect
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import bentoml
+from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Route as StarletteRoute
 
+from bento.contract.route import Route
+from bento.contract.routes import BENTOML, ROUTES, route
 from bento.settings import Settings
 from bento.web import endpoints
 from bento.web.access import Access, warning
-from bento.web.api import binder
 from bento.web.connections import CONNECTION
 from bento.web.headers import SecurityHeaders, cors_options
 from bento.web.logs import configure_logs
@@ -25,9 +29,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("vision_encoder")
 
+FindHandler = Callable[[Any], Callable[[Any], Awaitable[Any]]]
+"""Returns the handler of a request's body, given what the service has loaded."""
+
 
 class Web:
-    """What BentoML is given: `route` for methods, `app` for other routes, middleware.
+    """What BentoML is given: API methods, an app for the other routes, middleware.
 
     `handlers` are those of the routes that neither BentoML nor `bento.web.endpoints` serves.
     """
@@ -38,9 +45,29 @@ class Web:
     def __init__(self, settings: Settings, handlers: Mapping[str, Handler]) -> None:
         self._settings = settings
         self.metrics = Metrics(workers=settings.workers)
-        responder = Responder(self.metrics)
-        self.route = binder(responder)
-        self.app = endpoints.mounted({**endpoints.HANDLERS, **handlers}, responder)
+        self._responder = Responder(self.metrics)
+        self.app = _mounted({**endpoints.HANDLERS, **handlers}, self._responder)
+
+    def api(self, name: str, find: FindHandler) -> Any:
+        """Return the BentoML method of a route that takes JSON by POST.
+
+        Path, body, answer and words are those of the route table.
+        """
+        declared, responder = route(name), self._responder
+
+        # BentoML hides or reshapes what is raised; a response that is returned it leaves alone.
+        async def answer(self: Any, request: Any, /, ctx: Any) -> Any:
+            async def handled() -> Any:
+                return await find(self.loaded)(request)
+
+            response = await responder.respond(handled(), ctx.request.headers.get("accept", ""))
+            ctx.response.status_code = response.status_code  # which BentoML answers with
+            return response
+
+        answer.__name__ = answer.__qualname__ = name
+        answer.__doc__ = declared.summary
+        answer.__signature__ = _signature(declared)  # type: ignore[attr-defined]
+        return bentoml.api(route=declared.path)(answer)
 
     def start(self, service: Any) -> None:
         """Configure the logs of a worker, and let the mounted routes find its service."""
@@ -63,3 +90,29 @@ class Web:
             budget=budget,
             metrics=self.metrics,
         )
+
+
+def _signature(declared: Route) -> inspect.Signature:
+    """Return the signature from which BentoML takes the body and the answer of a route."""
+    one = inspect.Parameter
+    parameters = [
+        one("self", one.POSITIONAL_ONLY),
+        one("request", one.POSITIONAL_ONLY, annotation=declared.body),
+        one("ctx", one.POSITIONAL_OR_KEYWORD),
+    ]
+    return inspect.Signature(parameters, return_annotation=declared.answer)
+
+
+def _mounted(handlers: Mapping[str, Handler], responder: Responder) -> Starlette:
+    """Return the app that serves every route of the table that BentoML does not."""
+    return Starlette(
+        routes=[
+            StarletteRoute(
+                each.path.replace("/images/{id}", "/images/{id:path}"),  # an id may have slashes
+                responder.wrap(handlers[each.name]),
+                methods=[each.method],
+            )
+            for each in sorted(ROUTES, key=lambda each: -len(each.path))
+            if not each.is_api and each.name not in BENTOML
+        ]
+    )

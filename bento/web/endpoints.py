@@ -1,34 +1,16 @@
-"""The service's routes that BentoML cannot serve: GET, and uploads."""
+"""Handlers of the routes that are not JSON by POST: GET, and uploads."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Final
 
-from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
-from starlette.routing import Route as StarletteRoute
 
-from bento.contract.routes import BENTOML, ROUTES
 from bento.web.api_docs import DOCS_HEADERS, DOCS_PAGE, DOCS_SCRIPT, openapi
 from bento.web.forms import read_form
-from bento.web.responses import Handler, Responder
-
-
-def mounted(handlers: Mapping[str, Handler], responder: Responder) -> Starlette:
-    """Return the app that serves every route of the table that BentoML does not."""
-    return Starlette(
-        routes=[
-            StarletteRoute(
-                route.path.replace("/images/{id}", "/images/{id:path}"),  # an id may have slashes
-                responder.wrap(handlers[route.name]),
-                methods=[route.method],
-            )
-            for route in sorted(ROUTES, key=lambda route: -len(route.path))
-            if not route.is_api and route.name not in BENTOML
-        ]
-    )
+from bento.web.responses import Handler
 
 
 async def _home(_: Request) -> Response:

@@ -9,6 +9,7 @@ import os
 import sys
 from typing import Final
 
+_PREFIX: Final = "vision_encoder_"
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _ITEMS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
@@ -34,63 +35,41 @@ class Metrics:
 
             MultiProcessCollector(self._registry)  # type: ignore[no-untyped-call]
         registry = None if shared else self._registry
-        self.requests = prometheus.Counter(
-            "vision_encoder_requests",
-            "Answered requests.",
-            ["method", "route", "status"],
-            registry=registry,
-        )
-        self.request_seconds = prometheus.Histogram(
-            "vision_encoder_request_seconds",
-            "From request to answer.",
-            ["route"],
-            buckets=_SECONDS,
-            registry=registry,
-        )
-        self.stage_seconds = prometheus.Histogram(
-            "vision_encoder_stage_seconds",
+
+        def counter(name: str, said: str, *labels: str) -> prometheus.Counter:
+            return prometheus.Counter(_PREFIX + name, said, labels, registry=registry)
+
+        def gauge(name: str, said: str, *labels: str) -> prometheus.Gauge:
+            return prometheus.Gauge(
+                _PREFIX + name, said, labels, multiprocess_mode="livesum", registry=registry
+            )
+
+        def histogram(
+            name: str, said: str, *labels: str, buckets: tuple[float, ...] = _SECONDS
+        ) -> prometheus.Histogram:
+            return prometheus.Histogram(
+                _PREFIX + name, said, labels, buckets=buckets, registry=registry
+            )
+
+        self.requests = counter("requests", "Answered requests.", "method", "route", "status")
+        self.request_seconds = histogram("request_seconds", "From request to answer.", "route")
+        self.stage_seconds = histogram(
+            "stage_seconds",
             "decode and queue per item, device per batch, respond per answer.",
-            ["tower", "stage"],
-            buckets=_SECONDS,
-            registry=registry,
+            "tower",
+            "stage",
         )
-        self.batch_size = prometheus.Histogram(
-            "vision_encoder_batch_size",
-            "Items of a batch.",
-            ["tower"],
-            buckets=_ITEMS,
-            registry=registry,
+        self.batch_size = histogram("batch_size", "Items of a batch.", "tower", buckets=_ITEMS)
+        self.queue_length = gauge(
+            "queue_length", "Items that are accepted and not yet answered.", "tower"
         )
-        self.queue_length = prometheus.Gauge(
-            "vision_encoder_queue_length",
-            "Items that are accepted and not yet answered.",
-            ["tower"],
-            multiprocess_mode="livesum",
-            registry=registry,
+        self.rejected = counter(
+            "rejected", "Requests answered 429, by the limit that they met.", "limit"
         )
-        self.rejected = prometheus.Counter(
-            "vision_encoder_rejected",
-            "Requests answered 429, by the limit that they met.",
-            ["limit"],
-            registry=registry,
-        )
-        self.dropped = prometheus.Counter(
-            "vision_encoder_dropped",
-            "Items whose client had gone before they ran.",
-            ["tower"],
-            registry=registry,
-        )
-        self.failed = prometheus.Counter(
-            "vision_encoder_failed",
-            "Items that failed on the device.",
-            ["tower"],
-            registry=registry,
-        )
-        self.device_memory = prometheus.Gauge(
-            "vision_encoder_device_memory_bytes",
-            "Memory that torch has allocated on the GPU; 0 on a CPU.",
-            multiprocess_mode="livesum",
-            registry=registry,
+        self.dropped = counter("dropped", "Items that their client cancelled.", "tower")
+        self.failed = counter("failed", "Items that failed on the device.", "tower")
+        self.device_memory = gauge(
+            "device_memory_bytes", "Memory that torch has allocated on the GPU; 0 on a CPU."
         )
 
     def tower(self, name: str) -> TowerMetrics:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from typing import Any, Protocol, TypeVar
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from bento.contract.embedding import base64_bytes
 from bento.contract.errors import InvalidSearch
-from bento.contract.images import IndexedImage, Outcome, PublishResponse, StatsResponse
+from bento.contract.images import IndexedImage, Outcome
 from bento.contract.search import ImageExample, SearchRequest, SearchResponse
 from rag.pictures.identity import Described, identity_of
 from rag.pictures.index import Picture, PictureIndex
@@ -56,22 +56,16 @@ class LocalEncoder(Described, Protocol):
         """Return normalised embeddings of picture files' bytes, float32 (n, dim)."""
 
 
-class LocalBackend:
+class LocalBackend(PictureIndex):
     """An encoder and a store in this process."""
 
     def __init__(self, encoder: LocalEncoder, store: Store) -> None:
+        super().__init__(store, identity_of(encoder))
         self.batch = encoder.image_batch
         self.workers = 3 * self.batch  # one batch is computed, one waits, one is read or written
         self._encoder = encoder
-        self._store = store
-        self._pictures = PictureIndex(store, identity_of(encoder))
-        self._searcher = Searcher(
-            self._pictures,
-            _Embedder(encoder),
-            _example_bytes,
-            RagSettings(),
-            f"{encoder.model_name}/{encoder.pretrained}",
-        )
+        model = f"{encoder.model_name}/{encoder.pretrained}"
+        self._searcher = Searcher(self, _Embedder(encoder), _example_bytes, RagSettings(), model)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="embed", daemon=True)
         self._thread.start()
@@ -79,50 +73,26 @@ class LocalBackend:
     def index(
         self, pictures: Sequence[Picture], collection: str, *, staged: bool = False
     ) -> list[Outcome]:
-        outcomes = self._pictures.refresh(pictures, collection, staged=staged)
+        outcomes = self.refresh(pictures, collection, staged=staged)
         new = [picture for picture, done in zip(pictures, outcomes, strict=True) if done is None]
         if new:
             vectors = self._encoder.encode_images([picture.data for picture in new])
-            self._pictures.add(new, vectors, collection, staged=staged)
+            self.add(new, vectors, collection, staged=staged)
         return [done or "indexed" for done in outcomes]
 
-    def delete(self, image_id: str, dao_id: str, collection: str, *, staged: bool = False) -> bool:
-        return self._pictures.delete(image_id, dao_id, collection, staged=staged)
-
-    def update(
-        self,
-        image_id: str,
-        dao_id: str,
-        collection: str,
-        *,
-        paths: Sequence[str] | None = None,
-        metadata: Mapping[str, Any] | None = None,
-    ) -> bool:
-        return self._pictures.update(image_id, dao_id, collection, paths=paths, metadata=metadata)
-
     def search(self, request: SearchRequest) -> SearchResponse:
-        return self._run(self._searcher.search(request))
+        searching = self._searcher.search(request)
+        return asyncio.run_coroutine_threadsafe(searching, self._loop).result()
 
     def images(
         self, collection: str, *, dao_id: str | None = None, generation: str | None = None
     ) -> Iterator[IndexedImage]:
         start: str | None = None
         while True:
-            page, start = self._pictures.page(
-                collection, dao_id=dao_id, generation=generation, start=start
-            )
+            page, start = self.page(collection, dao_id=dao_id, generation=generation, start=start)
             yield from page
             if start is None:
                 return
-
-    def stats(self, collection: str) -> StatsResponse:
-        return self._pictures.stats(collection)
-
-    def publish(self, collection: str) -> PublishResponse:
-        return self._pictures.publish(collection)
-
-    def drop(self, collection: str, generation: str) -> bool:
-        return self._pictures.drop(collection, generation)
 
     def close(self) -> None:
         if not self._loop.is_closed():
@@ -131,9 +101,6 @@ class LocalBackend:
             self._loop.run_until_complete(self._loop.shutdown_default_executor())
             self._loop.close()
         self._store.close()
-
-    def _run(self, coroutine: Coroutine[Any, Any, R]) -> R:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
 
 class _Embedder:

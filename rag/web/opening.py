@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from PIL import Image
+from starlette.responses import JSONResponse, Response
 
 from bento.contract.embedding import ImageGiven
 from bento.contract.errors import RagError, SearchDisabled
+from bento.contract.search import SearchRequest, SearchResponse, degraded
 from rag.pictures.identity import Described, identity_of
 from rag.pictures.index import PictureIndex
 from rag.search.query import Embedder
@@ -57,6 +59,15 @@ class ImageSearch:
     @property
     def searcher(self) -> Searcher:
         return self._enabled.searcher
+
+    async def answer(self, request: SearchRequest) -> SearchResponse | Response:
+        """Answer a search, or say in its own shape why it cannot be made now."""
+        try:
+            return await self.searcher.search(request)
+        except RagError as error:
+            if error.status == 400:  # the request's own fault
+                raise
+            return JSONResponse(degraded(error, request.language).model_dump(), error.status)
 
     @classmethod
     def open(

@@ -9,14 +9,13 @@ from typing import Any, Final
 from pydantic import ValidationError
 from pydantic_core import from_json
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import FileResponse, Response
 
-from bento.contract.errors import InvalidSearch, RagError, describe
+from bento.contract.errors import InvalidSearch, describe
 from bento.contract.images import CONTROL, DEFAULT_DAO_ID, UpdateRequest
 from bento.contract.limits import MAX_LISTED
-from bento.contract.search import SearchRequest, SearchResponse, degraded, image_example
+from bento.contract.search import SearchRequest, image_example
 from bento.web.forms import read_form
-from rag.search.searcher import Searcher
 from rag.web.index import Index
 
 _PAGE: Final = Path(__file__).parent / "page"
@@ -30,16 +29,6 @@ _PAGE_HEADERS: Final = {
     "frame-ancestors 'none'",
     "Cache-Control": "no-cache",  # asked for each time; answered 304 while it is the same
 }
-
-
-async def answer_search(searcher: Searcher, request: SearchRequest) -> SearchResponse | Response:
-    """Answer a search, or say in its own shape why it cannot be made now."""
-    try:
-        return await searcher.search(request)
-    except RagError as error:
-        if error.status == 400:  # the request's own fault
-            raise
-        return JSONResponse(degraded(error, request.language).model_dump(), error.status)
 
 
 async def _page(_: Request) -> Response:
@@ -77,7 +66,7 @@ async def _search_upload(request: Request) -> Any:
         raise InvalidSearch(describe(error)) from None
     except (TypeError, ValueError) as error:
         raise InvalidSearch(f"the field search is no JSON object: {error}") from None
-    return await answer_search(request.app.state.service.loaded.search.searcher, given)
+    return await request.app.state.service.loaded.search.answer(given)
 
 
 async def _delete_image(request: Request) -> Any:

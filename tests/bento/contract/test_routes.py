@@ -11,7 +11,8 @@ import sys
 import httpx
 import pytest
 
-from bento.contract.routes import BENTOML, ROUTES, Route
+from bento.contract.route import Route
+from bento.contract.routes import BENTOML, ROUTES
 from bento.web.api_docs import markdown, openapi
 from router_client import AsyncVisionEncoderClient, VisionEncoderClient
 from tests.parity.corpus import CORPUS
