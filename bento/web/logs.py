@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from pythonjsonlogger.json import JsonFormatter
 from starlette.requests import ClientDisconnect
 
-from bento.contract.errors import EncoderError
+from bento.contract.errors import ServiceError
 
 logger = logging.getLogger("vision_encoder")
 
@@ -32,4 +32,4 @@ def configure_logs() -> None:
 
 def _is_our_fault(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
-    return not isinstance(error, ValidationError | EncoderError | ClientDisconnect)
+    return not isinstance(error, ValidationError | ServiceError | ClientDisconnect)
