@@ -25,7 +25,8 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Route:
-    """A route: `body` is JSON, `form` multipart; `answer` is JSON, or the media type of others.
+    """A route: `body` is JSON, `form` multipart; `answer` is JSON, or the media type of
+    others, empty for a redirect.
 
     `client` is the client's method that calls it. A route of `corpus` is in the parity corpus.
     """

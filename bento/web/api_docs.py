@@ -64,7 +64,7 @@ def openapi() -> dict[str, Any]:
     )
     paths: dict[str, Any] = {}
     for tag, routes in GROUPS.items():
-        for route in routes:
+        for route in (each for each in routes if each.answer):  # the rest are redirects
             operation = _operation(route, references)
             paths.setdefault(route.path, {})[route.method.lower()] = {"tags": [tag], **operation}
     return {

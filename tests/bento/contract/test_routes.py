@@ -40,7 +40,9 @@ def test_the_service_answers_it_by_its_method_alone(server: Server, route: Route
         assert http.request("PUT", filled(route)).status_code == 405
 
 
-@each_route
+@pytest.mark.parametrize(
+    "route", [route for route in ROUTES if route.answer], ids=lambda route: route.name
+)
 def test_the_openapi_document_has_it(route: Route) -> None:
     operation = openapi()["paths"][route.path][route.method.lower()]
     assert operation["summary"] == route.summary.rstrip(".")
