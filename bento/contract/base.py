@@ -27,7 +27,7 @@ def listed(value: Any) -> Any:
 class Request(BaseModel):
     """A request: unknown fields are errors, so that a typo is noticed."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, defer_build=True)
 
     @model_validator(mode="before")
     @classmethod
@@ -45,4 +45,6 @@ class Answer(BaseModel):
     the answer of an older service; the service itself sends them all.
     """
 
-    model_config = ConfigDict(extra="ignore", json_schema_serialization_defaults_required=True)
+    model_config = ConfigDict(
+        extra="ignore", json_schema_serialization_defaults_required=True, defer_build=True
+    )
