@@ -57,10 +57,8 @@ class Web:
 
         # BentoML hides or reshapes what is raised; a response that is returned it leaves alone.
         async def answer(self: Any, request: Any, /, ctx: Any) -> Any:
-            async def handled() -> Any:
-                return await find(self.loaded)(request)
-
-            response = await responder.respond(handled(), ctx.request.headers.get("accept", ""))
+            accept = ctx.request.headers.get("accept", "")
+            response = await responder.respond(lambda: find(self.loaded)(request), accept)
             ctx.response.status_code = response.status_code  # which BentoML answers with
             return response
 

@@ -35,13 +35,13 @@ class Responder:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
-    async def respond(self, answer: Awaitable[Any], accept: str) -> Response:
-        """Await a handler's answer and return it as a response, its `ServiceError` too.
+    async def respond(self, handle: Callable[[], Awaitable[Any]], accept: str) -> Response:
+        """Return what a handler answers, or its `ServiceError`, as a response.
 
         `accept` is the request's Accept header.
         """
         try:
-            return self._response(await answer, npy=NPY in accept)
+            return self._response(await handle(), npy=NPY in accept)
         except ServiceError as error:
             return error_response(error)
 
@@ -50,7 +50,8 @@ class Responder:
 
         @wraps(handler)
         async def answer(request: Request) -> Response:
-            return await self.respond(handler(request), request.headers.get("accept", ""))
+            accept = request.headers.get("accept", "")
+            return await self.respond(lambda: handler(request), accept)
 
         return answer
 
