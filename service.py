@@ -81,14 +81,20 @@ class VisionEncoder:
     def loaded(self) -> Loaded:
         return self._startup.loaded
 
-    embed_text = web.api("embed_text", lambda loaded: loaded.embedding.text)
-    embed_texts = web.api("embed_texts", lambda loaded: loaded.embedding.texts)
-    embed_image = web.api("embed_image", lambda loaded: loaded.embedding.image_of)
-    openai_embeddings = web.api("openai_embeddings", lambda loaded: loaded.embedding.openai)
-    rank = web.api("rank", lambda loaded: loaded.embedding.rank)
-    index_image = web.api("index_image", lambda loaded: loaded.search.index.index)
-    search = web.api("search", lambda loaded: loaded.search.answer)
-    search_many = web.api("search_many", lambda loaded: loaded.search.searcher.search_many)
+    @property
+    def image_search(self) -> ImageSearch:
+        return self.loaded.search if rag_settings.qdrant_enabled else ImageSearch(None, None)
+
+    embed_text = web.api("embed_text", lambda service: service.loaded.embedding.text)
+    embed_texts = web.api("embed_texts", lambda service: service.loaded.embedding.texts)
+    embed_image = web.api("embed_image", lambda service: service.loaded.embedding.image_of)
+    openai_embeddings = web.api(
+        "openai_embeddings", lambda service: service.loaded.embedding.openai
+    )
+    rank = web.api("rank", lambda service: service.loaded.embedding.rank)
+    index_image = web.api("index_image", lambda service: service.image_search.index.index)
+    search = web.api("search", lambda service: service.image_search.answer)
+    search_many = web.api("search_many", lambda service: service.image_search.searcher.search_many)
 
 
 web.install(VisionEncoder, budget)

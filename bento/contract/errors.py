@@ -85,7 +85,10 @@ class EncoderError(ServiceError):
 class InvalidRequest(EncoderError):
     status = 400
     code = "invalid_request"
-    param: str | None = None  # the field that is wrong, if it is one
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param  # the field that is wrong, if it is one; for OpenAI's shape
 
 
 class BrokenImage(EncoderError):
@@ -245,11 +248,14 @@ def describe_details(details: Sequence[Any], *, variables: bool = False) -> str:
 
 def place(detail: Any) -> str:
     """Return the path of a detail's field, such as `texts.1`; empty for the whole body."""
-    parts = (str(part) for part in detail.get("loc", ()))
-    return ".".join(part for part in parts if part != "root" and not part.startswith(TAG))
+    parts = [str(part) for part in detail.get("loc", ())]
+    if detail.get("type") == "extra_forbidden":  # whatever its name, it is a field
+        return ".".join([*(part for part in parts[:-1] if part not in _NO_FIELDS), *parts[-1:]])
+    return ".".join(part for part in parts if part not in _NO_FIELDS)
 
 
-TAG: Final = "<"  # begins the tags by which a union chooses, which are no fields
+# What pydantic puts into the path of a field: BentoML's root, and the tags of the conditions.
+_NO_FIELDS: Final = frozenset({"root", "<match>", "<range>", "<is_empty>", "<is_null>", "<filter>"})
 _WORDS: Final[dict[str, str]] = {"extra_forbidden": "is not a field of this request"}
 
 

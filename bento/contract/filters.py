@@ -22,6 +22,7 @@ from pydantic import (
     Tag,
     TypeAdapter,
     WithJsonSchema,
+    model_serializer,
     model_validator,
 )
 
@@ -134,6 +135,12 @@ class Match(Part):
         if len(self.model_fields_set) != 1:
             raise ValueError("give exactly one of value, any and except")
         return self
+
+    @model_serializer
+    def _as_given(self) -> dict[str, Any]:
+        if "value" in self.model_fields_set:
+            return {"value": self.value}
+        return {"except" if self.excludes else "any": self.values}
 
     @property
     def excludes(self) -> bool:

@@ -17,7 +17,7 @@ from pydantic import (
 
 from bento.contract.base import Answer, Many, Request, Text, listed
 from bento.contract.embedding import ImageSource, is_data_uri
-from bento.contract.errors import InvalidRequest, describe_details
+from bento.contract.errors import InvalidRequest, describe_details, place
 
 
 class InputItem(Request):
@@ -47,7 +47,7 @@ _IMAGE: Final = re.compile(r"\s*data:(image/|[^,]*;base64,)", re.IGNORECASE)
 def input_items(given: Sequence[Any]) -> list[InputItem]:
     """Return the inputs of a request as items. Raises `InvalidRequest`."""
     if any(isinstance(item, int | list) for item in given):
-        raise InvalidRequest("input: token ids are not taken: send texts")
+        raise InvalidRequest("input: token ids are not taken: send texts", param="input")
     try:
         return _ITEMS.validate_python(
             [
@@ -57,7 +57,7 @@ def input_items(given: Sequence[Any]) -> list[InputItem]:
         )
     except ValidationError as error:
         details = [{**detail, "loc": ("input", *detail["loc"])} for detail in error.errors()]
-        raise InvalidRequest(describe_details(details)) from None
+        raise InvalidRequest(describe_details(details), param=place(details[0])) from None
 
 
 _ITEM_SCHEMA: Final[dict[str, Any]] = {

@@ -118,7 +118,8 @@ class EmbeddingHandler:
         dimension = request.dimensions or encoder.embedding_dim
         if dimension > encoder.embedding_dim:
             raise InvalidRequest(
-                f"dimensions is {dimension}; the model has {encoder.embedding_dim} at most"
+                f"dimensions is {dimension}; the model has {encoder.embedding_dim} at most",
+                param="dimensions",
             )
         texts = [item.text for item in items if item.text is not None]
         sources = [source for item in items if (source := item.image_source())]
@@ -132,7 +133,11 @@ class EmbeddingHandler:
         for i, item in enumerate(items):
             row = next(of_image) if item.text is None else next(of_text)
             if isinstance(row, EncoderError):
-                raise row if row.status >= 500 else InvalidRequest(f"input {i}: {row}")
+                raise (
+                    row
+                    if row.status >= 500
+                    else InvalidRequest(f"input {i}: {row}", param=f"input.{i}")
+                )
             rows.append(row[:dimension])
         return OpenAIEmbedded(
             normalized(np.stack(rows)), encoder.model, tokens, request.encoding_format == "base64"

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("vision_encoder")
 
 FindHandler = Callable[[Any], Callable[[Any], Awaitable[Any]]]
-"""Returns the handler of a request's body, given what the service has loaded."""
+"""Returns the handler of a request's body, given the service."""
 
 
 class Web:
@@ -58,7 +58,7 @@ class Web:
         # BentoML hides or reshapes what is raised; a response that is returned it leaves alone.
         async def answer(self: Any, request: Any, /, ctx: Any) -> Any:
             accept = ctx.request.headers.get("accept", "")
-            response = await responder.respond(lambda: find(self.loaded)(request), accept)
+            response = await responder.respond(lambda: find(self)(request), accept)
             ctx.response.status_code = response.status_code  # which BentoML answers with
             return response
 

@@ -44,8 +44,8 @@ async def _metrics(request: Request) -> Response:
 
 async def _embed_image_upload(request: Request) -> Any:
     form = await read_form(request, "file", "normalize")
-    embedding = request.app.state.service.loaded.embedding
-    return await embedding.image(form.picture, form.normalize)
+    normalize = form.normalize
+    return await request.app.state.service.loaded.embedding.image(form.picture, normalize)
 
 
 async def _embed_images(request: Request) -> Any:

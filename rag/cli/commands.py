@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
+from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -26,7 +27,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
-from bento.contract.errors import InvalidSearch
+from bento.contract.errors import InvalidSearch, describe
 from bento.contract.filters import Filter, parse_filter
 from bento.contract.search import Examples, ImageExample, SearchRequest, image_example
 from rag.indexing.backends import Backend, hold
@@ -235,9 +236,14 @@ def _filter(options: argparse.Namespace) -> Filter | None:
         conditions.append({"key": "category", "match": {"value": options.category}})
     if options.filter is not None:
         try:
-            conditions.append(json.loads(options.filter))
+            given = json.loads(options.filter)
+            parse_filter({"must": [given]})
+        except ValidationError as error:
+            said = describe(error).removeprefix("must.0").lstrip(".: ")
+            raise InvalidSearch(f"--filter: {said}") from None
         except ValueError as error:
             raise InvalidSearch(f"--filter is not JSON: {error}") from None
+        conditions.append(given)
     return parse_filter({"must": conditions}) if conditions else None
 
 

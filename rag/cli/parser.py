@@ -42,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _err.print("stopped; what is done stays done, and running it again goes on")
         return 130
     except ValidationError as error:  # of a variable, or of an argument in a request
-        return _failed(describe(error))
+        about = "a variable is not valid: " if error.title.endswith("Settings") else ""
+        return _failed(about + describe(error))
     except VisionError as error:
         return _failed(str(error))
     except OSError as error:  # of standard output: errors of other files are a VisionError

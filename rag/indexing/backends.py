@@ -16,7 +16,8 @@ class Backend(Protocol):
     """Where pictures are indexed and searched. Calls are synchronous and thread-safe.
 
     A call of `index` is fastest with `batch` pictures; `workers` pictures at a time keep the
-    backend busy. A call with `staged` uses the version of this backend's model, published or not.
+    backend busy. Errors are `VisionError`s. A call with `staged` uses the version of this
+    backend's model, published or not.
     """
 
     batch: int

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bento.contract.search import SearchRequest, SearchResponse
@@ -21,6 +21,9 @@ class _CallableModule(ModuleType):
         """Do what `rag.api.search` does."""
         answer: SearchResponse = import_module("rag.api").search(request, backend=backend)
         return answer
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return import_module, (__name__,)  # functions can be pickled
 
 
 sys.modules[__name__].__class__ = _CallableModule

@@ -13,6 +13,7 @@ from bento.contract.images import DEFAULT_DAO_ID
 from bento.contract.limits import MAX_DEPTH
 from bento.contract.search import (
     Hit,
+    Language,
     ManySearchesRequest,
     ManySearchesResponse,
     SearchRequest,
@@ -77,7 +78,9 @@ class Searcher:
         try:
             request = SearchRequest.model_validate(body)
         except ValidationError as error:
-            return degraded(InvalidSearch(describe(error)))
+            language = body.get("language")
+            wanted: Language = language if language in ("uk", "en") else "uk"
+            return degraded(InvalidSearch(describe(error)), wanted)
         try:
             return await self.search(request)
         except ServiceError as error:

@@ -66,7 +66,7 @@ async def _search_upload(request: Request) -> Any:
         raise InvalidSearch(describe(error)) from None
     except (TypeError, ValueError) as error:
         raise InvalidSearch(f"the field search is no JSON object: {error}") from None
-    return await request.app.state.service.loaded.search.answer(given)
+    return await request.app.state.service.image_search.answer(given)
 
 
 async def _delete_image(request: Request) -> Any:
@@ -129,7 +129,7 @@ def _image_id(request: Request) -> str:
 
 
 def _index(request: Request) -> Index:
-    index: Index = request.app.state.service.loaded.search.index
+    index: Index = request.app.state.service.image_search.index
     return index
 
 

@@ -6,6 +6,7 @@ import json
 from typing import Any
 from urllib.parse import quote
 
+import httpx
 from pydantic import BaseModel
 
 from bento.contract.errors import InvalidInput
@@ -44,7 +45,7 @@ def with_json_encoded(request: dict[str, Any]) -> dict[str, Any]:
     Of a model only the fields that were set are sent, without those that are None. Raises what
     `json.dumps` raises.
     """
-    if "json" not in request:
+    if request.get("json") is None or {"content", "data"} & request.keys():
         return request
     body = json.dumps(
         request["json"],
@@ -53,7 +54,8 @@ def with_json_encoded(request: dict[str, Any]) -> dict[str, Any]:
         allow_nan=False,
         default=_fields,
     )
-    headers = {**(request.get("headers") or {}), "Content-Type": "application/json"}
+    headers = httpx.Headers(request.get("headers"))
+    headers.setdefault("Content-Type", "application/json")
     rest = {name: value for name, value in request.items() if name != "json"}
     return {**rest, "content": body.encode(), "headers": headers}
 

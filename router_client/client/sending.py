@@ -121,6 +121,8 @@ class Sender:
 def _error(answer: Answer, where: str) -> VisionEncoderError:
     try:
         body = json.loads(answer.content)
+        if isinstance(body["error"], dict):  # OpenAI's shape, on /v1
+            body = {"error": body["error"]["message"], "code": body["error"]["code"]}
         message, code = str(body["error"]), str(body["code"])
     except (ValueError, KeyError, TypeError, RecursionError):  # not an answer of the service
         message = f"HTTP {answer.status} from {where}: {_excerpt(answer)}"

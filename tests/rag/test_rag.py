@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -216,3 +217,10 @@ def test_no_hits_are_told_too() -> None:
     assert format_image_search_results_for_agent([], "en") == "No images found."
     with pytest.raises(InvalidSearch, match="uk, en"):
         format_image_search_results_for_agent([], "fr")  # type: ignore[arg-type]
+
+
+def test_search_is_a_function_also_when_the_package_of_that_name_is_imported() -> None:
+    import rag
+    import rag.search.searcher
+
+    assert callable(rag.search) and pickle.loads(pickle.dumps(rag.search)) is rag.search

@@ -34,6 +34,7 @@ from bento.contract.filters import (
     tenant,
 )
 from bento.contract.limits import MAX_CONDITIONS, MAX_NESTING, MAX_VALUES
+from bento.contract.search import SearchRequest
 from rag.store.edge.store import EdgeStore
 from rag.store.interface import KEYWORD_FIELDS, Collection, Point
 from rag.store.server.store import ServerStore
@@ -492,3 +493,16 @@ def within(item: Any, bounds: Any) -> bool:
         return False
     compare = {"gt": gt, "gte": ge, "lt": lt, "lte": le}
     return all(compare[name](item, bound) for name, bound in bounds.items())
+
+
+# As part of a request -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "match", [{"value": True}, {"any": ["a", "b"]}, {"except": [1]}], ids=lambda match: str(match)
+)
+def test_a_request_with_a_filter_can_be_dumped_and_read_again(match: dict[str, Any]) -> None:
+    given = {"must": [{"key": "a", "match": match}, {"key": "n", "range": {"gt": 1}}]}
+    request = SearchRequest.model_validate({"text": "a", "filter": given})
+    assert SearchRequest.model_validate(request.model_dump()) == request
+    assert SearchRequest.model_validate_json(request.model_dump_json()) == request
