@@ -64,6 +64,15 @@ def test_an_error_carries_status_code_and_sentence(
 
 
 @both
+def test_an_error_in_openais_shape_is_understood(ask: Ask) -> None:
+    error = {"message": "what was wrong", "type": "x", "param": None, "code": "model_not_found"}
+    script = Script(httpx.Response(404, json={"error": error}))
+    with pytest.raises(InvalidInput, match=r"^what was wrong$") as caught:
+        ask(lambda c: c.call("POST", "/v1/embeddings", json={}), transport=mock(script))
+    assert caught.value.code == "model_not_found"
+
+
+@both
 @pytest.mark.parametrize(("header", "seconds"), [("7", 7.0), ("soon", None), (None, None)])
 def test_a_busy_service_says_when_to_ask_again(
     ask: Ask, header: str | None, seconds: float | None
