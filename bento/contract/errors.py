@@ -211,22 +211,28 @@ class VisionEncoderError(VisionError):
 
 
 class VisionEncoderConnectionError(VisionEncoderError):
+    """The service is unreachable, or it cut the connection. `status` is None."""
+
     code = "connection_cut"  # or unreachable
 
 
 class VisionEncoderTimeout(VisionEncoderError):
+    """The service did not answer within the timeout. `status` is None."""
+
     code = "timeout"
 
 
 class VisionEncoderBusy(VisionEncoderError):
-    pass
+    """The service answered 429 or 503: try again, after `retry_after` seconds if it said so."""
 
 
 class VisionEncoderUnauthorized(VisionEncoderError):
-    pass
+    """The service answered 401 or 403: the API key is missing or wrong."""
 
 
 class InvalidInput(VisionEncoderError):
+    """The service answered another 4xx, or the client refused to send the request."""
+
     code = "invalid_request"
 
 

@@ -104,6 +104,8 @@ class ListResponse(Answer):
 
 
 class StatsResponse(Answer):
+    """What a collection holds: `points` and `generations` count pictures."""
+
     collection: str
     points: int
     model: str = Field("", description="NAME/PRETRAINED of the published version.")

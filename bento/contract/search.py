@@ -108,6 +108,8 @@ class SearchUploadForm(Request):
 
 
 class Hit(Answer):
+    """A picture that a search found: `score` is the cosine similarity, -1 to 1."""
+
     id: str
     score: float = Field(description="Cosine similarity, best 1.")
     path: str = ""

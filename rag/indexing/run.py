@@ -159,7 +159,7 @@ class _Run:
         self._say(f"{self.report.unchanged} unchanged, {len(self.report.failures)} failed")
 
     def _pause(self, seconds: float) -> bool:
-        self._say("waiting: the service is busy, or its store is away")
+        self._say("waiting: the service is busy, or its store is unavailable")
         return self._stop.wait(seconds)
 
     def _say(self, note: str) -> None:

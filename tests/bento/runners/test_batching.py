@@ -96,7 +96,7 @@ def test_an_items_size_counts_in_what_is_predicted(make: Make) -> None:
     # items of 11 on the average of late, in two batches of four, and a usual batch after them
     own = 0.05 * (0.9 * 20 + 40) / 1.9 + 1.0
     assert queue.predicted_seconds(8) == pytest.approx(8 * 11 * 0.05 + 2 * 1.0 + own)
-    # who is alone has a batch of its own
+    # an item that waits alone has a batch of its own
     assert queue.predicted_seconds(0) == pytest.approx(11 * 0.05 + 1.0)
 
 
