@@ -1,4 +1,4 @@
-"""The architecture page names only what there is."""
+"""The architecture page names only files and names that exist."""
 
 from __future__ import annotations
 

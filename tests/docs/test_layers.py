@@ -1,4 +1,4 @@
-"""What an import loads, seen by fresh interpreters. Who may import whom: `lint-imports`."""
+"""The modules that an import loads, in a fresh interpreter. `make lint` checks the import rules."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import sys
 import pytest
 
 from tests.support.paths import ROOT
+
+pytestmark = pytest.mark.service
 
 
 def loaded_after(statement: str) -> set[str]:
@@ -29,5 +31,11 @@ def loaded_after(statement: str) -> set[str]:
         ("import service", {"torch", "open_clip", "qdrant_client", "qdrant_edge"}),
     ],
 )
-def test_importing_brings_nothing_that_is_not_needed(statement: str, never: set[str]) -> None:
+def test_an_import_loads_no_package_that_it_does_not_need(statement: str, never: set[str]) -> None:
     assert not loaded_after(statement) & never
+
+
+def test_the_unit_tests_import_no_torch() -> None:
+    loaded = loaded_after("import pytest; pytest.main(['-m', 'unit', '--collect-only', '-qq'])")
+    assert "pydantic" in loaded
+    assert not loaded & {"torch", "open_clip", "bentoml"}
