@@ -1,9 +1,10 @@
-"""Marks of the tests, Hypothesis's profile, and fixtures that several folders use."""
+"""Marks, required tools, Hypothesis's profile, and fixtures that several folders use."""
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -34,6 +35,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if not any(item.get_closest_marker(name) for name in _NOT_UNIT):
             item.add_marker(pytest.mark.unit)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Fail a test that was skipped because a tool in REQUIRED_TOOLS is missing."""
+    report = yield
+    if report.skipped and isinstance(report.longrepr, tuple):
+        reason = report.longrepr[2]
+        if any(tool in reason for tool in os.environ.get("REQUIRED_TOOLS", "").split()):
+            report.outcome = "failed"
+            report.longrepr = f"{reason} (REQUIRED_TOOLS={os.environ['REQUIRED_TOOLS']})"
+    return report
 
 
 @pytest.fixture(autouse=True)
