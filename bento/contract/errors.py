@@ -83,7 +83,7 @@ class EncoderError(ServiceError):
 
 
 class InvalidRequest(EncoderError):
-    """The request has invalid input; `param` is the invalid field, if there is one."""
+    """The request has invalid input. `param` names the invalid field, if known."""
 
     status = 400
     code = "invalid_request"

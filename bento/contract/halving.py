@@ -35,7 +35,7 @@ class Halving(Generic[T]):
         return self._part
 
     def halve(self) -> bool:
-        """Queue the halves of the current part next; return False if it has a single item."""
+        """Split the current part, so that its halves come next; return False for a single item."""
         part, self._part = self._part, ()
         middle = len(part) // 2
         if middle:

@@ -60,7 +60,7 @@ class IndexRequest(ImageSource):
 
 
 class IndexResponse(Answer):
-    """What indexing a picture did."""
+    """The outcome of indexing a picture."""
 
     id: str = ""
     dao_id: str = ""

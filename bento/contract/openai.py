@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from bento.contract.base import Answer, Many, Request, Text, listed
-from bento.contract.embedding import ImageSource, is_data_uri
+from bento.contract.embedding import Code, ImageSource, Sentence, is_data_uri
 from bento.contract.errors import InvalidRequest, describe_details, place
 
 
@@ -127,10 +127,10 @@ class OpenAIEmbeddingsResponse(Answer):
 class OpenAIError(Answer):
     """An error as OpenAI's API describes it."""
 
-    message: str = Field(description="What was wrong and what is allowed.")
+    message: Sentence
     type: str = Field(description="One of OpenAI's error types, such as `invalid_request_error`.")
     param: str | None = Field(None, description="The wrong field, if there is one.")
-    code: str = Field(description="Stable error code in snake_case.")
+    code: Code
 
 
 class OpenAIErrorResponse(Answer):

@@ -6,10 +6,8 @@ import ipaddress
 from typing import Final
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-_UNICAST_V6: Final = ipaddress.ip_network(
-    "2000::/3"
-)  # all of IPv6 that IANA allocates as global unicast
-_SPECIAL: Final = tuple(  # not public: no hosts' addresses, or they embed another address
+_UNICAST_V6: Final = ipaddress.ip_network("2000::/3")  # as allocated by IANA
+_SPECIAL: Final = tuple(  # not public: reserved, or with another address embedded
     map(
         ipaddress.ip_network,
         (
