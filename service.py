@@ -1,4 +1,4 @@
-"""The BentoML service: its methods are the API, with paths and bodies of `bento.contract.routes`.
+"""The BentoML service. `bento.contract.routes` defines the paths and bodies of its API methods.
 
 bentoml serve service:VisionEncoder
 """
@@ -34,7 +34,7 @@ budget = ByteBudget(settings.max_queue_bytes, web.metrics.rejected.labels("bytes
 
 @dataclass(frozen=True)
 class Loaded:
-    """What answers, once the model is loaded."""
+    """The parts of the service that need the loaded model."""
 
     runners: Runners
     embedding: EmbeddingHandler
@@ -45,7 +45,7 @@ class Loaded:
 @bentoml.service(**service_options(settings, web.timeout, web.connection))
 @bentoml.asgi_app(web.app)
 class VisionEncoder:
-    """Turns texts and images into CLIP embeddings, and finds pictures by them."""
+    """Computes CLIP embeddings of texts and images, and searches pictures by them."""
 
     settings, metrics = settings, web.metrics
     listen = bentoml.on_deployment(listen_for_workers)

@@ -1,0 +1,1 @@
+"""The HTTP API as data: requests, answers, filters, errors, limits and routes."""

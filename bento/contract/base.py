@@ -1,4 +1,4 @@
-"""What all requests and answers share."""
+"""Base classes and common types of all requests and answers."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ from bento.contract.limits import MAX_TEXT
 Text = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_TEXT),
-    Field(description="Not empty. The model truncates it at its context length."),
+    Field(description="Must not be empty. The model truncates it at its context length."),
 ]
 
 T = TypeVar("T")
-# Validation of a list stops at the first bad item: a million of them would cost a million errors.
+# Validation stops at the first bad item, so that a list of a million bad items yields one error.
 Many = Annotated[list[T], Field(fail_fast=True)]
 
 
 def listed(value: Any) -> Any:
-    """Let a single item stand for a list of one."""
+    """Wrap a single item in a list; return a list or None unchanged."""
     return value if value is None or isinstance(value, list) else [value]
 
 
 class Request(BaseModel):
-    """A request: unknown fields are errors, so that a typo is noticed."""
+    """Base of all requests. An unknown field is an error, so that clients notice typos."""
 
     model_config = ConfigDict(extra="forbid", strict=True, defer_build=True)
 
     @model_validator(mode="before")
     @classmethod
-    def _no_more_than_there_are(cls, given: Any) -> Any:
+    def _limit_field_count(cls, given: Any) -> Any:
         if isinstance(given, dict) and len(given) > len(cls.model_fields):
             allowed = ", ".join(cls.model_fields)
-            raise ValueError(f"{len(given):,} fields are too many; allowed are {allowed}")
+            raise ValueError(f"{len(given):,} fields are too many; allowed fields: {allowed}")
         return given
 
 
 class Answer(BaseModel):
-    """An answer: a client ignores fields that it does not know.
+    """Base of all answers. Clients ignore unknown fields.
 
-    Fields without a default make it that answer. The others have one, so that a client can read
-    the answer of an older service; the service itself sends them all.
+    The required fields identify an answer. All other fields have defaults, so that clients can
+    read the answers of older services. The service itself always sends every field.
     """
 
     model_config = ConfigDict(

@@ -1,4 +1,4 @@
-"""Embedding and ranking: requests and answers."""
+"""Embedding, ranking and service state: requests and answers."""
 
 from __future__ import annotations
 
@@ -13,30 +13,37 @@ from bento.contract.errors import InvalidRequest
 from bento.contract.limits import MAX_URL
 
 NPY: Final = "application/x-npy"
-"""Media type of a .npy file: what the embedding routes answer when `Accept` names it."""
+"""Media type of a .npy file. The embedding routes answer with one if `Accept` asks for it."""
 
 Normalize = Annotated[
     bool | None,
-    Field(description="L2-normalise the embedding; without it, as the service is set."),
+    Field(description="Whether to L2-normalize embeddings; default: NORMALIZE_EMBEDDINGS."),
 ]
 File = Annotated[bytes, WithJsonSchema({"type": "string", "format": "binary"})]
+ImageUrl = Annotated[
+    str | None,
+    Field(max_length=MAX_URL, description="An http or https URL; needs ALLOW_IMAGE_URLS=true."),
+]
+ImageBase64 = Annotated[
+    str | None, Field(description="The image file in base64, with or without a data: URI prefix.")
+]
 Model = Annotated[str, Field(description="NAME/PRETRAINED")]
+Code = Annotated[str, Field(description="Stable error code in snake_case.")]
+Sentence = Annotated[str, Field(description="What was wrong and what is allowed.")]
 
 
 class TextRequest(Request):
+    """A text to embed."""
+
     text: Text = Field(examples=["a red circle to the left of a blue square"])
     normalize: Normalize = None
 
 
 class ImageSource(Request):
-    """An image, as exactly one of `image_url` and `image_base64`."""
+    """An image, given as exactly one of `image_url` and `image_base64`."""
 
-    image_url: str | None = Field(
-        None, max_length=MAX_URL, description="http(s), public addresses."
-    )
-    image_base64: str | None = Field(
-        None, description="The file's bytes in base64; a data: URI is taken too."
-    )
+    image_url: ImageUrl = None
+    image_base64: ImageBase64 = None
 
     @model_validator(mode="after")
     def _exactly_one(self) -> ImageSource:
@@ -46,43 +53,57 @@ class ImageSource(Request):
 
 
 class ImageGiven(Protocol):
-    """What has an image, as one of two."""
+    """Any request that gives an image as a URL or in base64."""
 
     image_url: str | None
     image_base64: str | None
 
 
 class ImageRequest(ImageSource):
+    """An image to embed."""
+
     normalize: Normalize = None
 
 
 class TextsRequest(Request):
-    texts: Many[Text] = Field(min_length=1, examples=[["a red circle", "a blue square"]])
+    """Texts to embed."""
+
+    texts: Many[Text] = Field(
+        min_length=1,
+        description="Texts that are not empty; at most `max_request_items` (see `/info`).",
+        examples=[["a red circle", "a blue square"]],
+    )
     normalize: Normalize = None
 
 
 class UploadForm(Request):
-    """A multipart form with a picture."""
+    """A multipart form with one image file."""
 
-    file: File
+    file: File = Field(description="The image file.")
     normalize: Normalize = None
 
 
 class UploadsForm(Request):
-    """A multipart form with many pictures."""
+    """A multipart form with several image files."""
 
-    files: list[File]
+    files: list[File] = Field(description="Image files; at most `max_request_items` (see `/info`).")
     normalize: Normalize = None
 
 
 class RankRequest(Request):
-    """An image, and the texts of which one describes it best."""
+    """An image, and texts to rank by how well they describe it."""
 
-    image: ImageSource
-    texts: Many[Text] = Field(min_length=1, examples=[["a photo of a cat", "a photo of a dog"]])
+    image: ImageSource = Field(description="An object with `image_url` or `image_base64`.")
+    texts: Many[Text] = Field(
+        min_length=1,
+        description="Texts that are not empty; at most `max_request_items` (see `/info`).",
+        examples=[["a photo of a cat", "a photo of a dog"]],
+    )
 
 
 class EmbeddingResponse(Answer):
+    """The embedding of one text or image."""
+
     embedding: list[float]
     dimension: int
     model: Model
@@ -90,6 +111,8 @@ class EmbeddingResponse(Answer):
 
 
 class EmbeddingsResponse(Answer):
+    """The embeddings of texts, in the order of the request."""
+
     embeddings: list[list[float]]
     dimension: int
     model: Model
@@ -97,13 +120,17 @@ class EmbeddingsResponse(Answer):
 
 
 class ItemError(Answer):
-    index: int = Field(description="Of the item in the request, from 0.")
-    error: str = Field(description="What was wrong and what is allowed.")
-    code: str = Field(description="Stable, snake_case.")
+    """The error of one item of a request."""
+
+    index: int = Field(description="Position of the item in the request, from 0.")
+    error: Sentence
+    code: Code
 
 
 class ImagesResponse(Answer):
-    embeddings: list[list[float] | None] = Field(description="null where an image has an error.")
+    """The embeddings of images, in the order of the request."""
+
+    embeddings: list[list[float] | None] = Field(description="null for an image with an error.")
     errors: list[ItemError]
     dimension: int
     model: Model
@@ -111,17 +138,23 @@ class ImagesResponse(Answer):
 
 
 class RankedText(Answer):
+    """One text of a ranking."""
+
     text: str
-    probability: float = Field(description="Softmax over the texts of this request.")
-    score: float = Field(0.0, description="Cosine similarity.")
+    probability: float = Field(description="Softmax over all texts of the request.")
+    score: float = Field(0.0, description="Cosine similarity to the image.")
 
 
 class RankResponse(Answer):
-    ranking: list[RankedText] = Field(description="Best first.")
+    """Texts, ranked by how well they describe the image."""
+
+    ranking: list[RankedText] = Field(description="Best match first.")
     model: Model = ""
 
 
 class HealthResponse(Answer):
+    """The state of the device."""
+
     status: str
     device: str = ""
     model: Model = ""
@@ -130,50 +163,57 @@ class HealthResponse(Answer):
 
 
 class InfoResponse(Answer):
+    """The model, its preprocessing, and the settings that a client needs to know."""
+
     model_name: str
     pretrained: str = ""
     device: str = ""
-    dtypes: dict[str, str] = Field({}, description="Of the text and of the image tower.")
+    dtypes: dict[str, str] = Field({}, description="Data type of the `text` and `image` towers.")
     embedding_dim: int
-    context_length: int = Field(0, description="Texts are truncated at this many tokens.")
-    preprocess: str = ""
-    weights_digest: str = ""
-    normalize_default: bool = True
+    context_length: int = Field(0, description="The model truncates texts at this many tokens.")
+    preprocess: str = Field("", description="Preprocessing of images, in one line.")
+    weights_digest: str = Field("", description="Hexadecimal digest of the weights.")
+    normalize_default: bool = Field(True, description="`normalize` of requests without it.")
     image_formats: list[str] = Field([])
     max_image_bytes: int = 0
     max_image_pixels: int = 0
     max_request_bytes: int = 0
-    max_request_items: int = 0
-    image_urls: bool = False
-    qdrant_enabled: bool = False
-    collection: str | None = None
+    max_request_items: int = Field(0, description="Texts or images in one request.")
+    image_urls: bool = Field(False, description="Whether the service fetches image URLs.")
+    qdrant_enabled: bool = Field(False, description="Whether search is available.")
+    collection: str | None = Field(None, description="Default collection; null without search.")
     version: str = ""
     revision: str | None = Field(
-        None, description="The git revision that the Bento was built from."
+        None, description="Git revision that the Bento was built from; null in a checkout."
     )
 
 
 class ErrorResponse(Answer):
-    error: str = Field(description="What was wrong and what is allowed.")
-    code: str = Field(description="Stable, snake_case.")
+    """The body of every error, except on `/v1`."""
+
+    error: Sentence
+    code: Code
 
 
 def is_data_uri(value: str) -> bool:
+    """Return whether a string starts with `data:`, ignoring case and leading white space."""
     return value.lstrip()[:5].lower() == "data:"
 
 
 def base64_bytes(value: str) -> bytes:
-    """Decode base64, bare or in a data: URI. Raises `InvalidRequest`."""
+    """Decode base64 with or without a data: URI prefix. Raises `InvalidRequest`."""
     if is_data_uri(value):
         head, comma, value = value.partition(",")
         if not comma or not head.lower().endswith(";base64"):
-            raise InvalidRequest("image_base64 as a data: URI must be data:TYPE;base64,DATA")
+            raise InvalidRequest("the data: URI of an image must be data:TYPE;base64,DATA")
     try:
         return base64.b64decode("".join(value.split()), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise InvalidRequest(f"image_base64 is not base64: {error}") from None
+    except (binascii.Error, ValueError):
+        raise InvalidRequest(
+            "the image is not valid base64: use the characters A-Z a-z 0-9 + / and = as padding"
+        ) from None
 
 
 def base64_of(data: bytes) -> str:
-    """Return bytes in base64."""
+    """Encode bytes in base64."""
     return base64.b64encode(data).decode()

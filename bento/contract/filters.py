@@ -1,4 +1,4 @@
-"""Filters on payloads, in the form of Qdrant's JSON, checked before any engine sees them.
+"""Filters on payloads, in Qdrant's JSON form, validated before an engine translates them.
 
 {"must": [{"key": "tags", "match": {"any": ["cat", "dog"]}}],
  "must_not": [{"key": "indexed_at", "range": {"lt": "2026-01-01T00:00:00Z"}}]}
@@ -29,12 +29,12 @@ from pydantic import (
 from bento.contract.base import Request
 from bento.contract.limits import MAX_CONDITIONS, MAX_NESTING, MAX_VALUES
 
-TENANT_FIELD: Final = "dao_id"  # the payload field with a keyword index, marked as the tenant
+TENANT_FIELD: Final = "dao_id"  # the payload field that Qdrant indexes as the tenant
 
 _CLAUSES: Final = ("must", "should", "must_not")
-_SURROGATE: Final = re.compile(r"[\ud800-\udfff]")  # half a character: JSON has it, UTF-8 not
-_NAME: Final = r'(?:[\w-]+|"[^"\\\ud800-\udfff]*")'  # a server takes no other
-# names joined by dots, each with [] where a list is meant: title, camera."lens type", people[].name
+_SURROGATE: Final = re.compile(r"[\ud800-\udfff]")  # allowed in JSON, but not in UTF-8
+_NAME: Final = r'(?:[\w-]+|"[^"\\\ud800-\udfff]*")'  # as a Qdrant server accepts it
+# Names joined by dots; [] follows the name of a list: title, camera."lens type", people[].name
 _KEY: Final = re.compile(rf"{_NAME}(\[\])?(\.{_NAME}(\[\])?)*")
 
 
@@ -42,19 +42,19 @@ def _key(given: Any) -> str:
     if isinstance(given, str) and _KEY.fullmatch(given):
         return given
     raise ValueError(
-        f"{_shown(given)} is no key: give the name of a payload field, such as tags, camera.lens "
-        'or, with quotes around other characters, "my key"'
+        f"{_shown(given)} is not a valid key: give the name of a payload field, such as tags or "
+        'camera.lens; put a name with other characters in quotes, such as "my key"'
     )
 
 
 def _value(given: Any) -> Any:
     if isinstance(given, str) and _SURROGATE.search(given) is None:
         return given
-    if isinstance(given, int) and -(2**63) <= given < 2**63:  # true and false among them
+    if isinstance(given, int) and -(2**63) <= given < 2**63:  # includes true and false
         return given
     raise ValueError(
-        f"{_shown(given)} is not allowed: give a string, a whole number of 64 bits, true or false "
-        "(a number with a fraction: use range)"
+        f"{_shown(given)} is not allowed: give a string, a 64-bit integer, true or false; "
+        "for numbers with a fraction use range"
     )
 
 
@@ -63,12 +63,12 @@ def _values(given: Any) -> list[Any]:
         raise ValueError(f"give a list of 1 to {MAX_VALUES} values")
     values = [_value(value) for value in given]
     if len({type(value) for value in values}) > 1 or isinstance(values[0], bool):
-        raise ValueError("give strings only or whole numbers only")
+        raise ValueError("give only strings or only integers")
     return values
 
 
 def _bound(given: Any) -> float | datetime:
-    with suppress(ValueError, OverflowError):  # the latter of 10**400, and of years before 1
+    with suppress(ValueError, OverflowError):  # OverflowError: 10**400, or a UTC year below 1
         if isinstance(given, str):
             given = datetime.fromisoformat(given)
         if isinstance(given, datetime):
@@ -98,7 +98,7 @@ _Bound = Annotated[
 
 
 class Part(Request):
-    """Base of the parts of a filter, whose errors name the fields that are allowed there."""
+    """Base of all parts of a filter. Its errors list the allowed fields."""
 
     @model_validator(mode="before")
     @classmethod
@@ -116,7 +116,7 @@ class Part(Request):
 
 
 class Condition(Part):
-    """Base of what a filter can ask of a payload field."""
+    """Base of all conditions on a payload field."""
 
 
 class Match(Part):
@@ -124,10 +124,14 @@ class Match(Part):
 
     model_config = ConfigDict(populate_by_name=True)
 
-    value: _Value = Field("", description="The field, or an item of a list, is this value.")
-    any: _Values = Field([], description="The field, or an item of a list, is one of these.")
+    value: _Value = Field("", description="The field, or an item of its list, is this value.")
+    any: _Values = Field(
+        [], description="The field, or an item of its list, is one of these values."
+    )
     except_: _Values = Field(
-        [], alias="except", description="The field, or an item of a list, is something else."
+        [],
+        alias="except",
+        description="The field, or an item of its list, is none of these values.",
     )
 
     @model_validator(mode="after")
@@ -144,7 +148,7 @@ class Match(Part):
 
     @property
     def excludes(self) -> bool:
-        """Whether the field has to be something else than the values."""
+        """Whether the field must be none of the values."""
         return "except_" in self.model_fields_set
 
     @property
@@ -155,10 +159,10 @@ class Match(Part):
 
 
 class MatchCondition(Condition):
-    """The field, or an item of it where it is a list, matches.
+    """The field matches; if it is a list, at least one item matches.
 
-    `except` lets no field through that is missing, null or an empty list. Of a field with a
-    keyword index (and strings as values) only strings count: that is how Qdrant's index sees it.
+    `except` never matches a field that is missing, null or an empty list. If the field has a
+    keyword index and the values are strings, only strings match, as in Qdrant's index.
     """
 
     key: Key
@@ -166,7 +170,7 @@ class MatchCondition(Condition):
 
 
 class Range(Part):
-    """At least one bound: all numbers, or all dates, which are taken as UTC without an offset."""
+    """At least one bound: all numbers or all dates. A date without an offset is in UTC."""
 
     gt: _Bound | None = None
     gte: _Bound | None = None
@@ -186,13 +190,15 @@ class Range(Part):
 
 
 class RangeCondition(Condition):
-    """The field, or an item of it where it is a list, lies within the bounds."""
+    """The field is within the bounds; if it is a list, at least one item is."""
 
     key: Key
     range: Range
 
 
 class FieldName(Part):
+    """The payload field of a condition without values."""
+
     key: Key
 
 
@@ -203,13 +209,13 @@ class IsEmptyCondition(Condition):
 
 
 class IsNullCondition(Condition):
-    """The field is null, or a list with a null in it."""
+    """The field is null, or a list that contains null."""
 
     is_null: FieldName
 
 
 def _kind(given: Any) -> str | None:
-    """Return the tag of a condition: its one field that is no key."""
+    """Return the tag of a condition; None unless exactly one field names its kind."""
     if isinstance(given, Part):
         given = given.model_fields_set
     if not isinstance(given, Mapping | set):
@@ -221,7 +227,7 @@ def _kind(given: Any) -> str | None:
 
 
 def _one_or_many(given: Any) -> Any:
-    """Let one condition stand for a list, and null for none, as Qdrant does."""
+    """Wrap a single condition in a list and turn null into an empty list, as Qdrant does."""
     if isinstance(given, tuple):
         return list(given)
     return [] if given is None else given if isinstance(given, list) else [given]
@@ -247,7 +253,7 @@ _Clause = Annotated[
 
 
 class Filter(Part):
-    """All of `must`, at least one of `should` if there is any, none of `must_not`."""
+    """All of `must`, at least one of `should` (unless it is empty), and none of `must_not`."""
 
     must: _Clause = Field(default_factory=list)
     should: _Clause = Field(default_factory=list)
@@ -255,7 +261,7 @@ class Filter(Part):
 
 
 def _bounded(given: Any) -> Any:
-    """Refuse a filter that is nested too deep or has too many conditions, before it is read."""
+    """Reject a filter with too many levels or conditions before pydantic parses it."""
     count, level = 0, [given]
     for _ in range(MAX_NESTING):
         inner: list[Any] = []
@@ -265,10 +271,10 @@ def _bounded(given: Any) -> Any:
                     inner += _one_or_many(part.get(clause))
         count += len(inner)
         if count > MAX_CONDITIONS:
-            raise ValueError(f"the filter has more than {MAX_CONDITIONS} conditions")
+            raise ValueError(f"the filter has more than {MAX_CONDITIONS} conditions, the limit")
         level = [part for part in inner if isinstance(part, Mapping) and part.keys() & {*_CLAUSES}]
     if level:
-        raise ValueError(f"the filter is nested deeper than {MAX_NESTING} levels")
+        raise ValueError(f"the filter is nested deeper than {MAX_NESTING} levels, the limit")
     return given
 
 
@@ -277,47 +283,47 @@ _FILTER: Final = TypeAdapter[Filter](BoundedFilter)
 
 
 def parse_filter(given: Any) -> Filter:
-    """Return the filter that Qdrant's JSON form describes. Raises `ValidationError`."""
+    """Parse a filter in Qdrant's JSON form. Raises `ValidationError`."""
     return _FILTER.validate_python(given)
 
 
-# What the program itself asks for is not validated: it may have more values than a client's.
+# These functions skip validation: the project's own filters may have more values than a client's.
 
 
 def match_any(key: str, values: Iterable[Value]) -> MatchCondition:
-    """Return the condition that a field, or an item of it, is one of some values."""
+    """Require that a field, or an item of its list, is one of the values."""
     listed: Any = list(values)
     return MatchCondition.model_construct(key=key, match=Match.model_construct(any=listed))
 
 
 def match_except(key: str, values: Iterable[Value]) -> MatchCondition:
-    """Return the condition that a field, or an item of it, is something else than some values."""
+    """Require that a field, or an item of its list, is none of the values."""
     listed: Any = list(values)
     return MatchCondition.model_construct(key=key, match=Match.model_construct(except_=listed))
 
 
 def is_empty(key: str) -> IsEmptyCondition:
-    """Return the condition that a field is missing, null or an empty list."""
+    """Require that a field is missing, null or an empty list."""
     return IsEmptyCondition.model_construct(is_empty=FieldName.model_construct(key=key))
 
 
 def tenant(dao_id: str) -> Filter:
-    """Return the filter that lets one tenant's pictures through."""
+    """Require that a picture belongs to a tenant."""
     return all_of(match_any(TENANT_FIELD, [dao_id]))
 
 
 def any_of(*conditions: Condition | Filter) -> Filter:
-    """Return the filter that lets through what passes at least one condition, if there is any."""
+    """Require at least one of the conditions; without conditions, everything passes."""
     return Filter.model_construct(should=_listed(conditions))
 
 
 def all_of(*conditions: Condition | Filter) -> Filter:
-    """Return the filter that lets through what passes all conditions."""
+    """Require all conditions."""
     return Filter.model_construct(must=_listed(conditions))
 
 
 def none_of(*conditions: Condition | Filter) -> Filter:
-    """Return the filter that lets through what passes none of the conditions."""
+    """Require that no condition is true."""
     return Filter.model_construct(must_not=_listed(conditions))
 
 
@@ -326,12 +332,12 @@ def _listed(conditions: Iterable[Condition | Filter]) -> Any:
 
 
 def both(first: Filter | None, second: Filter | None) -> Filter | None:
-    """Return a filter that lets through what both let through; None lets everything through."""
+    """Combine two filters so that both must pass; None passes everything."""
     if first is None or second is None:
         return first or second
     return all_of(first, second)
 
 
 def names_of(key: str) -> list[str]:
-    """Return the names that a key joins by dots, without their quotes."""
+    """Split a key into its names, without quotes."""
     return [name.strip('"') for name in re.findall(_NAME, key)]

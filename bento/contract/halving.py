@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 class Halving(Generic[T]):
-    """Iterate over a batch in parts: first all of it, then the halves of each part that failed.
+    """Iterate over a batch: first the whole batch, then the halves of each part that failed.
 
     The parts keep the order of the items. An empty batch has no parts.
 
@@ -22,7 +22,7 @@ class Halving(Generic[T]):
     """
 
     def __init__(self, items: Sequence[T]) -> None:
-        self._left = [items] if len(items) else []  # the next part is the last of them
+        self._left = [items] if len(items) else []  # a stack: the last part comes next
         self._part: Sequence[T] = ()
 
     def __iter__(self) -> Self:
@@ -35,7 +35,7 @@ class Halving(Generic[T]):
         return self._part
 
     def halve(self) -> bool:
-        """Replace the current part by its two halves; return False if it has a single item."""
+        """Split the current part, so that its halves come next; return False for a single item."""
         part, self._part = self._part, ()
         middle = len(part) // 2
         if middle:

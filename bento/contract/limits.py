@@ -1,4 +1,4 @@
-"""The limits that every service has; those that an operator sets are in the settings."""
+"""Fixed limits of the API. Limits that an operator can change are in the settings."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ MAX_ID: Final = 1024  # characters of a picture's id
 MAX_TENANT: Final = 256  # characters of a `dao_id`
 MAX_PATH: Final = 4096  # characters
 MAX_PLACES: Final = 10_000  # paths of one picture
-MAX_TOP_K: Final = 1000
-MAX_DEPTH: Final = 10_000  # how far a client can page
+MAX_TOP_K: Final = 1000  # hits on one page
+MAX_DEPTH: Final = 10_000  # hits on all pages of a search
 MAX_EXAMPLES: Final = 20  # texts and images of one search
-MAX_SEARCHES: Final = 100  # of one `/search/batch`
+MAX_SEARCHES: Final = 100  # searches in one `/search/batch` request
 MAX_LISTED: Final = 1000  # pictures on one page of a listing
 
-# Of a filter.
-MAX_CONDITIONS: Final = 100  # nested ones included
-MAX_VALUES: Final = 1000  # of one `any` or `except`
-MAX_NESTING: Final = 10  # filters within filters; a server's gRPC ends at about 50
+# Limits of a filter.
+MAX_CONDITIONS: Final = 100  # conditions, including nested ones
+MAX_VALUES: Final = 1000  # values of one `any` or `except`
+MAX_NESTING: Final = 10  # levels of nested filters; Qdrant's gRPC API accepts about 50

@@ -1,4 +1,4 @@
-"""`/v1/embeddings`: OpenAI's request, answer and errors, with images besides."""
+"""`/v1/embeddings`: OpenAI's requests, answers and errors, extended by images."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from pydantic import (
 )
 
 from bento.contract.base import Answer, Many, Request, Text, listed
-from bento.contract.embedding import ImageSource, is_data_uri
+from bento.contract.embedding import Code, ImageSource, Sentence, is_data_uri
 from bento.contract.errors import InvalidRequest, describe_details, place
 
 
 class InputItem(Request):
-    """A text or an image, as exactly one of `text` and `image`."""
+    """One input: exactly one of `text` and `image`."""
 
     text: Text | None = None
-    image: str | None = Field(None, description="A data: URI or an http(s) URL.")
+    image: str | None = Field(None, description="A base64 data: URI or an http(s) URL.")
 
     @model_validator(mode="after")
     def _exactly_one(self) -> InputItem:
         if (self.text is None) == (self.image is None):
-            raise ValueError("an input is exactly one of text and image")
+            raise ValueError("give exactly one of text and image")
         return self
 
     def image_source(self) -> ImageSource | None:
@@ -45,9 +45,9 @@ _IMAGE: Final = re.compile(r"\s*data:(image/|[^,]*;base64,)", re.IGNORECASE)
 
 
 def input_items(given: Sequence[Any]) -> list[InputItem]:
-    """Return the inputs of a request as items. Raises `InvalidRequest`."""
+    """Parse the inputs of a request. Raises `InvalidRequest`."""
     if any(isinstance(item, int | list) for item in given):
-        raise InvalidRequest("input: token ids are not taken: send texts", param="input")
+        raise InvalidRequest("input: token ids are not supported; send texts", param="input")
     try:
         return _ITEMS.validate_python(
             [
@@ -73,15 +73,16 @@ _ITEM_SCHEMA: Final[dict[str, Any]] = {
 
 
 class OpenAIEmbeddingsRequest(Request):
-    """The embeddings request of OpenAI's API, with images besides."""
+    """An embeddings request of OpenAI's API, extended by images."""
 
-    model: str = Field(description="The model that is served: NAME or NAME/PRETRAINED.")
+    model: str = Field(description="The model of this service, as NAME or NAME/PRETRAINED.")
     input: Annotated[
-        list[Any],  # items they become when they are counted: see `input_items`
+        list[Any],  # `input_items` parses the items after the handler has checked their number
         BeforeValidator(listed),
         Field(
             min_length=1,
-            description="A string or a list of them. An image is a data: URI, or {image: URI}.",
+            description="An input or a list of inputs: a text, a base64 data: URI of an image, "
+            '{"text": …} or {"image": …}.',
             examples=[["a red circle", {"text": "a blue square"}]],
         ),
         WithJsonSchema(
@@ -89,26 +90,34 @@ class OpenAIEmbeddingsRequest(Request):
         ),
     ]
     encoding_format: Literal["float", "base64"] = Field(
-        "float", description="base64 is of float32, little-endian."
+        "float", description="`base64` encodes little-endian float32."
     )
     dimensions: int | None = Field(
-        None, ge=1, description="Keep so many leading values, normalised anew."
+        None, ge=1, description="Keep this many leading values, and normalize again."
     )
-    user: str | None = Field(None, description="Not used.")
+    user: str | None = Field(None, description="Ignored.")
 
 
 class OpenAIEmbedding(Answer):
+    """The embedding of one input; `index` is its position in the request, from 0."""
+
     object: Literal["embedding"] = "embedding"
     index: int
     embedding: list[float] | str
 
 
 class OpenAIUsage(Answer):
-    prompt_tokens: int = Field(description="What the text tower saw; images have none.")
+    """Token counts of a request."""
+
+    prompt_tokens: int = Field(
+        description="Tokens of all texts after truncation; images count as 0."
+    )
     total_tokens: int
 
 
 class OpenAIEmbeddingsResponse(Answer):
+    """An embeddings answer of OpenAI's API."""
+
     object: Literal["list"] = "list"
     data: list[OpenAIEmbedding]
     model: str
@@ -116,18 +125,22 @@ class OpenAIEmbeddingsResponse(Answer):
 
 
 class OpenAIError(Answer):
-    message: str = Field(description="What was wrong and what is allowed.")
-    type: str = Field(description="invalid_request_error, or another of OpenAI's types.")
-    param: str | None = Field(None, description="The field that is wrong, if it is one.")
-    code: str = Field(description="Stable, snake_case.")
+    """An error as OpenAI's API describes it."""
+
+    message: Sentence
+    type: str = Field(description="One of OpenAI's error types, such as `invalid_request_error`.")
+    param: str | None = Field(None, description="The wrong field, if there is one.")
+    code: Code
 
 
 class OpenAIErrorResponse(Answer):
+    """The body of every error on `/v1`."""
+
     error: OpenAIError
 
 
 def openai_error(status: int, message: str, code: str, param: str | None) -> OpenAIErrorResponse:
-    """Return an error in OpenAI's shape."""
+    """Return the body of an error in OpenAI's shape."""
     kind = _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
     return OpenAIErrorResponse(
         error=OpenAIError(message=message, type=kind, param=param, code=code)

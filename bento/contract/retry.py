@@ -7,13 +7,13 @@ from typing import TypeVar
 
 R = TypeVar("R")
 
-# From the error, the number of attempts made and the seconds of all pauses so far: the seconds to
-# pause before the next attempt, or None to give up.
+# Takes the error, the number of attempts so far and the total seconds of all pauses so far.
+# Returns the seconds to pause before the next attempt, or None to give up.
 Pause = Callable[[Exception, int, float], float | None]
 
 
 def retry(call: Callable[[], R], pause: Pause, sleep: Callable[[float], object]) -> R:
-    """Make a call until it succeeds, and return its result.
+    """Repeat a call until it succeeds, and return its result.
 
     Raises the error of the last attempt when `pause` gives up, or when `sleep` returns true.
     """
@@ -32,7 +32,7 @@ def retry(call: Callable[[], R], pause: Pause, sleep: Callable[[float], object])
 async def retry_async(
     call: Callable[[], Awaitable[R]], pause: Pause, sleep: Callable[[float], Awaitable[object]]
 ) -> R:
-    """Do what `retry` does, for asyncio."""
+    """Do the same as `retry` for a coroutine function."""
     attempts, paused = 0, 0.0
     while True:
         attempts += 1

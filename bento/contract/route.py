@@ -1,4 +1,4 @@
-"""What describes one route of the service, as data without a handler."""
+"""The description of one route, without its handler."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ Tag = Literal["Embedding", "Service"]
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter of a path or a query."""
+    """A parameter in the path or the query of a route."""
 
     name: str
     description: str
     where: Literal["path", "query"] = "query"
     type: Literal["string", "integer", "boolean"] = "string"
     example: str = ""
-    maximum: int | None = None  # of an integer, from 1
+    maximum: int | None = None  # of an integer; the minimum is 1
 
 
 @dataclass(frozen=True)
 class Route:
-    """A route: `body` is JSON, `form` multipart; `answer` is JSON, or the media type of
-    others, empty for a redirect.
+    """A route of the service.
 
-    `client` is the client's method that calls it. A route of `corpus` is in the parity corpus.
+    `body` is the model of a JSON body, `form` that of a multipart form. `answer` is the model of
+    a JSON answer, or the media type of any other answer; it is empty for a redirect. `client` is
+    the client method that calls the route. If `corpus` is true, the parity corpus must use it.
     """
 
     name: str
@@ -40,11 +41,11 @@ class Route:
     form: type[BaseModel] | None = None
     parameters: tuple[Parameter, ...] = ()
     example: Any = None  # a JSON body, or the fields of a form
-    more: str = ""  # what else a reader has to know
+    more: str = ""  # further sentences for the documentation
     client: str | None = None
     corpus: bool = True
 
     @property
     def is_api(self) -> bool:
-        """Whether BentoML serves it, as a method that takes JSON by POST."""
+        """Whether BentoML serves the route: a POST with a JSON body."""
         return self.method == "POST" and self.body is not None

@@ -1,8 +1,8 @@
-"""Every route of the service, as data: what `/docs`, `docs/api.md`, the service, the middleware
-and the tests know of a route, they read here. Handlers are bound in `service.py`.
+"""The route table: every route of the service, as data.
 
-To add a route, describe it here and bind its handler: a method of `VisionEncoder` when it takes
-JSON by POST, otherwise a handler of the mounted app.
+`/docs`, `docs/api.md`, the service, the middleware and the tests read it. To add a route, describe
+it here and bind its handler. `service.py` binds a POST route with a JSON body to a method of
+`VisionEncoder`. Every other route needs a handler in the mounted app.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ from bento.contract.search import (
     SearchUploadForm,
 )
 
-_ID: Final = Parameter("id", "Your name for the picture.", "path", example="42")
-_NAME: Final = Parameter("name", "The collection.", "path", example="daarion_images")
-_DAO_ID: Final = Parameter("dao_id", "The tenant that the picture belongs to (`default`).")
-_COLLECTION: Final = Parameter("collection", "Other than IMAGE_SEARCH_COLLECTION.")
-_NPY: Final = "With `Accept: application/x-npy` the answer is a .npy file, float32"
+_ID: Final = Parameter("id", "Your id for the picture.", "path", example="42")
+_NAME: Final = Parameter("name", "The name of the collection.", "path", example="daarion_images")
+_DAO_ID: Final = Parameter("dao_id", "The tenant that owns the picture; default: `default`.")
+_COLLECTION: Final = Parameter("collection", "The collection; default: IMAGE_SEARCH_COLLECTION.")
+_NPY: Final = "With `Accept: application/x-npy` the answer is a .npy file, float32 of shape"
 _PIXEL: Final = (
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
 )
@@ -70,22 +70,22 @@ _EMBEDDING: Final = (
         "embed_texts",
         "POST",
         "/embed/texts",
-        "Embed many texts.",
+        "Embed several texts.",
         EmbeddingsResponse,
         body=TextsRequest,
         example={"texts": ["a red circle", "a blue square"]},
-        more=f"{_NPY} `(n, dimension)`. At most `max_request_items` texts (see `/info`).",
+        more=f"{_NPY} `(n, dimension)`.",
         client="embed_texts",
     ),
     Route(
         "embed_image",
         "POST",
         "/embed/image",
-        "Embed an image, given as base64 or by its URL.",
+        "Embed an image, given in base64 or as a URL.",
         EmbeddingResponse,
         body=ImageRequest,
         example={"image_base64": _PIXEL},
-        more=f"{_NPY} `(dimension,)`. URLs are fetched only with ALLOW_IMAGE_URLS=true.",
+        more=f"{_NPY} `(dimension,)`.",
         client="embed_image_url",
     ),
     Route(
@@ -103,18 +103,19 @@ _EMBEDDING: Final = (
         "embed_images",
         "POST",
         "/embed/images",
-        "Embed many uploaded images.",
+        "Embed several uploaded images.",
         ImagesResponse,
         form=UploadsForm,
         example={"files": "@cat.jpg"},
-        more=f"{_NPY} `(n, dimension)`; the row of a bad image is NaN.",
+        more="`errors` lists the images that the service could not embed. "
+        f"{_NPY} `(n, dimension)`, with NaN in the rows of those images.",
         client="embed_images",
     ),
     Route(
         "openai_embeddings",
         "POST",
         "/v1/embeddings",
-        "Embed texts and images as OpenAI's API does.",
+        "Embed texts and images with OpenAI's API.",
         OpenAIEmbeddingsResponse,
         body=OpenAIEmbeddingsRequest,
         example={"model": "ViT-L-14", "input": ["a red circle"]},
@@ -124,7 +125,7 @@ _EMBEDDING: Final = (
         "rank",
         "POST",
         "/rank",
-        "Say which of several texts describes an image best.",
+        "Rank texts by how well they describe an image.",
         RankResponse,
         body=RankRequest,
         example={"image": {"image_base64": _PIXEL}, "texts": ["a photo of a cat", "a red dot"]},
@@ -140,7 +141,7 @@ _SEARCH: Final = (
         SearchResponse,
         body=SearchRequest,
         example={"text": "a red circle", "top_k": 3},
-        more="Texts and images add up to one query; `negative` is subtracted from it. When search "
+        more="The query is the weighted sum of the texts and images, minus `negative`. If search "
         "is unavailable, `success` is false and `error` says why.",
         client="search",
     ),
@@ -148,7 +149,7 @@ _SEARCH: Final = (
         "search_upload",
         "POST",
         "/search/upload",
-        "Find pictures by an uploaded one.",
+        "Find pictures that are similar to an uploaded one.",
         SearchResponse,
         form=SearchUploadForm,
         example={"file": "@cat.jpg", "search": '{"top_k": 3}'},
@@ -157,17 +158,18 @@ _SEARCH: Final = (
         "search_many",
         "POST",
         "/search/batch",
-        "Make many searches in one call, each answered for itself.",
+        "Run several searches in one call.",
         ManySearchesResponse,
         body=ManySearchesRequest,
         example={"searches": [{"text": "a red circle"}, {"text": "a blue square"}]},
+        more="If one search fails, the others are still answered.",
         client="search_many",
     ),
     Route(
         "index_image",
         "POST",
         "/images",
-        "Index a picture with its metadata, replacing what its id held.",
+        "Index a picture with its metadata, or replace the picture with the same id.",
         IndexResponse,
         body=IndexRequest,
         example={"id": "42", "image_base64": _PIXEL, "metadata": {"title": "A dot"}},
@@ -194,7 +196,7 @@ _SEARCH: Final = (
             _ID,
             _DAO_ID,
             _COLLECTION,
-            Parameter("staged", "true: from the staged version.", type="boolean"),
+            Parameter("staged", "Whether to delete from the staged version.", type="boolean"),
         ),
         client="delete_image",
     ),
@@ -202,7 +204,7 @@ _SEARCH: Final = (
         "thumbnail",
         "GET",
         "/images/{id}/thumbnail",
-        "A preview of at most 384 x 384 pixels.",
+        "Get a preview of at most 384 x 384 pixels.",
         "image/jpeg",
         parameters=(_ID, _DAO_ID, _COLLECTION),
     ),
@@ -210,7 +212,7 @@ _SEARCH: Final = (
         "stats",
         "GET",
         "/collections/{name}",
-        "What a collection holds.",
+        "Count the pictures in each version of a collection.",
         StatsResponse,
         parameters=(_NAME,),
         client="stats",
@@ -219,14 +221,19 @@ _SEARCH: Final = (
         "list_images",
         "GET",
         "/collections/{name}/images",
-        "List pictures, page by page.",
+        "List the pictures of a collection, page by page.",
         ListResponse,
         parameters=(
             _NAME,
-            _DAO_ID,
-            Parameter("limit", f"1 to {MAX_LISTED}.", type="integer", maximum=MAX_LISTED),
-            Parameter("start", "`next` of the page before."),
-            Parameter("generation", "Another version than the published one."),
+            Parameter("dao_id", "List only the pictures of this tenant."),
+            Parameter(
+                "limit",
+                f"The number of pictures on a page, 1 to {MAX_LISTED}.",
+                type="integer",
+                maximum=MAX_LISTED,
+            ),
+            Parameter("start", "`next` of the previous page."),
+            Parameter("generation", "The version; default: the published one."),
         ),
         client="images",
     ),
@@ -234,7 +241,7 @@ _SEARCH: Final = (
         "publish",
         "POST",
         "/collections/{name}/publish",
-        "Publish the version of this service's model.",
+        "Publish the version for this service's model.",
         PublishResponse,
         parameters=(_NAME,),
         client="publish",
@@ -247,7 +254,9 @@ _SEARCH: Final = (
         DropResponse,
         parameters=(
             _NAME,
-            Parameter("generation", "8 hexadecimal digits.", "path", example="0a1b2c3d"),
+            Parameter(
+                "generation", "The version, 8 hexadecimal digits.", "path", example="0a1b2c3d"
+            ),
         ),
         client="drop",
     ),
@@ -257,39 +266,58 @@ _SERVICE: Final = (
         "health",
         "GET",
         "/health",
-        "Whether the device answers; 503 when it does not.",
+        "Check that the device computes; 503 if it does not answer.",
         HealthResponse,
         client="health",
     ),
-    Route("info", "GET", "/info", "The model and the limits.", InfoResponse, client="info"),
-    Route("home", "GET", "/", "Redirects to the search page.", ""),
-    Route("page", "GET", "/ui", "The search page.", "text/html"),
+    Route(
+        "info",
+        "GET",
+        "/info",
+        "Get the model and the limits of the service.",
+        InfoResponse,
+        client="info",
+    ),
+    Route("home", "GET", "/", "Redirect to the search page.", ""),
+    Route("page", "GET", "/ui", "Open the search page.", "text/html"),
     Route(
         "page_file",
         "GET",
         "/ui/{name}",
-        "A script or style of the search page.",
+        "Get a script or style sheet of the search page.",
         "text/javascript",
-        parameters=(Parameter("name", "The file.", "path", example="app.js"),),
+        parameters=(Parameter("name", "The name of the file.", "path", example="app.js"),),
     ),
-    Route("docs", "GET", "/docs", "All of this in the browser.", "text/html"),
-    Route("docs_script", "GET", "/docs/start.js", "Starts /docs.", "text/javascript"),
-    Route("openapi", "GET", "/openapi.json", "This API in OpenAPI.", "application/json"),
-    Route("metrics", "GET", "/metrics", "Metrics for Prometheus.", "text/plain"),
-    Route("livez", "GET", "/livez", "Whether the process lives.", "text/plain"),
-    Route("readyz", "GET", "/readyz", "Whether the model is loaded.", "text/plain"),
-    Route("healthz", "GET", "/healthz", "The same as /livez.", "text/plain"),
+    Route("docs", "GET", "/docs", "Open the API documentation in a browser.", "text/html"),
+    Route("docs_script", "GET", "/docs/start.js", "Get the script of `/docs`.", "text/javascript"),
+    Route(
+        "openapi",
+        "GET",
+        "/openapi.json",
+        "Get the OpenAPI document of this API.",
+        "application/json",
+    ),
+    Route("metrics", "GET", "/metrics", "Get metrics for Prometheus.", "text/plain"),
+    Route("livez", "GET", "/livez", "Check that the process is alive.", "text/plain"),
+    Route(
+        "readyz",
+        "GET",
+        "/readyz",
+        "Check that the model is loaded and its runners are alive.",
+        "text/plain",
+    ),
+    Route("healthz", "GET", "/healthz", "Check the same as `/livez`.", "text/plain"),
 )
 
 GROUPS: Final = {"Embedding": _EMBEDDING, "Search": _SEARCH, "Service": _SERVICE}
 ROUTES: Final[tuple[Route, ...]] = (*_EMBEDDING, *_SEARCH, *_SERVICE)
 
 BENTOML: Final = frozenset({"livez", "readyz", "healthz"})
-"""Names of the routes that BentoML itself answers."""
+"""Names of the routes that BentoML answers itself."""
 
 
 def route(name: str) -> Route:
-    """Return the route of a name. Raises `KeyError`."""
+    """Return the route with this name. Raises `KeyError`."""
     return _BY_NAME[name]
 
 

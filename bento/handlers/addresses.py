@@ -1,4 +1,4 @@
-"""IP addresses: which are public, and what is one at all."""
+"""Tell which IP addresses are public, and which host names are IP addresses."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import ipaddress
 from typing import Final
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-_UNICAST_V6: Final = ipaddress.ip_network("2000::/3")  # all that is given out
-_SPECIAL: Final = tuple(  # within what is, but of no host, or another address in disguise
+_UNICAST_V6: Final = ipaddress.ip_network("2000::/3")  # as allocated by IANA
+_SPECIAL: Final = tuple(  # not public: reserved, or with another address embedded
     map(
         ipaddress.ip_network,
         (
             "192.0.0.0/24",
-            "192.88.99.0/24",  # relays of 6to4
-            "2001::/23",  # Teredo and others
+            "192.88.99.0/24",  # 6to4 relays
+            "2001::/23",  # IETF protocols, Teredo among them
             "2001:db8::/32",
             "2002::/16",  # 6to4
             "3fff::/20",
@@ -23,7 +23,7 @@ _SPECIAL: Final = tuple(  # within what is, but of no host, or another address i
 
 
 def is_public(address: Address) -> bool:
-    """Say whether an address is global unicast and no other address in disguise."""
+    """Return whether an address is global unicast and does not embed another address."""
     if any(address in network for network in _SPECIAL):
         return False
     if isinstance(address, ipaddress.IPv6Address):
@@ -32,7 +32,7 @@ def is_public(address: Address) -> bool:
 
 
 def is_address(host: str) -> bool:
-    """Say whether a host is an IP address, as it is usually written."""
+    """Return whether a host is an IP address in its standard notation."""
     try:
         return bool(ipaddress.ip_address(host))
     except ValueError:

@@ -1,4 +1,4 @@
-"""What the embedding routes mean: from a request to embeddings."""
+"""Answer the embedding routes and `/rank`."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from bento.contract.embedding import (
 from bento.contract.errors import EncoderError, InvalidRequest, ModelNotFound, TooLarge
 from bento.contract.openai import OpenAIEmbeddingsRequest, input_items
 from bento.encoder.embeddings import Embeddings, normalized
-from bento.encoder.model import Encoder
 from bento.handlers.fetch import ImageFetcher
-from bento.runners.runners import Runners
 
 if TYPE_CHECKING:
+    from bento.encoder.model import Encoder
+    from bento.runners.runners import Runners
     from bento.settings import Settings
 
 A = TypeVar("A")
@@ -35,9 +35,10 @@ B = TypeVar("B")
 
 @dataclass(frozen=True)
 class Embedded:
-    """The embeddings of one request, float32: (dim,) of one item, (n, dim) of many.
+    """The embeddings of one request, float32: (dim,) for one item, (n, dim) for several.
 
-    `errors`, by the item's index, are None on a route that reports none; their rows are NaN.
+    `errors` maps the index of an item to its error; the item's row is NaN. It is None if the
+    route does not report errors of single items.
     """
 
     embeddings: Embeddings
@@ -49,7 +50,7 @@ class Embedded:
 
 @dataclass(frozen=True)
 class OpenAIEmbedded:
-    """The embeddings of one OpenAI request, float32 (n, dim), and the tokens of its texts."""
+    """The embeddings of one OpenAI request, float32 (n, dim), and its number of tokens."""
 
     embeddings: Embeddings
     model: str
@@ -60,7 +61,7 @@ class OpenAIEmbedded:
 class EmbeddingHandler:
     """Answers the embedding routes with an encoder and its runners.
 
-    Every method raises an `EncoderError` for what it cannot answer.
+    Every method raises an `EncoderError` if it cannot answer the request.
     """
 
     def __init__(self, encoder: Encoder, runners: Runners, settings: Settings) -> None:
@@ -96,7 +97,7 @@ class EmbeddingHandler:
     async def images(
         self, images: Sequence[bytes | EncoderError], normalize: bool | None
     ) -> Embedded:
-        """Embed each image; an error in place of one stays its answer."""
+        """Embed each image. An error in place of an image becomes the answer for that item."""
         wanted = self._normalize(normalize)
         files = [image for image in images if isinstance(image, bytes)]
         embedded = iter(await self._runners.embed_images(files, normalize=wanted))
@@ -110,15 +111,15 @@ class EmbeddingHandler:
         encoder = self._encoder
         if request.model not in (encoder.model, encoder.model_name):
             raise ModelNotFound(
-                f"the model {request.model} is not served here; allowed: {encoder.model}, "
-                f"{encoder.model_name}"
+                f"this service does not serve the model {request.model}; allowed: "
+                f"{encoder.model}, {encoder.model_name}"
             )
         self._check_count(request.input, "inputs")
         items = input_items(request.input)
         dimension = request.dimensions or encoder.embedding_dim
         if dimension > encoder.embedding_dim:
             raise InvalidRequest(
-                f"dimensions is {dimension}; the model has {encoder.embedding_dim} at most",
+                f"dimensions is {dimension}; this model allows {encoder.embedding_dim} at most",
                 param="dimensions",
             )
         texts = [item.text for item in items if item.text is not None]
@@ -144,7 +145,7 @@ class EmbeddingHandler:
         )
 
     async def rank(self, request: RankRequest) -> RankResponse:
-        """Zero-shot classification: softmax of the scaled cosines, as CLIP was trained."""
+        """Classify an image zero-shot: a softmax of the scaled cosines, as in CLIP's training."""
         self._check_count(request.texts, "texts")
         data = await self.image_bytes(request.image)
         image, (texts, _) = await _both(
@@ -167,25 +168,26 @@ class EmbeddingHandler:
         )
 
     async def image_bytes(self, source: ImageGiven) -> bytes:
-        """Return the bytes that a request has or points to."""
+        """Return the image file of a request: decode its base64 or fetch its URL."""
         if source.image_base64 is not None:
             return base64_bytes(source.image_base64)
-        assert source.image_url is not None  # the contract asks for exactly one
+        if source.image_url is None:
+            raise InvalidRequest("give an image as image_url or image_base64")
         return await self._fetcher.fetch(source.image_url)
 
     def _normalize(self, given: bool | None) -> bool:
         return self._settings.normalize_embeddings if given is None else given
 
-    def _check_count(self, items: Sequence[Any], what: str) -> None:
+    def _check_count(self, items: Sequence[Any], name: str) -> None:
         if len(items) > self._settings.max_request_items:
             raise TooLarge(
-                f"the request has {len(items):,} {what}; at most "
+                f"the request has {len(items):,} {name}; at most "
                 f"{self._settings.max_request_items:,} are allowed (MAX_REQUEST_ITEMS)"
             )
 
 
 async def _both(first: Coroutine[Any, Any, A], second: Coroutine[Any, Any, B]) -> tuple[A, B]:
-    """Await both at once; when one fails, cancel the other."""
+    """Await both concurrently; if one fails, cancel the other."""
     tasks = asyncio.create_task(first), asyncio.create_task(second)
     try:
         return await asyncio.gather(*tasks)

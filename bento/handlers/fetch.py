@@ -1,4 +1,4 @@
-"""Fetching an image from a URL, from public addresses only."""
+"""Fetch images from URLs on public addresses."""
 
 from __future__ import annotations
 
@@ -22,24 +22,26 @@ MAX_REDIRECTS: Final = 3
 PORTS: Final = frozenset({80, 443})
 TIMEOUT_SECONDS: Final = 10.0
 
-_NUMBER: Final = re.compile(r"(^|\.)(0x[0-9a-f]*|\d+)\.?$")  # what no name ends in
-_RESOLVING: Final = ThreadPoolExecutor(16, "resolve")  # slow names hold up nothing else
+_NUMBER: Final = re.compile(r"(^|\.)(0x[0-9a-f]*|\d+)\.?$")  # a host name never ends in a number
+# Threads of their own, so that slow DNS lookups do not delay other work.
+_RESOLVING: Final = ThreadPoolExecutor(16, "resolve")
 
 
 async def resolve(host: str, port: int) -> list[Address]:
-    """Return the addresses of a host, as the system resolves them."""
+    """Resolve a host name with the system's resolver. Raises `OSError`."""
     find = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
     found = await asyncio.get_running_loop().run_in_executor(_RESOLVING, find)
     return [ipaddress.ip_address(entry[4][0]) for entry in found]
 
 
 class ImageFetcher:
-    """Fetches images over http(s). Off unless `enabled`; then public addresses only.
+    """Fetches images over http(s) if `enabled`, from public addresses only.
 
-    With `hosts` from those only, whatever their addresses are.
+    If `hosts` is not empty, the fetcher accepts these hosts only, and their addresses may be
+    private.
 
-    A host is resolved once, its address is checked, and that address is connected to, so
-    that a name cannot change its mind in between. Every redirect is checked alike.
+    The fetcher resolves a host once, checks its addresses and connects to one of them, so that
+    DNS rebinding cannot change the address after the check. It checks every redirect the same way.
     """
 
     def __init__(
@@ -62,15 +64,15 @@ class ImageFetcher:
         self._timeout = timeout
 
     async def fetch(self, url: str) -> bytes:
-        """Return the bytes behind a URL, which count as bytes of the request at hand.
+        """Fetch a URL, and count its bytes towards the current request.
 
-        Raises `UrlRefused`, `UrlFailed`, `TooLarge` or `Busy`. No error tells anything of what
-        an answer had in it, nor whether a name that leads to no public address exists.
+        Raises `UrlRefused`, `UrlFailed`, `TooLarge` or `Busy`. No error quotes a server's answer,
+        or reveals whether a host name without a public address exists.
         """
         if not self._enabled:
             raise UrlRefused(
-                "this service fetches no image URLs; send image_base64 or upload the file "
-                "(an operator turns URLs on with ALLOW_IMAGE_URLS=true)"
+                "this service does not fetch image URLs: send image_base64 or upload the file "
+                "(an operator can allow URLs with ALLOW_IMAGE_URLS=true)"
             )
         try:
             async with asyncio.timeout(self._timeout):
@@ -79,14 +81,14 @@ class ImageFetcher:
             raise UrlFailed(
                 f"fetching the image took longer than {self._timeout:.0f} s: {_shown(url)}"
             ) from None
-        # the latter two of what redirects name
+        # A redirect to an invalid URL raises InvalidURL or UnicodeError.
         except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
-            # the words of others would quote what a server that speaks no HTTP said
-            what = str(error) if isinstance(error, httpx.ConnectError) else type(error).__name__
-            raise UrlFailed(f"the image could not be fetched: {what}: {_shown(url)}") from None
+            raise UrlFailed(
+                f"the image could not be fetched: {_cause(error)}: {_shown(url)}"
+            ) from None
 
     async def _follow(self, url: str) -> bytes:
-        # trust_env off: a proxy of the environment would connect for us, unchecked
+        # trust_env=False: a proxy from the environment would connect to unchecked addresses
         async with httpx.AsyncClient(
             trust_env=False,
             timeout=self._timeout,
@@ -102,17 +104,20 @@ class ImageFetcher:
                         continue
                     if response.status_code != 200:
                         raise UrlFailed(
-                            f"the image URL answered {response.status_code}: {_shown(url)}"
+                            f"the image URL answered with status {response.status_code}, not 200: "
+                            f"{_shown(url)}"
                         )
                     return await self._read(response)
                 finally:
                     await response.aclose()
-        raise UrlFailed(f"the image URL redirects more than {MAX_REDIRECTS} times: {_shown(url)}")
+        raise UrlFailed(
+            f"the image URL redirects more than {MAX_REDIRECTS} times, the limit: {_shown(url)}"
+        )
 
     async def _connect(
         self, client: httpx.AsyncClient, target: httpx.URL, addresses: Sequence[Address]
     ) -> httpx.Response:
-        """Ask the first of a host's addresses that can be connected to."""
+        """Send the request to the first address that accepts a connection."""
         for i, address in enumerate(addresses, 1):
             request = client.build_request(
                 "GET",
@@ -125,62 +130,77 @@ class ImageFetcher:
             except httpx.ConnectError:
                 if i == len(addresses):
                     raise
-        raise AssertionError("a host that was checked has an address")
+        raise AssertionError("_checked returned no address")
 
     async def _checked(self, url: str) -> tuple[httpx.URL, Sequence[Address]]:
         target = _parsed(url)
         if target.scheme not in ("http", "https") or not target.raw_host:
-            raise UrlRefused(f"only http:// and https:// URLs are fetched, not {_shown(url)}")
+            raise UrlRefused(f"{_shown(url)!r} is not an http:// or https:// URL with a host name")
         if target.userinfo:
-            raise UrlRefused("a URL with a user name or password is not fetched")
+            raise UrlRefused("the URL has a user name or password: remove it")
         named = target.raw_host in self._hosts
         host = target.raw_host.decode()
         if self._hosts and not named:
             raise UrlRefused(
-                f"{_shown(host)} is not one of the hosts that are fetched from "
+                f"this service does not fetch from {_shown(host)}; an operator can allow the host "
                 "(IMAGE_URL_ALLOWED_HOSTS)"
             )
         if "%" in host or (_NUMBER.search(host) and not is_address(host)):
             raise UrlRefused(
-                f"{_shown(host)} is no host name, nor an address as it is usually written"
+                f"{_shown(host)} is neither a host name nor an IP address in standard notation"
             )
         port = {"http": 80, "https": 443}[target.scheme] if target.port is None else target.port
         if port not in self._ports:
             allowed = ", ".join(map(str, sorted(self._ports)))
             raise UrlRefused(
-                f"port {port} is not fetched from; allowed: {allowed} (IMAGE_URL_ALLOWED_PORTS)"
+                f"this service does not fetch from port {port}; allowed: {allowed} "
+                "(IMAGE_URL_ALLOWED_PORTS)"
             )
         try:
             addresses = await self._resolve(host, port)
         except (OSError, UnicodeError):
             addresses = []
         if named and not addresses:
-            raise UrlFailed(f"the host {_shown(host)} could not be resolved")
+            raise UrlFailed(f"the host name {_shown(host)} could not be resolved")
         if not (addresses and (named or all(map(self._allow, addresses)))):
             raise UrlRefused(
-                f"{_shown(host)} does not lead to a public address; only public ones are fetched, "
-                "and hosts that an operator names (IMAGE_URL_ALLOWED_HOSTS)"
+                f"{_shown(host)} does not have a public address, as this service requires; an "
+                "operator can allow private hosts (IMAGE_URL_ALLOWED_HOSTS)"
             )
         return target, addresses
 
     async def _read(self, response: httpx.Response) -> bytes:
         if response.headers.get("Content-Encoding", "identity") != "identity":
-            raise UrlFailed("the image URL answers compressed, though asked for the image as it is")
+            raise UrlFailed("the image URL answered with a compressed body, which is not allowed")
         body, of_request = bytearray(), fetched.get(None)
         async for chunk in response.aiter_raw():
             if of_request:
                 of_request.add(len(chunk))
             body += chunk
             if len(body) > self._max_bytes:
-                raise TooLarge(f"the image has more than {self._max_bytes:,} bytes, the limit")
+                raise TooLarge(
+                    f"the image has more than {self._max_bytes:,} bytes, the limit "
+                    "(MAX_IMAGE_BYTES)"
+                )
         return bytes(body)
 
 
 def _parsed(url: str) -> httpx.URL:
     try:
         return httpx.URL(url)
-    except (httpx.InvalidURL, UnicodeError) as error:
-        raise UrlRefused(f"this is no URL: {error}") from None
+    except (httpx.InvalidURL, UnicodeError):
+        raise UrlRefused(f"{_shown(url)!r} is not a valid URL") from None
+
+
+def _cause(error: Exception) -> str:
+    """Describe an error without quoting the server's answer, as httpx's messages may do."""
+    if isinstance(error, httpx.ConnectError):  # before the server answers
+        return str(error)
+    if isinstance(error, httpx.TimeoutException):
+        return "the server did not answer in time"
+    if isinstance(error, httpx.NetworkError):
+        return "the connection was interrupted"
+    return "the server's answer is not valid"
 
 
 def _shown(url: str) -> str:

@@ -1,4 +1,4 @@
-"""The bytes that one request has fetched, counted as if they had come in its body."""
+"""Count the bytes that a request fetches from URLs like the bytes of its body."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Fetched:
-    """Counts what one request points to and has fetched, within the budget of the service."""
+    """The number of bytes that one request has fetched, as part of the service's byte budget."""
 
     def __init__(self, budget: ByteBudget, limit: int) -> None:
         self._budget = budget
@@ -20,11 +20,11 @@ class Fetched:
         self._held = 0
 
     def add(self, count: int) -> None:
-        """Count bytes in until `release`. Raises `TooLarge` or `Busy`."""
+        """Count bytes until `release`. Raises `TooLarge` or `Busy`."""
         if self._held + count > self._limit:
             raise TooLarge(
-                f"the images that the request points to have more than {self._limit:,} bytes "
-                "together, the limit of this service"
+                f"the images at the URLs of the request have more than {self._limit:,} bytes in "
+                "total, the limit (MAX_REQUEST_BYTES)"
             )
         self._budget.take(count)
         self._held += count
@@ -34,4 +34,4 @@ class Fetched:
         self._held = 0
 
 
-fetched: Final[ContextVar[Fetched]] = ContextVar("fetched")  # of the request at hand
+fetched: Final[ContextVar[Fetched]] = ContextVar("fetched")  # of the current request

@@ -1,4 +1,4 @@
-"""What `/health` and `/info` mean."""
+"""Answer `/health` and `/info`."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 from bento.contract.embedding import HealthResponse, InfoResponse
 from bento.encoder.images import FORMATS
-from bento.encoder.model import Encoder
-from bento.runners.runners import Runners
 from bento.version import VERSION, revision
 
 if TYPE_CHECKING:
+    from bento.encoder.model import Encoder
+    from bento.runners.runners import Runners
     from bento.settings import Settings
 
 
 class StateHandler:
-    """Tells how the service is and what it serves; `collection` is None without search."""
+    """Answers `/health` and `/info`. `collection` is None if search is off."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class StateHandler:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """What the log says at the start."""
+        """Fields of the log line that the service writes at its start."""
         encoder = self._encoder
         return {
             "model": encoder.model,
@@ -61,7 +61,7 @@ class StateHandler:
         }
 
     async def health(self) -> HealthResponse:
-        """Return the state of the device. Raises `NotReady` when it does not answer."""
+        """Check the device and return its state. Raises `NotReady` if it does not answer."""
         import torch
 
         await self._runners.check()

@@ -1,9 +1,10 @@
-"""A failed batch is retried in halves, in order, down to single items."""
+"""`Halving` retries a failed batch in halves, in order, down to single items."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from bento.contract.halving import Halving
 
 
 def tried(items: Sequence[int], limit: int, bad: int | None = None) -> list[list[int]]:
-    """Return the parts that are tried when a part fails above a limit or with a bad item."""
+    """Return the parts that `Halving` yields if parts above `limit` or with `bad` fail."""
     seen = []
     for part in (parts := Halving(items)):
         seen.append(list(part))
@@ -31,11 +32,11 @@ def test_an_empty_batch_has_no_parts() -> None:
     assert tried([], limit=3) == []
 
 
-def test_a_failed_part_comes_back_as_two_halves_before_the_rest() -> None:
+def test_the_halves_of_a_failed_part_come_before_the_rest() -> None:
     assert tried([1, 2, 3, 4, 5], limit=2) == [[1, 2, 3, 4, 5], [1, 2], [3, 4, 5], [3], [4, 5]]
 
 
-def test_one_bad_item_ends_up_alone() -> None:
+def test_a_bad_item_ends_up_in_a_part_of_its_own() -> None:
     assert tried([1, 2, 3, 4], limit=4, bad=3) == [[1, 2, 3, 4], [1, 2], [3, 4], [3], [4]]
 
 
@@ -55,11 +56,12 @@ def test_a_part_is_halved_only_once() -> None:
     assert list(parts) == [[1], [2]]
 
 
-def test_any_sequence_can_be_halved() -> None:
-    parts = Halving(np.arange(3))  # type: ignore[arg-type]
+@pytest.mark.parametrize("items", [range(3), np.arange(3)], ids=["range", "array"])
+def test_any_sequence_can_be_halved(items: Any) -> None:
+    parts = Halving[int](items)
     next(parts)
     assert parts.halve()
-    assert [part.tolist() for part in parts] == [[0], [1, 2]]  # type: ignore[attr-defined]
+    assert [list(part) for part in parts] == [[0], [1, 2]]
 
 
 def test_a_caller_may_await_between_the_parts() -> None:
@@ -83,7 +85,7 @@ def test_every_item_succeeds_exactly_once_and_in_order(items: list[int], limit: 
 
 
 def test_the_error_of_a_single_item_reaches_the_caller() -> None:
-    with pytest.raises(ValueError, match="bad 3"):
+    def run() -> None:
         for part in (parts := Halving([1, 2, 3])):
             try:
                 if 3 in part:
@@ -91,3 +93,6 @@ def test_the_error_of_a_single_item_reaches_the_caller() -> None:
             except ValueError:
                 if not parts.halve():
                     raise
+
+    with pytest.raises(ValueError, match="bad 3"):
+        run()

@@ -1,4 +1,4 @@
-"""A failed call is retried after the pauses that its caller chooses."""
+"""`retry` repeats a failed call after the pauses that its caller chooses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from bento.contract.retry import Pause, retry, retry_async
 
 
-def at_once(call: Callable[[], Any], pause: Pause, sleep: Callable[[float], object]) -> Any:
+def in_asyncio(call: Callable[[], Any], pause: Pause, sleep: Callable[[float], object]) -> Any:
     async def coroutine() -> Any:
         return call()
 
@@ -21,11 +21,11 @@ def at_once(call: Callable[[], Any], pause: Pause, sleep: Callable[[float], obje
     return asyncio.run(retry_async(coroutine, pause, sleeping))
 
 
-retrying = pytest.mark.parametrize("retry", [retry, at_once], ids=["sync", "async"])
+retrying = pytest.mark.parametrize("retry", [retry, in_asyncio], ids=["sync", "async"])
 
 
 class Calls:
-    """Fails a number of times, and remembers what the caller was asked."""
+    """A call that fails a number of times, with a `pause` that records its arguments."""
 
     def __init__(self, failures: int) -> None:
         self.failures = failures
@@ -77,7 +77,7 @@ def test_a_true_result_of_sleep_gives_up(retry: Any) -> None:
 
 
 @retrying
-def test_what_is_no_exception_of_the_call_is_not_retried(retry: Any) -> None:
+def test_an_interrupt_is_not_retried(retry: Any) -> None:
     def interrupted() -> None:
         raise KeyboardInterrupt
 

@@ -1,4 +1,4 @@
-"""What the embedding routes do when a part of a request fails."""
+"""The embedding handler: data: URIs, and requests of which a part fails."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ URI = f"data:image/png;base64,{PICTURE}"
 
 
 class Towers:
-    """Stand-ins for the runners: texts take for ever if `slow`, images fail as they are told."""
+    """Stand-in for the runners: texts never finish if `slow`, images fail as set."""
 
     def __init__(self) -> None:
         self.slow = False
-        self.given_up = 0  # requests for texts
-        self.fails: EncoderError | None = None  # all images
-        self.bad: EncoderError | None = None  # each image
+        self.cancelled = 0  # calls of `embed_texts`
+        self.fails: EncoderError | None = None  # raised by `embed_images`
+        self.bad: EncoderError | None = None  # the result of each image
         self.images: list[bytes] = []
 
     async def embed_texts(self, texts: Sequence[str], *, normalize: bool) -> tuple[Any, int]:
@@ -36,7 +36,7 @@ class Towers:
             if self.slow:
                 await asyncio.Event().wait()
         except asyncio.CancelledError:
-            self.given_up += 1
+            self.cancelled += 1
             raise
         return np.ones((len(texts), 2), np.float32), len(texts)
 
@@ -45,7 +45,7 @@ class Towers:
         return row
 
     async def embed_images(self, images: Sequence[bytes], *, normalize: bool) -> list[Any]:
-        await asyncio.sleep(0)  # the texts begin
+        await asyncio.sleep(0)  # let `embed_texts` start
         if self.fails:
             raise self.fails
         self.images += images
@@ -67,7 +67,7 @@ def inputs(*given: Any) -> OpenAIEmbeddingsRequest:
     return OpenAIEmbeddingsRequest(model="m", input=list(given))
 
 
-def test_where_an_image_fails_its_texts_are_given_up(
+def test_a_failed_image_cancels_the_texts_of_its_request(
     handler: EmbeddingHandler, towers: Towers
 ) -> None:
     towers.slow, towers.fails = True, BrokenImage("it is broken")
@@ -78,7 +78,7 @@ def test_where_an_image_fails_its_texts_are_given_up(
             with pytest.raises(BrokenImage, match=r"^it is broken$"):
                 await answer
             await asyncio.sleep(0)
-            assert towers.given_up == i + 1
+            assert towers.cancelled == i + 1
 
     asyncio.run(scene())
 
@@ -100,23 +100,27 @@ def test_a_data_uri_is_an_image_however_it_is_written(
     assert towers.images == [b"picture"] * 2
 
 
-def test_a_data_uri_of_an_image_that_is_no_base64_is_refused(handler: EmbeddingHandler) -> None:
+def test_a_data_uri_without_base64_is_rejected(handler: EmbeddingHandler) -> None:
     for given in ("Data:image/svg+xml,<svg/>", {"image": "Data:image/svg+xml,<svg/>"}):
         with pytest.raises(InvalidRequest, match="must be data:TYPE;base64,DATA"):
             asyncio.run(handler.openai(inputs(given)))
 
 
-def test_a_text_about_data_is_a_text(handler: EmbeddingHandler, towers: Towers) -> None:
+def test_a_text_that_starts_with_data_is_a_text(handler: EmbeddingHandler, towers: Towers) -> None:
     asyncio.run(handler.openai(inputs("data: a chart, in base64")))
     assert towers.images == []
 
 
-def test_an_input_at_fault_is_told_and_the_services_own_fault_is_not_the_clients(
+def test_an_error_of_the_client_names_the_input(handler: EmbeddingHandler, towers: Towers) -> None:
+    towers.bad = BrokenImage("it is broken")
+    with pytest.raises(InvalidRequest, match=r"^input 1: it is broken$") as caught:
+        asyncio.run(handler.openai(inputs("a", URI)))
+    assert caught.value.param == "input.1"
+
+
+def test_an_error_of_the_service_is_raised_unchanged(
     handler: EmbeddingHandler, towers: Towers
 ) -> None:
-    towers.bad = BrokenImage("it is broken")
-    with pytest.raises(InvalidRequest, match=r"^input 1: it is broken$"):
-        asyncio.run(handler.openai(inputs("a", URI)))
     towers.bad = EncoderError("this image failed in the service")
     with pytest.raises(EncoderError) as caught:
         asyncio.run(handler.openai(inputs("a", URI)))

@@ -143,7 +143,7 @@ def test_many_unknown_fields_are_one_error(model: type[BaseModel]) -> None:
     with pytest.raises(ValidationError) as caught:
         model.model_validate_json(json.dumps(dict.fromkeys(map(str, range(MANY)))))
     (error,) = caught.value.errors()
-    assert "10,000 fields are too many; allowed are" in error["msg"]
+    assert "10,000 fields are too many; allowed fields:" in error["msg"]
     assert all(name in error["msg"] for name in model.model_fields)
 
 

@@ -205,7 +205,7 @@ def test_a_manifest_brings_what_is_known(tree: Path) -> None:
         ('{"path": "a.PNG", "metadata": ' + '{"x":' * 9999 + "1" + "}" * 9999 + "}", "is not JSON"),
         ('{"path": "a.PNG", "id": "first"}', "the id 'first' was on a line before"),
         ('{"path": "a.PNG", "id": ""}', "the id cannot be used: String should have at least 1"),
-        ('{"path": "a.PNG", "id": "a\\nb"}', "the id cannot be used: it has a control"),
+        ('{"path": "a.PNG", "id": "a\\nb"}', "the id cannot be used: the control character"),
     ],
 )
 def test_a_bad_line_of_a_manifest_is_told_with_its_number(tree: Path, line: str, why: str) -> None:
