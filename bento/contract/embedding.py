@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import Annotated, Final, Protocol
+from typing import Annotated, Final, Literal, Protocol
 
 from pydantic import Field, WithJsonSchema, model_validator
 
@@ -21,6 +21,7 @@ Normalize = Annotated[
 ]
 File = Annotated[bytes, WithJsonSchema({"type": "string", "format": "binary"})]
 Model = Annotated[str, Field(description="NAME/PRETRAINED")]
+Languages = Literal["english", "multilingual"]
 
 
 class TextRequest(Request):
@@ -136,6 +137,9 @@ class InfoResponse(Answer):
     dtypes: dict[str, str] = Field({}, description="Of the text and of the image tower.")
     embedding_dim: int
     context_length: int = Field(0, description="Texts are truncated at this many tokens.")
+    languages: Languages | None = Field(
+        None, description="The languages of texts that the model knows; null if unknown."
+    )
     preprocess: str = ""
     weights_digest: str = ""
     normalize_default: bool = True
