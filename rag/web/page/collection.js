@@ -9,7 +9,7 @@ export let collection = "";
 export let points = null; // number of pictures in the collection; null if unknown
 let counting = false;
 
-/** `begin` resolves `ready`, once search is known to be on and the collection is chosen. */
+/** Resolves when `begin` is called: search is on, and the collection is chosen. */
 export const { promise: ready, resolve: begin } = Promise.withResolvers();
 
 export const isOff = () => info.qdrant_enabled === false;

@@ -1,4 +1,4 @@
-// Show errors: the text of the page and, folded, the sentence of the service.
+// Show errors: the text of the page and, collapsed, the sentence of the service.
 
 import { make } from "./dom.js";
 import { t } from "./language.js";

@@ -1,4 +1,4 @@
-// The language of the page, and the language of texts.
+// The language of the page and of search texts.
 
 import { TEXTS } from "./texts.js";
 

@@ -61,7 +61,7 @@ form.onsubmit = (event) => {
   go();
 };
 form.oninput = ({ target }) => {
-  // the picture to search by belongs to the tenant before the change
+  // an indexed picture to search by belongs to the old tenant
   if (target.name === "dao_id") setLike("", "");
   if (target.name) goSoon();
 };

@@ -135,7 +135,7 @@ export function showFailure(error, more, again = () => run({ more })) {
   drawAdvice();
   if (empty) return hideAlert();
   const place = more ? $("#more") : grid;
-  if (alert.nextElementSibling !== place) place.before(alert); // a move loses the focus
+  if (alert.nextElementSibling !== place) place.before(alert); // moving it would lose the focus
   alert.hidden = false;
   $("#alert button").onclick = again;
   if (more) $("#alert button").focus();
@@ -161,7 +161,7 @@ function drawAlert() {
   $("#alert div").replaceChildren(...(failure ? errorNodes(failure) : []));
 }
 
-/** Tell users of a model that knows English only why a search in Cyrillic fails. */
+/** After a search in Cyrillic, advise the user to write English if the model knows no other. */
 function drawAdvice() {
   const advised = info.languages === "english" && found.cyrillic;
   $("#advice").textContent = advised ? t("englishOnly") : "";

@@ -121,7 +121,7 @@ export async function show(image, path) {
 const lock = document.querySelector("#lock");
 
 let key = sessionStorage.getItem("key") ?? ""; // kept until the tab closes
-let unlocking = null; // the promise of the open dialog
+let unlocking = null; // the promise of askForKey while its dialog is open
 
 /** Ask for a key in place of the rejected one. Return whether there is a new key. */
 async function unlock(rejected) {

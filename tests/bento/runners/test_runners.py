@@ -595,14 +595,3 @@ def test_the_stages_are_measured(towers: Towers, runners: Runners) -> None:
     batches = len(towers.image.batches)
     assert sample(towers, "stage_seconds_count", tower="image", stage="device") == batches
     assert sample(towers, "batch_size_sum", tower="image") == 3
-
-
-def test_a_text_in_cyrillic_for_an_english_model_is_logged_once(
-    towers: Towers, caplog: pytest.LogCaptureFixture
-) -> None:
-    towers.model_name, towers.pretrained = "ViT-B-32", "openai"
-    runners = make(towers)
-    for text in ("a red circle", "червоний круг", "синій квадрат"):
-        asyncio.run(runners.embed_text(text, normalize=True))
-    runners.close()
-    assert caplog.text.count("ViT-B-32/openai knows English only") == 1

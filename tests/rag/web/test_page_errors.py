@@ -88,8 +88,7 @@ def test_a_busy_service_is_asked_again_after_retry_after(
 ) -> None:
     visit.allowed = {429}
     visit.open()
-    answers = [reject(429, **{"Retry-After": "1"}), lambda route: route.continue_()]
-    visit.page.route("**/search", lambda route: answers.pop(0)(route))
+    visit.page.route("**/search", reject(429, **{"Retry-After": "1"}), times=1)
     visit.page.fill("[name=q]", samples[7].english)
     expect(visit.page.locator("#status")).to_have_text("The service is busy. Retrying in 1 second")
     visit.expect_first(samples[7].title)

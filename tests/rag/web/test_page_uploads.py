@@ -125,12 +125,12 @@ def test_an_indexed_picture_keeps_its_payload_and_gets_missing_tags(
     assert before in images
     run = add(visit, [held, new], tenant="museum", tags="mine, old")
     expect(run.locator("p")).to_have_text("0 pictures added, 2 were already there")
-    images = {image["id"]: image for image in listed(server, "page_held")}
-    assert len(images) == 2
-    after = images.pop(before["id"])
+    by_id = {image["id"]: image for image in listed(server, "page_held")}
+    assert len(by_id) == 2
+    after = by_id.pop(before["id"])
     assert after["payload"].pop("indexed_at") > before["payload"].pop("indexed_at")
     assert after == {**before, "payload": {**before["payload"], "tags": ["old", "mine"]}}
-    (other,) = images.values()
+    (other,) = by_id.values()
     assert other["payload"]["tags"] == ["mine", "old"]
     run = add(visit, [held], tenant="archive")
     expect(run.locator("p")).to_have_text("1 picture added")
