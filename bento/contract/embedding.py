@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import Annotated, Final, Protocol
+from typing import Annotated, Final, Literal, Protocol
 
 from pydantic import Field, WithJsonSchema, model_validator
 
@@ -30,6 +30,7 @@ ImageBase64 = Annotated[
 Model = Annotated[str, Field(description="NAME/PRETRAINED")]
 Code = Annotated[str, Field(description="Stable error code in snake_case.")]
 Sentence = Annotated[str, Field(description="What was wrong and what is allowed.")]
+Languages = Literal["english", "multilingual"]
 
 
 class TextRequest(Request):
@@ -171,6 +172,9 @@ class InfoResponse(Answer):
     dtypes: dict[str, str] = Field({}, description="Data type of the `text` and `image` towers.")
     embedding_dim: int
     context_length: int = Field(0, description="The model truncates texts at this many tokens.")
+    languages: Languages | None = Field(
+        None, description="The languages of texts that the model knows; null if unknown."
+    )
     preprocess: str = Field("", description="Preprocessing of images, in one line.")
     weights_digest: str = Field("", description="Hexadecimal digest of the weights.")
     normalize_default: bool = Field(True, description="`normalize` of requests without it.")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from bento.contract.embedding import HealthResponse, InfoResponse
 from bento.encoder.images import FORMATS
+from bento.runners.languages import languages_of
 from bento.version import VERSION, revision
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class StateHandler:
             dtypes=encoder.dtypes,
             embedding_dim=encoder.embedding_dim,
             context_length=encoder.context_length,
+            languages=languages_of(encoder.model_name, encoder.pretrained),
             preprocess=encoder.preprocess_description,
             weights_digest=encoder.weights_digest,
             normalize_default=settings.normalize_embeddings,

@@ -19,6 +19,7 @@ from bento.encoder.embeddings import Embeddings, normalized
 from bento.encoder.images import LARGE_PIXELS, load_image, open_image
 from bento.encoder.model import Encoder
 from bento.runners.admission import ByteBudget
+from bento.runners.languages import LanguageWarning
 from bento.runners.observer import Observer
 from bento.runners.policy import Limits
 from bento.runners.runner import HEALTH_SECONDS, Runner, Shared
@@ -56,6 +57,7 @@ class Runners:
         on_death: Callable[[str], None],
     ) -> None:
         self._encoder = encoder
+        self._languages = LanguageWarning(encoder.model_name, encoder.pretrained)
         cpus = max(1, available_cpus() // settings.workers)
         # one thread per core, and each computes on one core
         self._threads = ThreadPoolExecutor(cpus, "prepare", compute_on, (1,))
@@ -95,6 +97,7 @@ class Runners:
 
         Raises `Busy` if the service sheds load.
         """
+        self._languages.check(text)
         embedding = await self.text.embed(partial(self._encoder.text.prepare, text))
         return normalized(embedding) if normalize else embedding
 

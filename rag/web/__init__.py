@@ -1,0 +1,1 @@
+"""Search and index routes, thumbnails and the search page."""

@@ -1,4 +1,4 @@
-"""What the routes of the index mean: index, update, delete, list, publish, thumbnails."""
+"""The operations behind the index routes: index, update, delete, list, publish, thumbnails."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from rag.web.thumbnails import Thumbnails
 
 
 class Index:
-    """Answers the routes of the index.
+    """Answer the index routes.
 
-    Every method raises a `RagError`, and what `embedder` and `image_bytes`, which returns the
-    bytes that a request has or points to, raise.
+    `image_bytes` returns the bytes that a request contains or points to. The methods raise a
+    `RagError`, and the errors of `embedder` and `image_bytes`.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Index:
         start: str | None,
     ) -> ListResponse:
         if not 1 <= limit <= MAX_LISTED:
-            raise InvalidSearch(f"limit is {limit}; allowed are 1 to {MAX_LISTED}")
+            raise InvalidSearch(f"limit is {limit}; it must be 1 to {MAX_LISTED}")
         images, following = await asyncio.to_thread(
             self._pictures.page,
             collection,
@@ -128,7 +128,7 @@ class Index:
     async def thumbnail(
         self, image_id: str, dao_id: str, collection: str | None
     ) -> tuple[bytes, str]:
-        """Return a picture's thumbnail, a JPEG, and the hash of the picture."""
+        """Return a picture's thumbnail, a JPEG file, and the content hash of the picture."""
         name = collection or self._collection
         return await asyncio.to_thread(self._thumbnail, image_id, dao_id, name)
 

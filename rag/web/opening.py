@@ -1,4 +1,4 @@
-"""Image search as a service runs it: opened once, when the encoder is loaded."""
+"""Image search in the service, which opens it once, when the encoder is loaded."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ logger = logging.getLogger("vision_encoder")
 
 
 class Encoder(Described, Protocol):
-    """What image search needs of an encoder; `bento.Encoder` has it."""
+    """The part of `bento.Encoder` that image search needs."""
 
-    image_limits: dict[str, int]  # max_bytes and max_pixels
+    image_limits: dict[str, int]  # keys: max_bytes and max_pixels
 
     def decode(self, data: bytes) -> Image.Image:
         """Decode a picture file into an upright RGB image. Raises an `EncoderError`."""
@@ -43,9 +43,9 @@ class _Parts:
 
 
 class ImageSearch:
-    """What the routes of image search answer with. Raises `SearchDisabled` when it is turned off.
+    """The index and the searcher behind the routes of image search.
 
-    `collection` is None then.
+    When search is turned off, `collection` is None and the other members raise `SearchDisabled`.
     """
 
     def __init__(self, collection: str | None, parts: _Parts | None) -> None:
@@ -61,11 +61,14 @@ class ImageSearch:
         return self._enabled.searcher
 
     async def answer(self, request: SearchRequest) -> SearchResponse | Response:
-        """Answer a search, or say in its own shape why it cannot be made now."""
+        """Answer a search. If search is unavailable, the answer says why (`success` is false).
+
+        Raises a `RagError` of status 400 for an invalid request, and errors of embedding.
+        """
         try:
             return await self.searcher.search(request)
         except RagError as error:
-            if error.status == 400:  # the request's own fault
+            if error.status == 400:  # the request is invalid; search itself works
                 raise
             return JSONResponse(degraded(error, request.language).model_dump(), error.status)
 
@@ -77,11 +80,11 @@ class ImageSearch:
         embedder: Embedder,
         image_bytes: Callable[[ImageGiven], Awaitable[bytes]],
     ) -> ImageSearch:
-        """Open the store and the collection of an encoder, if search is turned on.
+        """Open the store and the encoder's collection, if search is turned on.
 
-        `image_bytes` returns the bytes that a request has or points to. Raises `StoreLocked` and
-        `StoreUnavailable`. A collection that cannot be used now is only logged, since embedding
-        works all the same.
+        `image_bytes` returns the bytes that a request contains or points to. If the collection
+        is unusable, only log it, because embedding still works. Raises `StoreLocked` and
+        `StoreUnavailable`.
         """
         if not settings.qdrant_enabled:
             return cls(None, None)
@@ -100,7 +103,7 @@ class ImageSearch:
         return cls(collection, _Parts(store, index, searcher))
 
     def close(self) -> None:
-        """Flush what is pending and release the store."""
+        """Flush pending writes and release the store."""
         if self._parts:
             self._parts.store.close()
 
@@ -108,6 +111,6 @@ class ImageSearch:
     def _enabled(self) -> _Parts:
         if self._parts is None:
             raise SearchDisabled(
-                "this service runs without search; QDRANT_ENABLED=true turns it on"
+                "search is turned off; to turn it on, start the service with QDRANT_ENABLED=true"
             )
         return self._parts

@@ -1,4 +1,4 @@
-"""The routes of the index that are no JSON POST: uploads, lists, deletion, thumbnails, the page."""
+"""Handlers of the search routes that do not take JSON by POST, and of the search page."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PAGE_HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "img-src 'self' data: blob:; connect-src 'self'; base-uri 'none'; form-action 'self'; "
     "frame-ancestors 'none'",
-    "Cache-Control": "no-cache",  # asked for each time; answered 304 while it is the same
+    "Cache-Control": "no-cache",  # browsers revalidate; an unchanged file is answered with 304
 }
 
 
@@ -38,7 +38,7 @@ async def _page(_: Request) -> Response:
 async def _page_file(request: Request) -> Response:
     name = request.path_params["name"]
     if name not in _FILES:
-        raise InvalidSearch(f"the page has no file {name[:80]!r}")
+        raise InvalidSearch(f"the search page has no file {name[:80]!r}")
     return FileResponse(_PAGE / name, media_type=_FILES[name], headers=_PAGE_HEADERS)
 
 
@@ -60,12 +60,14 @@ async def _search_upload(request: Request) -> Any:
     form = await read_form(request, "file", "search")
     example = image_example(form.picture)
     try:
-        body = from_json(form.fields.get("search", "{}"))  # no deeper than other routes' JSON
+        body = from_json(form.fields.get("search", "{}"))  # limits the depth, as other routes do
         given = SearchRequest.model_validate({**body, "image": example})
     except ValidationError as error:
         raise InvalidSearch(describe(error)) from None
-    except (TypeError, ValueError) as error:
-        raise InvalidSearch(f"the field search is no JSON object: {error}") from None
+    except TypeError:  # a list or a number, which ** does not take
+        raise InvalidSearch("the field search must be a JSON object") from None
+    except ValueError as error:
+        raise InvalidSearch(f"the field search is not valid JSON: {error}") from None
     return await request.app.state.service.image_search.answer(given)
 
 
@@ -73,7 +75,7 @@ async def _delete_image(request: Request) -> Any:
     query = request.query_params
     staged = query.get("staged", "false")
     if staged not in ("true", "false"):
-        raise InvalidSearch(f"staged is {staged[:80]!r}; allowed are true and false")
+        raise InvalidSearch(f"staged is {staged[:80]!r}; it must be true or false")
     return await _index(request).delete(
         _image_id(request),
         query.get("dao_id", DEFAULT_DAO_ID),
@@ -97,7 +99,7 @@ async def _list_images(request: Request) -> Any:
     query = request.query_params
     limit = query.get("limit", "1000")
     if not limit.isdecimal() or len(limit) > 80:
-        raise InvalidSearch(f"limit is {limit[:80]!r}; allowed are 1 to {MAX_LISTED}")
+        raise InvalidSearch(f"limit is {limit[:80]!r}; it must be 1 to {MAX_LISTED}")
     return await _index(request).page(
         request.path_params["name"],
         generation=query.get("generation"),
@@ -121,9 +123,12 @@ async def _drop(request: Request) -> Any:
 
 
 def _image_id(request: Request) -> str:
-    """Return the id that the URL names. Raises `InvalidSearch` where it could be none."""
-    if found := CONTROL.search(request.scope["path"]):  # a route leaves out a newline at the end
-        raise InvalidSearch(f"the URL has a control character, {found[0]!r}; no id has one")
+    """Return the image id in the URL. Raises `InvalidSearch` for a control character."""
+    # the whole path, because the router drops a newline at its end
+    if found := CONTROL.search(request.scope["path"]):
+        raise InvalidSearch(
+            f"the URL has the control character {found[0]!r}; an image id cannot contain it"
+        )
     image_id: str = request.path_params["id"]
     return image_id
 
@@ -145,4 +150,4 @@ HANDLERS: Final[Mapping[str, Any]] = {
     "publish": _publish,
     "drop": _drop,
 }
-"""The handlers, by the names of their routes."""
+"""Handlers by route name."""

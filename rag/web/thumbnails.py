@@ -1,8 +1,8 @@
-"""Previews of indexed pictures, made once and kept in a folder.
+"""Thumbnails of indexed pictures, made once and kept in a folder.
 
-They come from the file where a picture was indexed, as long as it still has the content that was
-indexed (so that no path can show anybody what they have not seen), or, where the service has no
-such file, from the bytes at indexing.
+If the service can read the file of a picture, it makes the thumbnail from that file. The content
+hash must match the indexed picture: otherwise a client could index a path and see a file that it
+never had. If the service has no such file, the thumbnail is made when the picture is indexed.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ from bento.contract.errors import ImageNotFound
 from rag.pictures.index import Picture, point_id
 from rag.store.interface import Record
 
-SIDE: Final = 384  # pixels at most
+SIDE: Final = 384  # pixels, the longer side
 
 logger = logging.getLogger("vision_encoder")
 
 
 class Thumbnails:
-    """Keeps a JPEG of at most 384 x 384 pixels for a picture. Synchronous and thread-safe.
+    """Make and keep a JPEG of at most 384 x 384 pixels for each picture.
 
-    `decode` turns the bytes of a picture file into an upright RGB image.
+    The methods block and are thread-safe. `decode` turns the bytes of a picture file into an
+    upright RGB image. Files of more than `max_bytes` are not read.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class Thumbnails:
         self._max_bytes = max_bytes
 
     def keep(self, picture: Picture, collection: str) -> None:
-        """Make the thumbnail of an indexed picture, unless it or the picture's file is here."""
+        """Make the thumbnail of an indexed picture, unless it or the picture's file exists."""
         point = point_id(picture.dao_id, picture.image_id)
         file = self._file(collection, point, picture.content_hash)
         if file.exists():
@@ -54,10 +55,10 @@ class Thumbnails:
         try:
             self._make(file, picture.data)
         except OSError as error:
-            logger.warning("no thumbnail is kept: %s", error)  # the picture is indexed all the same
+            logger.warning("a thumbnail could not be saved: %s", error)  # the picture is indexed
 
     def of(self, collection: str, record: Record) -> bytes:
-        """Return the thumbnail of an indexed picture. Raises `ImageNotFound` without one."""
+        """Return the thumbnail of an indexed picture. Raises `ImageNotFound` if it has none."""
         content_hash = str(record.payload.get("content_hash", ""))
         file = self._file(collection, record.id, content_hash)
         try:
@@ -68,12 +69,12 @@ class Thumbnails:
         data = self._source(paths, content_hash)
         if data is None:
             raise ImageNotFound(
-                "there is no thumbnail: the file that was indexed is not here, or has changed"
+                "this picture has no thumbnail: the indexed file is missing or has changed"
             )
         return self._make(file, data)
 
     def forget(self, collection: str, point: str) -> None:
-        """Delete the thumbnails of a point, of all contents that it had."""
+        """Delete the thumbnails of a point, including those of earlier contents."""
         for file in self._subfolder(collection, point).glob(f"{point}-*"):
             file.unlink(missing_ok=True)
 
@@ -109,7 +110,7 @@ class Thumbnails:
 
 
 def _size(path: object) -> int | None:
-    """Return the size of an ordinary file, None for anything else."""
+    """Return the size of a regular file in bytes; None if the path does not name one."""
     if not isinstance(path, str) or not os.path.isabs(path):
         return None
     try:

@@ -1,31 +1,34 @@
-"""Visit the search page in a browser, and index pictures for it."""
+"""Visit the search page in a browser, and index pictures to find there."""
 
 from __future__ import annotations
 
 import base64
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
-from playwright.sync_api import Browser, JSHandle, Locator, Page, expect
+from playwright.sync_api import Browser, JSHandle, Locator, Page, Route, expect
 
 from tests.support.pictures import file_bytes, scene_image
 from tests.support.serving import Server
 
 CHROMIUM = shutil.which("chromium")
 COLLECTION = "page"
-SCENES = 56
+HOST = "encoder.example"  # the browser resolves it to 127.0.0.1
+SCENES = 56  # pictures in COLLECTION
+PNG = "image/png"
 
 needs_chromium = pytest.mark.skipif(
-    CHROMIUM is None, reason="a browser is needed: apt-get install chromium"
+    CHROMIUM is None, reason="Chromium is not installed (apt-get install chromium)"
 )
 
 
 @dataclass(frozen=True)
 class Sample:
-    """An indexed picture: its file, and what it shows in English and Ukrainian."""
+    """An indexed picture: its file, and its captions in English and Ukrainian."""
 
     path: Path
     english: str
@@ -38,17 +41,17 @@ class Sample:
 
 @dataclass
 class Visit:
-    """A browser page that records errors, failed answers and requests to other hosts."""
+    """A browser page. `wrong` records errors, failed answers and requests to other hosts."""
 
     page: Page
     url: str
     wrong: list[str] = field(default_factory=list)
-    allowed: set[int] = field(default_factory=set)  # error statuses that the test expects
+    allowed: set[int] = field(default_factory=set)  # error statuses that are not recorded
 
     def watch(self) -> None:
         self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
         self.page.on(
-            "console",  # also reports violations of the content security policy
+            "console",  # reports violations of the content security policy, too
             lambda said: (
                 self.wrong.append(said.text)
                 if said.type in ("error", "warning") and "Failed to load" not in said.text
@@ -98,6 +101,7 @@ class Visit:
 
 
 def visit_of(browser: Browser, server: Server, **options: Any) -> Visit:
+    """Return a visit to the server in a new browser context with these options."""
     options = {"locale": "en-US", "viewport": {"width": 1280, "height": 800}, **options}
     page = browser.new_context(**options).new_page()
     page.set_default_timeout(10_000)
@@ -121,21 +125,32 @@ def listed(server: Server, collection: str) -> list[dict[str, Any]]:
     return images
 
 
-def transfer(page: Page, path: Path) -> JSHandle:
+def drop(page: Page, path: Path, zone: Literal["search", "add"], media_type: str = PNG) -> None:
+    """Drag a file over the page, and drop it to search by it or to add it."""
+    data = {"dataTransfer": transfer(page, path, media_type)}
+    page.dispatch_event("body", "dragover", data)
+    page.dispatch_event(f"[data-drop={zone}]", "drop", data)
+
+
+def transfer(page: Page, path: Path, media_type: str = PNG) -> JSHandle:
     """Return the `DataTransfer` of a drop or a paste of one file."""
     return page.evaluate_handle(
-        """([data, name]) => {
+        """([data, name, type]) => {
           const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
           const transfer = new DataTransfer();
-          transfer.items.add(new File([bytes], name, { type: "image/png" }));
+          transfer.items.add(new File([bytes], name, { type }));
           return transfer;
         }""",
-        [base64.b64encode(path.read_bytes()).decode(), path.name],
+        [base64.b64encode(path.read_bytes()).decode(), path.name, media_type],
     )
 
 
-def refuse(status: int, error: str, **headers: str) -> Any:
+def reject(
+    status: int, error: str = "some sentence", *, code: str = "some_code", **headers: str
+) -> Callable[[Route], None]:
     """Return a route handler that answers with an error."""
-    return lambda route: route.fulfill(
-        status=status, json={"error": error, "code": "some_code"}, headers=headers
-    )
+
+    def answer(route: Route) -> None:
+        route.fulfill(status=status, json={"error": error, "code": code}, headers=headers)
+
+    return answer

@@ -1,6 +1,7 @@
-// The search page: its start, and the pictures that are dropped, pasted or chosen. What the service
-// says is only ever set as text, never as HTML. The query string of the page's address holds the
-// search, under the names of the form's fields.
+// Start the search page, and take the pictures that users drop, paste or choose.
+//
+// All modules show the service's answers as text, never as HTML. The query string of the page's
+// address contains the search; its parameters have the names of the form's fields.
 
 import { begin, count, isOff, load } from "./collection.js";
 import "./details.js";
@@ -11,13 +12,13 @@ import { hideAlert, run, showFailure } from "./results.js";
 import { drawQuery, fill, form, isTyped } from "./search_form.js";
 import { choose } from "./uploads.js";
 
-// ---- dropped, pasted and chosen pictures ---------------------------------------------------
+// ---- drop, paste and choose pictures -------------------------------------------------------
 
 const drop = $("#drop");
 
 const hasFiles = (event) => event.dataTransfer?.types.includes("Files");
 
-/** Add files if `where` is "add" or the dialog is open, else search by the first one. */
+/** Add files if `where` is "add" or the dialog is open. Otherwise search by the first file. */
 function take(where, files) {
   if (files.length === 0 || isOff()) return;
   if ($("#add").open || where === "add") choose(files);
@@ -28,7 +29,7 @@ window.addEventListener("dragover", (event) => {
   if (!hasFiles(event) || isOff()) return;
   event.preventDefault();
   $("#details").close();
-  drop.hidden = $("#add").open; // then the dialog takes them
+  drop.hidden = $("#add").open; // the open dialog takes the files
   for (const zone of drop.children) zone.classList.toggle("over", zone.contains(event.target));
 });
 window.addEventListener("dragleave", (event) => {
@@ -52,7 +53,7 @@ $("#example").onchange = ({ target }) => {
   target.value = ""; // so that the same file can be chosen again
 };
 
-// ---- the start -----------------------------------------------------------------------------
+// ---- start ---------------------------------------------------------------------------------
 
 function start() {
   for (const button of document.querySelectorAll("[data-language]")) {
@@ -68,14 +69,14 @@ function start() {
   }
   speak(language);
   $("#filters").open = matchMedia("(min-width: 45rem)").matches;
-  const early = [...form.elements].some(isTyped); // before this script ran
+  const early = [...form.elements].some(isTyped); // the user typed before this script ran
   fill([...form.elements].filter((one) => !isTyped(one)));
   if (early) goSoon();
   else run();
   connect();
 }
 
-/** Load the service's settings, then let the searches begin that wait for them. */
+/** Load the service's description, then start the searches that wait for it. */
 async function connect() {
   $("main").ariaBusy = "true";
   try {

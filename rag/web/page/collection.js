@@ -1,4 +1,4 @@
-// What the service says about itself, and the collection that the page shows.
+// The service's description (GET /info), and the collection that the page shows.
 
 import { $ } from "./dom.js";
 import { redrawn, t } from "./language.js";
@@ -6,15 +6,15 @@ import { Failure, ask } from "./service.js";
 
 export let info = {};
 export let collection = "";
-export let points = null; // pictures in the collection; null: not known
+export let points = null; // number of pictures in the collection; null if unknown
 let counting = false;
 
-/** `ready` resolves when `begin` is called: search is on and the collection is known. */
+/** Resolves when `begin` is called: search is on, and the collection is chosen. */
 export const { promise: ready, resolve: begin } = Promise.withResolvers();
 
 export const isOff = () => info.qdrant_enabled === false;
 
-/** Ask what the service is, and choose the collection. Raises `Failure`. */
+/** Load the service's description, and choose the collection. Raises `Failure`. */
 export async function load() {
   info = await ask("info");
   const asked = new URLSearchParams(location.search).get("collection");
@@ -22,6 +22,7 @@ export async function load() {
   if (asked) $(".brand").search = new URLSearchParams({ collection }).toString();
 }
 
+/** Count the pictures of the collection, and show the number. */
 export async function count() {
   counting = true;
   try {
@@ -35,7 +36,7 @@ export async function count() {
   drawCollection();
 }
 
-/** Count again after a count that failed. */
+/** Count the pictures if an earlier count failed. */
 export function countIfUnknown() {
   if (points === null && !counting) count();
 }

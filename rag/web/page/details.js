@@ -1,6 +1,7 @@
 // The dialog that shows one picture.
 
 import { $, make } from "./dom.js";
+import { errorNodes } from "./errors.js";
 import { t } from "./language.js";
 import { searchLike, searchTag } from "./navigation.js";
 import { addressOf, scoreOf, tagsOf, thumbnail, titleOf } from "./pictures.js";
@@ -26,10 +27,10 @@ function openDetails(picture) {
       make("tr", {}, make("th", { scope: "row", textContent: name }), cell(data)),
     ),
   );
-  $("#details .problem").textContent = "";
-  askToForget(false);
+  $("#details .problem").replaceChildren();
+  askToRemove(false);
   details.showModal();
-  $("#details-title").focus(); // the first button may be below a long table
+  $("#details-title").focus(); // the first button may be far down, below a long table
   details.scrollTop = 0;
 }
 
@@ -47,36 +48,36 @@ function tagButton(tag) {
   return button;
 }
 
-function askToForget(asking) {
+function askToRemove(asking) {
   $("#confirm").hidden = !asking;
   $("#like-this").parentElement.hidden = asking;
-  if (asking) $("#forget-no").focus();
+  if (asking) $("#remove-no").focus();
 }
 
-async function forget() {
+async function remove() {
   const picture = opened;
   try {
     await ask(addressOf(picture.id, picture.dao_id), { method: "DELETE" });
   } catch (error) {
     if (!(error instanceof Failure)) throw error;
-    $("#details .problem").textContent = error.message;
+    $("#details .problem").replaceChildren(...errorNodes(error));
     return;
   }
   details.close();
   await removeFound(picture);
-  say(() => t("forgotten", { title: titleOf(picture) }));
+  say(() => t("removed", { title: titleOf(picture) }));
 }
 
 $("#grid").onclick = ({ target }) => {
   const button = target.closest("button");
   if (!button) return;
-  button.focus(); // Safari does not; the dialog gives the focus back when it closes
+  button.focus(); // Safari does not focus it; the closing dialog returns the focus
   openDetails(found.pictures[[...$("#grid").children].indexOf(button.parentElement)]);
 };
 $("#like-this").onclick = () => searchLike(opened);
-$("#forget").onclick = () => askToForget(true);
-$("#forget-no").onclick = () => {
-  askToForget(false);
-  $("#forget").focus();
+$("#remove").onclick = () => askToRemove(true);
+$("#remove-no").onclick = () => {
+  askToRemove(false);
+  $("#remove").focus();
 };
-$("#forget-yes").onclick = forget;
+$("#remove-yes").onclick = remove;

@@ -1,4 +1,4 @@
-// Find and make elements of the page.
+// Find elements of the page, and make new ones.
 
 export const $ = (selector) => document.querySelector(selector);
 

@@ -1,13 +1,13 @@
-// The language of the page.
+// The language of the page and of search texts.
 
 import { TEXTS } from "./texts.js";
 
 export let language = localStorage.getItem("language") ?? navigator.language.slice(0, 2);
 if (!(language in TEXTS)) language = "en";
 
-export const redrawn = new Set(); // functions to call when the language changes
+export const redrawn = new Set(); // functions that speak() calls to redraw texts
 
-/** Return a text in which values replace their names in braces. */
+/** Return a text of the page, with `values` in place of their names in braces. */
 export function t(key, values = {}) {
   const texts = TEXTS[language][key];
   const text = texts[new Intl.PluralRules(language).select(values.n)] ?? texts;
@@ -16,7 +16,16 @@ export function t(key, values = {}) {
   );
 }
 
-/** Show the page in another language. */
+/** Return the text for an error code of the API, undefined if there is none. */
+export const errorText = (code) => TEXTS[language].errors[code];
+
+/** Return whether most letters of a text are Cyrillic. */
+export function isCyrillic(text) {
+  const count = (letters) => (text.match(letters) ?? []).length;
+  return 2 * count(/\p{Script=Cyrillic}/gu) > count(/\p{L}/gu);
+}
+
+/** Show the page in this language. */
 export function speak(wanted) {
   language = wanted;
   document.documentElement.lang = language;

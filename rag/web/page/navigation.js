@@ -1,14 +1,14 @@
-// Start searches, and keep each in the browser's history.
+// Start searches, and keep them in the browser's history.
 
 import { $ } from "./dom.js";
 import { found, run } from "./results.js";
 import { address, drawQuery, exampleKey, fill, form, setExample, setLike } from "./search_form.js";
 
-const TYPING_MS = 250; // pause after typing that starts a search
+const TYPING_MS = 250; // a pause of this length after typing starts a search
 
-let timer = null; // of that pause
+let timer = null; // of this pause
 
-/** Search for what the form holds, and add the search to the history. */
+/** Run the search of the form, and add it to the history. */
 function go({ typing = false } = {}) {
   clearTimeout(timer);
   const to = address();
@@ -16,13 +16,14 @@ function go({ typing = false } = {}) {
   const state = { typing, example: key };
   const here = location.pathname + location.search;
   const same = to === here && key === (history.state?.example ?? null);
-  // everything typed before Enter shares one entry
+  // searches that start while the user types share one entry
   if (same || (typing && history.state?.typing)) history.replaceState(state, "", to);
   else history.pushState(state, "", to);
   drawQuery();
   return run();
 }
 
+/** Run the search of the form when the user pauses typing. */
 export function goSoon() {
   clearTimeout(timer);
   timer = setTimeout(go, TYPING_MS, { typing: true });
@@ -47,7 +48,7 @@ export function searchTag(tag) {
   return goFromDetails();
 }
 
-/** Search for what the form holds after a click in the details. */
+/** Close the details, and run the search of the form. */
 function goFromDetails() {
   $("#details").close();
   form.elements.q.focus();
@@ -60,7 +61,7 @@ form.onsubmit = (event) => {
   go();
 };
 form.oninput = ({ target }) => {
-  // an indexed picture is searched by within its own tenant
+  // an indexed picture to search by belongs to the old tenant
   if (target.name === "dao_id") setLike("", "");
   if (target.name) goSoon();
 };
@@ -72,7 +73,7 @@ window.onpopstate = () => {
 };
 $("#more").onclick = () => {
   if (found.asked === address()) run({ more: true });
-  else go({ typing: true }); // the form changed since: search for that first
+  else go({ typing: true }); // the form has changed: run its search first
 };
 $("#drop-example").onclick = () => {
   setExample(null);

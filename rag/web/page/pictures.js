@@ -1,16 +1,16 @@
-// Pictures: the address, title, tags, score and thumbnail of an indexed one, the bytes of a file.
+// Indexed pictures: address, title, tags, score, thumbnail. Picture files: their bytes.
 
 import { collection, info } from "./collection.js";
 import { $, make } from "./dom.js";
 import { language, t } from "./language.js";
 import { Failure, show } from "./service.js";
 
-const titles = new Map(); // of the pictures that were shown, by address
+const titles = new Map(); // of pictures that were shown, by address
 
-/** Return the address of a picture, or of its `what`, such as "/thumbnail". */
-export function addressOf(id, daoId, what = "") {
+/** Return the address of a picture; with `suffix` "/thumbnail", that of its thumbnail. */
+export function addressOf(id, daoId, suffix = "") {
   const query = new URLSearchParams({ dao_id: daoId, collection });
-  return `images/${encodeURIComponent(id)}${what}?${query}`;
+  return `images/${encodeURIComponent(id)}${suffix}?${query}`;
 }
 
 export function titleOf({ id, path, payload }) {
@@ -18,7 +18,7 @@ export function titleOf({ id, path, payload }) {
   return String(payload.title || payload.caption || name || id);
 }
 
-/** Return the title of a picture of which only the id is known; it may have been shown before. */
+/** Return the title of a picture by its ID: the title that it was shown with, or the ID. */
 export function knownTitle(id, daoId) {
   return titleOf({ id, path: id, payload: { title: titles.get(addressOf(id, daoId)) } });
 }
@@ -29,7 +29,7 @@ export const tagsOf = (payload) =>
 export const scoreOf = ({ score }) =>
   score.toLocaleString(language, { minimumFractionDigits: 3, maximumFractionDigits: 3 });
 
-/** Keep the title of a picture, and suggest its tenant and its tags in the form. */
+/** Keep a picture's title, and suggest its tenant and tags in the form. */
 export function remember({ id, dao_id, payload }) {
   titles.set(addressOf(id, dao_id), titleOf({ id, payload }));
   suggest("#tenants", [dao_id]);
@@ -42,7 +42,7 @@ function suggest(list, values) {
   for (const one of values) if (!known.has(one)) options.append(make("option", { value: one }));
 }
 
-/** Return a picture's thumbnail. If it cannot be loaded, a tile with the title replaces it. */
+/** Return a picture's thumbnail. If it fails to load, a tile with the title replaces it. */
 export function thumbnail(picture, lazy) {
   const alt = titleOf(picture);
   const image = make("img", { alt, loading: lazy ? "lazy" : "eager", width: 384, height: 384 });
@@ -59,9 +59,9 @@ export async function read(file) {
   const most = info.max_image_bytes;
   if (file.size > most) {
     const size = Math.ceil(file.size / 1e6);
-    throw new Failure(() => t("tooLarge", { size, most: most / 1e6 }), 413);
+    throw new Failure(() => t("tooLarge", { size, most: most / 1e6 }), { status: 413 });
   }
   return file.arrayBuffer().catch(() => {
-    throw new Failure(() => t("unreadable"), 400);
+    throw new Failure(() => t("unreadable"), { status: 400 });
   });
 }

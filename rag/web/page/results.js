@@ -1,23 +1,24 @@
-// The search and its results: the grid of pictures, the status line and the error.
+// Run searches and show the results: the grid of pictures, the status line, the error.
 
-import { collection, count, countIfUnknown, points, ready } from "./collection.js";
+import { collection, count, countIfUnknown, info, points, ready } from "./collection.js";
 import { $, make } from "./dom.js";
-import { redrawn, t } from "./language.js";
+import { errorNodes } from "./errors.js";
+import { isCyrillic, redrawn, t } from "./language.js";
 import { read, remember, scoreOf, thumbnail, titleOf } from "./pictures.js";
 import { address, example, form, isBrowsing, isMixed, value } from "./search_form.js";
 import { Failure, ask, dataOf } from "./service.js";
 
-export const PAGE = 24; // pictures a page
+export const PAGE = 24; // pictures per page of results
 
 const grid = $("#grid");
 const alert = $("#alert");
 
 export let found = { pictures: [], next: null };
 let status = () => "";
-let problem = () => "";
-let controller = new AbortController(); // of the newest search
+let failure = null; // the error that the alert shows
+let controller = new AbortController(); // aborts the newest search
 
-/** Search for what the form holds. Replace the pictures or, with `more`, add to them. */
+/** Run the search of the form. Replace the pictures or, with `more`, append the next page. */
 export async function run({ more = false } = {}) {
   controller.abort();
   controller = new AbortController();
@@ -40,13 +41,17 @@ export async function run({ more = false } = {}) {
   }
 }
 
-/** Return one page of pictures that starts at `from`, and what was searched for. */
+/** Return one page of pictures, starting at `from`, and the search that it answers. */
 async function find(from, signal) {
-  // the form may have changed when the answer comes
-  const asked = address();
   const browsing = isBrowsing();
-  const scored = Boolean(example || value("q") || value("like"));
-  const filtered = Boolean(!browsing || value("dao_id"));
+  // read the form before the request, because the user may change it in the meantime
+  const search = {
+    asked: address(),
+    browsing,
+    scored: Boolean(example || value("q") || value("like")),
+    filtered: Boolean(!browsing || value("dao_id")),
+    cyrillic: [value("q"), value("not")].some(isCyrillic),
+  };
   const onBusy = (n) => say(() => t("busy", { n }));
   if (browsing) {
     const query = new URLSearchParams({ limit: PAGE });
@@ -54,19 +59,19 @@ async function find(from, signal) {
     if (from) query.set("start", from);
     const path = `collections/${encodeURIComponent(collection)}/images?${query}`;
     const { images, next } = await ask(path, { signal, onBusy });
-    return { pictures: images, next, asked, browsing, scored, filtered };
+    return { pictures: images, next, ...search };
   }
   const share = Number(value("share")) / 100;
   const image = example
     ? { image_base64: await dataOf(await read(example)) }
     : value("like") && { id: value("like") };
   const body = {
-    // a search needs a text or a picture: with conditions only, any text will do
+    // the API requires a text or a picture; with filters only, any text will do
     text: value("q") || (image ? undefined : "a picture"),
     image: image || undefined,
     weights: isMixed() ? [1 - share, share] : undefined,
     negative: value("not") ? { text: value("not") } : undefined,
-    // the service looks an indexed picture up, and searches by it, within its tenant
+    // to search by an indexed picture, the service needs the tenant of that picture
     dao_id: (value("like") ? value("like_dao_id") : value("dao_id")) || undefined,
     filter: value("tag")
       ? { must: [{ key: "tags", match: { value: value("tag") } }] }
@@ -77,7 +82,7 @@ async function find(from, signal) {
   };
   const { hits, next_offset: next } = await ask("search", { method: "POST", body, signal, onBusy });
   const pictures = hits.map((hit) => ({ ...hit, dao_id: hit.payload.dao_id ?? "default" }));
-  return { pictures, next, asked, browsing, scored, filtered };
+  return { pictures, next, ...search };
 }
 
 function showFound(from) {
@@ -93,17 +98,18 @@ function showFound(from) {
     return t(scored ? "found" : "tagged", { n });
   });
   drawPictures(from);
+  drawAdvice();
   if (from > 0) grid.children[from]?.firstChild.focus();
 }
 
-/** Take a picture out of the results, and move the focus to its neighbour. */
+/** Remove a picture from the results, and move the focus to its neighbour. */
 export async function removeFound(picture) {
   const at = found.pictures.findIndex(
     ({ id, dao_id }) => id === picture.id && dao_id === picture.dao_id,
   );
   if (at >= 0) {
     found.pictures.splice(at, 1);
-    if (typeof found.next === "number") found.next -= 1; // an offset: one picture fewer precedes it
+    if (typeof found.next === "number") found.next -= 1; // an offset; one picture fewer precedes it
     drawPictures();
     const { children } = grid;
     (children[Math.min(at, children.length - 1)]?.firstChild ?? form.elements.q).focus();
@@ -111,11 +117,11 @@ export async function removeFound(picture) {
   const counted = count();
   if (found.pictures.length === 0) {
     await counted;
-    await run(); // shows the next pictures, or that there are none
+    await run(); // shows the next pictures, or that the collection is empty
   }
 }
 
-/** Show an error above the grid or, with `more`, above the button; `again` repeats the request. */
+/** Show an error above the grid or, with `more`, above the button. `again` retries. */
 export function showFailure(error, more, again = () => run({ more })) {
   if (!(error instanceof Failure)) throw error;
   if (more) $("#more").hidden = false;
@@ -124,8 +130,9 @@ export function showFailure(error, more, again = () => run({ more })) {
   say(() => "");
   if (!more) drawPictures();
   $("#empty").hidden = !empty;
-  problem = () => error.message;
+  failure = error;
   drawAlert();
+  drawAdvice();
   if (empty) return hideAlert();
   const place = more ? $("#more") : grid;
   if (alert.nextElementSibling !== place) place.before(alert); // moving it would lose the focus
@@ -151,10 +158,16 @@ function drawStatus() {
 }
 
 function drawAlert() {
-  $("#alert p").textContent = problem();
+  $("#alert div").replaceChildren(...(failure ? errorNodes(failure) : []));
 }
 
-/** Draw the cards of the results; with `from`, those before it are drawn already. */
+/** After a search in Cyrillic, advise the user to write English if the model knows no other. */
+function drawAdvice() {
+  const advised = info.languages === "english" && found.cyrillic;
+  $("#advice").textContent = advised ? t("englishOnly") : "";
+}
+
+/** Draw the cards of the results, from index `from` on; earlier ones are drawn already. */
 function drawPictures(from = 0) {
   const cards = found.pictures.slice(from).map(card);
   if (from > 0) grid.append(...cards);
@@ -164,7 +177,7 @@ function drawPictures(from = 0) {
 
 function card(picture) {
   const title = make("span", { className: "title", textContent: titleOf(picture) });
-  title.ariaHidden = "true"; // the picture's alternative text says it
+  title.ariaHidden = "true"; // the alternative text of the picture is the same
   const caption = make("span", { className: "caption" }, title);
   if (found.scored) {
     caption.append(make("span", { className: "score", textContent: scoreOf(picture) }));
@@ -174,7 +187,7 @@ function card(picture) {
 
 /** Move the focus in the grid with the arrow keys. */
 function moveFocus(event) {
-  if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return; // the browser's
+  if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return; // browser shortcuts
   const cards = [...grid.children];
   const at = cards.findIndex((one) => one.contains(document.activeElement));
   const columns = cards.findIndex((one) => one.offsetTop > cards[0].offsetTop);
@@ -188,4 +201,4 @@ function moveFocus(event) {
 }
 
 grid.onkeydown = moveFocus;
-for (const draw of [drawStatus, drawAlert, drawPictures]) redrawn.add(draw);
+for (const draw of [drawStatus, drawAdvice, drawAlert, drawPictures]) redrawn.add(draw);

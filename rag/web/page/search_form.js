@@ -1,4 +1,4 @@
-// The search form: its fields, the picture to search by, and the page's address, which holds both.
+// The search form, the picture to search by, and the page's address, which contains the search.
 
 import { collection } from "./collection.js";
 import { $ } from "./dom.js";
@@ -8,17 +8,17 @@ import { show } from "./service.js";
 
 export const form = $("#search");
 const BLANK = new Map([...form.elements].map(({ name, defaultValue }) => [name, defaultValue]));
-const examples = new Map(); // files that were searched by; the browser's history holds their keys
+const examples = new Map(); // files to search by; the browser's history has their keys
 
 export let example = null; // the file to search by
-let chip = null; // what the chip shows: that file, or the address of an indexed picture
+let chip = null; // the file, or the address of the indexed picture, that the chip shows
 
 export const value = (name) => form.elements[name].value.trim();
 export const isBrowsing = () => !example && !["q", "like", "not", "tag"].some(value);
 export const isMixed = () => Boolean(value("q") && (example || value("like")));
 export const isTyped = (field) => field.name && field.value !== BLANK.get(field.name);
 
-/** Return the page's address for what the form holds. */
+/** Return the page's address for the search of the form. */
 export function address() {
   const query = new URLSearchParams();
   const asked = new URLSearchParams(location.search).get("collection");
@@ -42,20 +42,20 @@ export function fill(fields) {
   drawQuery();
 }
 
-/** Search by this file from now on, or by none, and no longer by an indexed picture. */
+/** Set or, with null, remove the file to search by. Removes the indexed picture to search by. */
 export function setExample(file) {
   if (file) examples.set(crypto.getRandomValues(new Uint32Array(2)).join(""), file);
   example = file;
   setLike("", "");
 }
 
-/** Search by this indexed picture from now on. */
+/** Set or, with empty strings, remove the indexed picture to search by. */
 export function setLike(id, daoId) {
   form.elements.like.value = id;
   form.elements.like_dao_id.value = daoId;
 }
 
-/** Return the key under which `fill` finds the file again. */
+/** Return the key of the file to search by; `fill` finds the file by its key. */
 export const exampleKey = () => example && [...examples].find(([, file]) => file === example)[0];
 
 /** Draw the chip, the slider and the title of the page. */
@@ -70,7 +70,7 @@ export function drawQuery() {
   chip = wanted;
   const image = $("#chip-picture");
   URL.revokeObjectURL(image.src);
-  image.removeAttribute("src"); // the new picture may have no thumbnail
+  image.removeAttribute("src"); // in case the new picture has no thumbnail
   if (example) image.path = image.src = URL.createObjectURL(example);
   else show(image, addressOf(like, daoId, "/thumbnail"));
   $("#chip-title").textContent = example ? example.name : knownTitle(like, daoId);

@@ -1,17 +1,21 @@
-// Requests to the service: they carry the key, and are sent again while the service is busy.
+// Send requests to the service, with the key. Retry while the service is busy.
 
-import { redrawn, t } from "./language.js";
+import { errorText, redrawn, t } from "./language.js";
 
-const TRIES = 4; // of a request while the answer is 429
-const LONGEST_WAIT = 10; // seconds between two tries, even if Retry-After is longer
+const TRIES = 4; // at most, for a request that is answered with 429
+const LONGEST_WAIT = 10; // seconds before a retry, even if Retry-After is longer
 
 export class Failure extends Error {
-  /** `say` returns the message in the current language. */
-  constructor(say, status, code) {
+  /**
+   * `say` returns the message in the current language. `status`, `code` and `sentence` (the error
+   * in English) are the service's; without an answer they are undefined.
+   */
+  constructor(say, { status, code, sentence } = {}) {
     super();
     this.say = say;
     this.status = status;
     this.code = code;
+    this.sentence = sentence;
   }
 
   get message() {
@@ -20,8 +24,8 @@ export class Failure extends Error {
 }
 
 /**
- * Return the service's answer. Retry while the service is busy. Raises `Failure`, or AbortError:
- * `signal` ends the request, `patience` ends only the wait before the next try.
+ * Return the service's answer. Raises `Failure`, or AbortError when a signal aborts: `signal` ends
+ * the request, `patience` only the wait before a retry. `onBusy` gets the seconds of that wait.
  */
 export async function ask(path, options = {}) {
   const { method = "GET", body, signal, patience = signal, onBusy = () => {} } = options;
@@ -36,7 +40,7 @@ export async function ask(path, options = {}) {
       });
     } catch (error) {
       if (error.name === "AbortError") throw error;
-      throw new Failure(() => t("away"));
+      throw new Failure(() => t("unreachable"));
     }
     if (answer.status === 401 && (await unlock(answer.key))) {
       tries -= 1;
@@ -49,13 +53,18 @@ export async function ask(path, options = {}) {
       continue;
     }
     const data = await answer.json().catch(() => null);
-    if (!answer.ok || !data) {
-      const { status } = answer;
-      const said = () => (status === 401 ? t("keyNeeded") : data?.error) ?? t("odd", { status });
-      throw new Failure(said, status, data?.code);
-    }
+    if (!answer.ok || !data) throw failureOf(answer.status, data);
     return data;
   }
+}
+
+/** Return the failure of an answer; `data` is its body, null if that is not JSON. */
+function failureOf(status, data) {
+  const code = status === 401 ? "unauthorized" : data?.code;
+  if (errorText(code)) {
+    return new Failure(() => errorText(code), { status, code, sentence: data?.error });
+  }
+  return new Failure(() => data?.error ?? t("unexpected", { status }), { status, code });
 }
 
 /** Send a request with the key, if there is one. The answer's `key` is the key that was sent. */
@@ -84,12 +93,12 @@ export function dataOf(bytes) {
   return new Promise((resolve, reject) => {
     const reader = new FileReader();
     reader.onload = () => resolve(reader.result);
-    reader.onerror = () => reject(new Failure(() => t("unreadable"), 400));
+    reader.onerror = () => reject(new Failure(() => t("unreadable"), { status: 400 }));
     reader.readAsDataURL(new Blob([bytes]));
   });
 }
 
-/** Show an image of the service. An <img> alone cannot send the key. */
+/** Show an image of the service. With a key, fetch it: an <img> cannot send a header. */
 export async function show(image, path) {
   image.path = path;
   if (!key) {
@@ -111,27 +120,29 @@ export async function show(image, path) {
 
 const lock = document.querySelector("#lock");
 
-let key = sessionStorage.getItem("key") ?? ""; // kept until the tab is closed
-let unlocking = null; // resolves when the dialog that is open closes
+let key = sessionStorage.getItem("key") ?? ""; // kept until the tab closes
+let unlocking = null; // the promise of askForKey while its dialog is open
 
-/** Ask for another key than the refused one, and return whether there is one. */
-async function unlock(refused) {
-  if (refused !== key) return true; // another request asked for it meanwhile
-  unlocking ??= askForKey(refused).finally(() => {
+/** Ask for a key in place of the rejected one. Return whether there is a new key. */
+async function unlock(rejected) {
+  if (rejected !== key) return true; // the key was replaced while the request was under way
+  unlocking ??= askForKey(rejected).finally(() => {
     unlocking = null;
   });
   return unlocking;
 }
 
-function askForKey(refused) {
+/** Ask for a key in a dialog. Return whether the user entered one. */
+function askForKey(rejected) {
   const input = document.querySelector("#key");
   const draw = () => {
-    document.querySelector("#lock-text").textContent = t(refused ? "keyWrong" : "keyNeeded");
+    const text = rejected ? t("keyWrong") : errorText("unauthorized");
+    document.querySelector("#lock-text").textContent = text;
   };
   redrawn.add(draw);
   draw();
   input.value = "";
-  input.ariaInvalid = String(Boolean(refused));
+  input.ariaInvalid = String(Boolean(rejected));
   lock.returnValue = "";
   lock.showModal();
   return new Promise((resolve) => {

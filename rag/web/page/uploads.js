@@ -1,26 +1,27 @@
-// Adding pictures: the dialog that chooses files, and the uploads that index them.
+// Add pictures: the dialog that chooses files, and the uploads that index them.
 
 import { collection, count, ready } from "./collection.js";
 import { $, make } from "./dom.js";
+import { errorNodes } from "./errors.js";
 import { redrawn, t } from "./language.js";
 import { addressOf, read, tagsOf } from "./pictures.js";
 import { PAGE, found, run } from "./results.js";
 import { isBrowsing, value } from "./search_form.js";
 import { Failure, ask, dataOf } from "./service.js";
 
-const UPLOADS = 4; // requests at a time
-const PICTURE_ERRORS = new Set([400, 413, 415, 422, 429]); // statuses that concern one picture only
-// fields of a payload that the service sets, and refuses from clients
+const UPLOADS = 4; // concurrent requests
+const PICTURE_ERRORS = new Set([400, 413, 415, 422, 429]); // statuses of errors of one picture
+// payload fields that the service sets; it rejects metadata with these names
 const SET_BY_SERVICE = "dao_id image_id image_path duplicates content_hash indexed_at".split(" ");
 
 const adding = $("#add");
 const fields = $("#add form").elements;
 
 let chosen = [];
-const unended = new Set(); // boxes of uploads that have not ended
-let turn = ready; // of the next upload: one after the other, so that `UPLOADS` holds for all
+const unended = new Set(); // boxes of unfinished uploads
+let turn = ready; // resolves when the next upload may start: uploads run one by one
 
-/** Open the dialog if it is closed, and add files to the chosen ones. */
+/** Open the dialog if it is closed, and append files to the chosen ones. */
 export function choose(files) {
   if (!adding.open) {
     $("#details").close();
@@ -52,14 +53,15 @@ function add(files, daoId, tags) {
   const stopping = new AbortController();
   const { signal } = stopping;
   const counts = { added: 0, unchanged: 0 };
-  const begun = new Map(); // by the pictures' ids: two files may have the same picture
-  const failed = make("ul");
+  const begun = new Map(); // promises by picture ID, because two files may be the same picture
+  const failures = []; // pairs of a file name and an error
+  const list = make("ul");
   const title = make("p");
   const bar = make("progress", { max: files.length, value: 0 });
   const far = make("span");
   const button = make("button", { type: "button", className: "round" });
   button.append($("#details .close").firstElementChild.cloneNode(true));
-  const box = make("article", {}, title, button, bar, far, failed);
+  const box = make("article", {}, title, button, bar, far, list);
   title.role = "status";
   let started = false;
   let ended = false;
@@ -68,13 +70,19 @@ function add(files, daoId, tags) {
     const n = files.length;
     const results = [t("added", { n: counts.added })];
     if (counts.unchanged) results.push(t("unchanged", { n: counts.unchanged }));
-    if (failed.children.length) results.push(t("failed", { n: failed.children.length }));
-    if (bar.value < n) results.push(t("stopped", { n: n - bar.value }));
+    if (failures.length) results.push(t("failed", { n: failures.length }));
+    if (bar.value < n) results.push(t("skipped", { n: n - bar.value }));
     title.textContent = ended ? results.join(", ") : t("running", { n });
     far.textContent = t("of", { done: bar.value, n });
     bar.ariaLabel = t("running", { n });
     button.ariaLabel = button.title = ended ? t("close") : t("stop");
     bar.hidden = far.hidden = ended;
+  };
+  const failed = ([name, error]) =>
+    make("li", {}, make("b", { textContent: name }), " ", ...errorNodes(error));
+  const redraw = () => {
+    draw();
+    list.replaceChildren(...failures.map(failed));
   };
   const addOne = async (file) => {
     try {
@@ -85,11 +93,11 @@ function add(files, daoId, tags) {
       const added = (await begun.get(id)) && !twice;
       counts[added ? "added" : "unchanged"] += 1;
     } catch (error) {
-      if (error.name === "AbortError") return; // stopped while the service was busy
-      const name = make("b", { textContent: file.name });
-      failed.append(make("li", {}, name, ` ${error.message}`));
-      const alike = error instanceof Failure && !PICTURE_ERRORS.has(error.status);
-      if (alike) stopping.abort(); // the next files would fail as well
+      if (error.name === "AbortError") return; // the user stopped the upload
+      failures.push([file.name, error]);
+      list.append(failed(failures.at(-1)));
+      const general = error instanceof Failure && !PICTURE_ERRORS.has(error.status);
+      if (general) stopping.abort(); // the next files would fail, too
     }
     bar.value += 1;
     draw();
@@ -104,21 +112,21 @@ function add(files, daoId, tags) {
   };
   button.onclick = () => {
     if (!ended) {
-      stopping.abort(); // requests that were sent may finish
+      stopping.abort(); // requests under way may finish
       if (!started) end();
       return;
     }
-    redrawn.delete(draw);
+    redrawn.delete(redraw);
     const beside = box.nextElementSibling ?? box.previousElementSibling;
     (beside?.querySelector("button") ?? $("#open-add")).focus({ preventScroll: true });
     box.remove();
   };
-  redrawn.add(draw);
+  redrawn.add(redraw);
   draw();
   $("#runs").append(box);
   unended.add(box);
   turn = turn.finally(async () => {
-    if (ended) return; // stopped before its turn
+    if (ended) return; // the user stopped it before its turn
     started = true;
     const queue = [...files];
     try {
@@ -141,13 +149,13 @@ async function showAdded() {
   if (!$("#empty").hidden || (isBrowsing() && !reading)) run();
 }
 
-/** Index a picture, and return whether it is new. A held picture only gets the missing tags. */
+/** Index a picture, and return whether it is new. An indexed picture gets missing tags only. */
 async function index(id, bytes, name, daoId, tags, patience) {
   if (await isHeld(id, daoId, patience)) {
     if (tags.length) await tag(id, daoId, tags, patience);
     return false;
   }
-  // the title that `vision-rag index` gives a file
+  // `vision-rag index` gives a file the same title
   const metadata = { title: name.replace(/\.[^.]+$/, "").replaceAll("_", " ") };
   if (tags.length) metadata.tags = tags;
   const body = {
@@ -162,24 +170,24 @@ async function index(id, bytes, name, daoId, tags, patience) {
   return outcome === "indexed";
 }
 
-/** Return whether a tenant has a picture. The search uses the stored vector and embeds nothing. */
+/** Return whether a tenant has a picture. The search is cheap: it uses the stored vector. */
 async function isHeld(id, daoId, patience) {
   const body = { image: { id }, dao_id: daoId, top_k: 1, collection };
   try {
     await ask("search", { method: "POST", body, patience });
   } catch (error) {
-    if (error.status === 404) return false; // there may be no collection either
+    if (error.status === 404) return false; // the picture or the collection does not exist
     throw error;
   }
   return true;
 }
 
-/** Give a held picture those tags that it lacks, and keep the rest of its metadata. */
+/** Add missing tags to an indexed picture, and keep the rest of its metadata. */
 async function tag(id, daoId, tags, patience) {
   const filter = { must: [{ key: "image_id", match: { value: id } }] };
   const body = { text: "a picture", dao_id: daoId, filter, top_k: 1, collection };
   const { hits } = await ask("search", { method: "POST", body, patience });
-  if (hits.length === 0) return; // it was forgotten meanwhile
+  if (hits.length === 0) return; // it was removed in the meantime
   const { payload } = hits[0];
   const lacking = tags.filter((one) => !tagsOf(payload).includes(one));
   if (lacking.length === 0) return;
@@ -188,9 +196,9 @@ async function tag(id, daoId, tags, patience) {
   await ask(addressOf(id, daoId), { method: "PATCH", body: { metadata }, patience });
 }
 
-/** Return 32 hexadecimal digits, always the same for the same bytes. */
+/** Return 32 hexadecimal digits that identify bytes. */
 async function idOf(bytes) {
-  // browsers offer `subtle` over https and on this machine; else the id is random
+  // browsers offer `subtle` over HTTPS and on localhost only; elsewhere the ID is random
   if (!crypto.subtle) return hex(crypto.getRandomValues(new Uint8Array(16)));
   return hex(new Uint8Array(await crypto.subtle.digest("SHA-256", bytes)).slice(0, 16));
 }

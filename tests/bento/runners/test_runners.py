@@ -64,6 +64,7 @@ class Tower:
 class Towers:
     def __init__(self) -> None:
         self.text, self.image = Tower(), Tower()
+        self.model_name, self.pretrained = "local-dir:model", "local"
         self.device = "cpu"
         self.embedding_dim = 2
         self.image_limits = {"max_bytes": 10**6, "max_pixels": 10**8}

@@ -14,15 +14,18 @@ from playwright.sync_api import Browser, expect, sync_playwright
 
 from models.shapes.captions import caption
 from models.shapes.scenes import Scene, draw_scene, sample_scene
-from tests.support.page import CHROMIUM, COLLECTION, SCENES, Sample, Visit, visit_of
+from tests.support.page import CHROMIUM, COLLECTION, HOST, SCENES, Sample, Visit, visit_of
 from tests.support.serving import Server
 
 
-@pytest.fixture(scope="module")
+# Not for the session: Playwright's event loop would break later tests that call asyncio.run.
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     expect.set_options(timeout=10_000)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM)
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=[f"--host-resolver-rules=MAP {HOST} 127.0.0.1"]
+        )
         yield browser
         browser.close()
 
@@ -37,7 +40,7 @@ def visit(browser: Browser, server: Server) -> Iterator[Visit]:
 
 @pytest.fixture(scope="session")
 def samples(server: Server, tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
-    """Index held-out scenes with `vision-rag`; the file names do not describe them."""
+    """Index held-out scenes with `vision-rag`. Their file names do not describe them."""
     folder = tmp_path_factory.mktemp("pictures")
     rng = np.random.default_rng(11)
     scenes: dict[Scene, None] = {}  # distinct, in order
@@ -54,6 +57,7 @@ def samples(server: Server, tmp_path_factory: pytest.TempPathFactory) -> list[Sa
         cwd=folder,
         capture_output=True,
         text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return samples

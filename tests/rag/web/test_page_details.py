@@ -1,14 +1,14 @@
-"""One picture on the search page: its details, deletion, a missing thumbnail."""
+"""One picture on the search page: its details, its removal, a missing thumbnail."""
 
 from __future__ import annotations
 
 import pytest
 from playwright.sync_api import expect
 
-from tests.support.page import Sample, Visit, index, listed, needs_chromium, refuse
+from tests.support.page import Sample, Visit, index, listed, needs_chromium, reject
 from tests.support.serving import Server
 
-pytestmark = needs_chromium
+pytestmark = [pytest.mark.browser, needs_chromium]
 
 
 def test_a_payload_is_shown_as_text_never_as_html(visit: Visit, server: Server) -> None:
@@ -29,7 +29,7 @@ def test_a_payload_is_shown_as_text_never_as_html(visit: Visit, server: Server) 
 
 
 @pytest.mark.parametrize("width", [1280, 360])
-def test_a_long_payload_is_shown_from_its_beginning(
+def test_the_dialog_of_a_long_payload_opens_at_its_top(
     visit: Visit, server: Server, width: int
 ) -> None:
     index(server, "page_long", 1, metadata={f"field {number}": number for number in range(60)})
@@ -41,9 +41,10 @@ def test_a_long_payload_is_shown_from_its_beginning(
     assert details.evaluate("dialog => dialog.scrollTop") == 0
     expect(details.locator(".photo img")).to_be_in_viewport(ratio=0.9)
     close = details.get_by_role("button", name="Close")
-    for _ in range(2):  # scrolled to the top and to the bottom
+    for _ in range(2):  # at the top, then at the bottom
         place, around = close.bounding_box(), details.bounding_box()
-        assert place and around
+        assert place
+        assert around
         assert 0 <= place["y"] - around["y"] <= 16
         assert 0 <= around["x"] + around["width"] - place["x"] - place["width"] <= 32
         assert details.evaluate("dialog => (dialog.scrollTop = 9999, dialog.scrollTop)") > 500
@@ -51,42 +52,46 @@ def test_a_long_payload_is_shown_from_its_beginning(
     expect(details).to_be_hidden()
 
 
-def test_a_picture_is_forgotten_after_asking(visit: Visit, server: Server) -> None:
+def test_a_picture_is_removed_after_a_question(visit: Visit, server: Server) -> None:
     for number in range(3):
-        index(server, "page_forget", number, metadata={"title": f"no. {number}"})
-    visit.open("page_forget", "&q=a+circle")
+        index(server, "page_remove", number, metadata={"title": f"no. {number}"})
+    visit.open("page_remove", "&q=a+circle")
     last = visit.titles[2]
     visit.cards.nth(2).click()
-    forget = visit.page.get_by_role("button", name="Forget", exact=True)
-    forget.click()
+    remove = visit.page.get_by_role("button", name="Remove", exact=True)
+    remove.click()
     expect(visit.page.get_by_role("button", name="Keep it")).to_be_focused()
     visit.page.keyboard.press("Enter")
-    expect(forget).to_be_focused()
-    assert len(listed(server, "page_forget")) == 3
-    forget.click()
-    visit.page.get_by_role("button", name="Forget it").click()
+    expect(remove).to_be_focused()
+    assert len(listed(server, "page_remove")) == 3
+    remove.click()
+    visit.page.get_by_role("button", name="Remove it").click()
     expect(visit.cards).to_have_count(2)
     assert last not in visit.titles
     expect(visit.cards.nth(1)).to_be_focused()
-    expect(visit.page.locator("#status")).to_have_text(f"Forgotten: {last}")
-    assert {image["payload"]["title"] for image in listed(server, "page_forget")} == set(
+    expect(visit.page.locator("#status")).to_have_text(f"Removed: {last}")
+    assert {image["payload"]["title"] for image in listed(server, "page_remove")} == set(
         visit.titles
     )
 
 
-def test_forgetting_the_last_picture_says_how_to_add_one(visit: Visit, server: Server) -> None:
+def test_the_page_tells_how_to_add_pictures_when_the_last_one_is_removed(
+    visit: Visit, server: Server
+) -> None:
     for number, query in enumerate(("", "&q=a+circle")):
         index(server, "page_last", number, metadata={"title": f"no. {number}"})
         visit.open("page_last", query)
         visit.cards.first.click()
-        visit.page.get_by_role("button", name="Forget", exact=True).click()
-        visit.page.get_by_role("button", name="Forget it").click()
+        visit.page.get_by_role("button", name="Remove", exact=True).click()
+        visit.page.get_by_role("button", name="Remove it").click()
         expect(visit.page.locator("#empty")).to_be_visible()
-        expect(visit.page.locator("#status")).to_have_text(f"Forgotten: no. {number}")
+        expect(visit.page.locator("#status")).to_have_text(f"Removed: no. {number}")
         expect(visit.page.locator("[name=q]")).to_be_focused()
 
 
-def test_forgetting_all_that_is_shown_shows_the_next_ones(visit: Visit, server: Server) -> None:
+def test_the_next_pictures_appear_when_all_visible_ones_are_removed(
+    visit: Visit, server: Server
+) -> None:
     for number in range(2):
         index(server, "page_next", number, metadata={"title": f"no. {number}"})
     visit.page.route(
@@ -95,21 +100,21 @@ def test_forgetting_all_that_is_shown_shows_the_next_ones(visit: Visit, server: 
     visit.open("page_next")
     visit.cards.first.click()
     (gone,) = visit.titles
-    visit.page.get_by_role("button", name="Forget", exact=True).click()
-    visit.page.get_by_role("button", name="Forget it").click()
-    expect(visit.page.locator("#status")).to_have_text(f"Forgotten: {gone}")
+    visit.page.get_by_role("button", name="Remove", exact=True).click()
+    visit.page.get_by_role("button", name="Remove it").click()
+    expect(visit.page.locator("#status")).to_have_text(f"Removed: {gone}")
     expect(visit.cards).to_have_count(1)
     assert visit.titles != [gone]
 
 
-def test_a_failure_to_forget_is_said_in_the_dialog(visit: Visit, samples: list[Sample]) -> None:
+def test_the_dialog_shows_why_a_removal_failed(visit: Visit, samples: list[Sample]) -> None:
     visit.allowed = {503}
     visit.open()
     visit.cards.first.click()
-    visit.page.route("**/images/*?*", refuse(503, "the store is away"))
-    visit.page.get_by_role("button", name="Forget", exact=True).click()
-    visit.page.get_by_role("button", name="Forget it").click()
-    expect(visit.page.locator("#details").get_by_role("alert")).to_have_text("the store is away")
+    visit.page.route("**/images/*?*", reject(503, "some sentence"))
+    visit.page.get_by_role("button", name="Remove", exact=True).click()
+    visit.page.get_by_role("button", name="Remove it").click()
+    expect(visit.page.locator("#details").get_by_role("alert")).to_have_text("some sentence")
     expect(visit.page.locator("#details")).to_be_visible()
 
 
@@ -117,6 +122,6 @@ def test_a_picture_without_thumbnail_has_a_tile_with_its_title(
     visit: Visit, samples: list[Sample]
 ) -> None:
     visit.allowed = {404}
-    visit.page.route("**/thumbnail?*", refuse(404, "there is no thumbnail"))
+    visit.page.route("**/thumbnail?*", reject(404))
     visit.open(query="&q=a+circle")
     expect(visit.page.locator("#grid .missing").first).to_have_text(visit.titles[0])

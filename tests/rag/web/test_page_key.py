@@ -1,4 +1,4 @@
-"""The pages of a service with a key, in a real browser that reaches it by a name."""
+"""The search page and /docs of a service with a key, which the browser reaches by a name."""
 
 from __future__ import annotations
 
@@ -9,22 +9,21 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 from tests.support.bento.sockets import send, status_of
-from tests.support.page import CHROMIUM, Visit, needs_chromium, refuse, visit_of
+from tests.support.page import HOST, Visit, needs_chromium, reject, visit_of
 from tests.support.pictures import file_bytes, scene_image
 from tests.support.serving import Server, serving
 
 KEY, OTHER = "the-k3y", "an0ther"
-NAME = "encoder.example"
 
-pytestmark = needs_chromium
+pytestmark = [pytest.mark.browser, needs_chromium]
 
 
 @pytest.fixture(scope="module")
 def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A service with a key, public pages and three pictures, by a name that is not this host's."""
+    """Serve three pictures with two keys and public pages, under the name `HOST`."""
     with serving(
         tmp_path_factory.mktemp("locked"), API_KEY=f"{KEY},{OTHER}", UI_PUBLIC="true"
     ) as server:
@@ -35,42 +34,31 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
                 headers = {"X-API-Key": KEY}
                 http.post("/images", json=body, headers=headers).raise_for_status()
         port = server.url.rpartition(":")[2]
-        yield Server(f"http://{NAME}:{port}", server.pid, server.log)
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    expect.set_options(timeout=10_000)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=[f"--host-resolver-rules=MAP {NAME} 127.0.0.1"]
-        )
-        yield browser
-        browser.close()
+        yield Server(f"http://{HOST}:{port}", server.pid, server.log)
 
 
 @pytest.fixture
-def visit(chromium: Browser, locked: Server) -> Iterator[Visit]:
-    visit = visit_of(chromium, locked)
+def visit(browser: Browser, locked: Server) -> Iterator[Visit]:
+    visit = visit_of(browser, locked)
     visit.allowed = {401}
     yield visit
     visit.page.context.close()
-    assert visit.wrong == []  # violations of the policy, requests to other hosts, errors
+    assert visit.wrong == []
 
 
 def lock(page: Page) -> Locator:
-    return page.get_by_role("dialog", name="A key is needed")
+    return page.get_by_role("dialog", name="Key required")
 
 
 def expect_pictures(pictures: Locator, count: int = 3) -> None:
-    """Wait until so many pictures are shown and loaded."""
+    """Wait until `count` pictures are shown and loaded."""
     expect(pictures).to_have_count(count)
     for picture in pictures.all():
         expect(picture).to_have_js_property("naturalWidth", 200)
 
 
 def enter(page: Page, key: str = KEY) -> None:
-    """Give a key to the dialog that asks for one, which has the focus."""
+    """Type a key into the dialog, which has the focus."""
     expect(page.get_by_label("Key", exact=True)).to_be_focused()
     page.keyboard.type(key)
     page.keyboard.press("Enter")
@@ -81,14 +69,14 @@ def test_the_page_asks_for_the_key_and_shows_pictures_with_it(visit: Visit) -> N
     asked: dict[str, Any] = {}
     page.on("request", lambda request: asked.setdefault(request.url, request.headers))
     page.goto(f"{visit.url}/ui")
-    expect(page.get_by_label("Key", exact=True)).to_be_focused()  # nothing but the keyboard is used
+    expect(page.get_by_label("Key", exact=True)).to_be_focused()
     expect(lock(page)).to_have_accessible_description(
-        "This service answers only to those who have a key. Ask its operator for one."
+        "This service requires a key. Ask its operator for one."
     )
     for wrong in ("wrong", f"{KEY}x"):
         enter(page, wrong)
         expect(lock(page)).to_have_accessible_description(
-            "That key was not accepted. Try another one."
+            "The service did not accept this key. Try another one."
         )
         expect(page.get_by_label("Key", exact=True)).to_be_focused()
         expect(page.get_by_label("Key", exact=True)).to_have_attribute("aria-invalid", "true")
@@ -97,7 +85,7 @@ def test_the_page_asks_for_the_key_and_shows_pictures_with_it(visit: Visit) -> N
     expect_pictures(visit.cards.locator("img"))
     expect(page.locator("#collection")).to_have_text("3 pictures in daarion_images")
     asked.clear()
-    page.reload()  # it is kept as long as the tab
+    page.reload()  # the tab keeps the key
     expect_pictures(visit.cards.locator("img"))
     data = [url for url in asked if "/ui" not in url and url.startswith("http")]
     assert len(data) == 6  # /info, the collection, its pictures, their thumbnails
@@ -106,7 +94,7 @@ def test_the_page_asks_for_the_key_and_shows_pictures_with_it(visit: Visit) -> N
     assert page.evaluate("[localStorage.length, document.cookie]") == [0, ""]
 
 
-def test_a_search_and_its_pictures_are_asked_for_with_the_key(visit: Visit) -> None:
+def test_searches_and_thumbnails_are_requested_with_the_key(visit: Visit) -> None:
     page = visit.page
     page.goto(f"{visit.url}/ui")
     enter(page)
@@ -118,18 +106,18 @@ def test_a_search_and_its_pictures_are_asked_for_with_the_key(visit: Visit) -> N
     page.get_by_role("button", name="More like this").click()
     expect_pictures(page.locator("#chip-picture"), 1)
     visit.allowed |= {404}
-    page.route("**/thumbnail?*", refuse(404, "there is no thumbnail"))
+    page.route("**/thumbnail?*", reject(404))
     visit.cards.first.click()
     page.get_by_role("button", name="More like this").click()
     expect(page.locator("#chip-picture")).not_to_have_attribute("src", re.compile("."))
 
 
-def test_what_is_refused_later_is_asked_again_with_another_key(visit: Visit) -> None:
+def test_a_request_that_is_rejected_later_is_retried_with_the_next_key(visit: Visit) -> None:
     page = visit.page
     page.goto(f"{visit.url}/ui")
     enter(page)
     expect_pictures(visit.cards.locator("img"))
-    page.route("**/search", refuse(401, "another key is needed"), times=1)
+    page.route("**/search", reject(401), times=1)
     page.fill("[name=q]", "a red circle")
     page.press("[name=q]", "Enter")
     expect(lock(page)).to_be_visible()
@@ -139,7 +127,7 @@ def test_what_is_refused_later_is_asked_again_with_another_key(visit: Visit) -> 
     expect(page.locator("[name=q]")).to_have_value("a red circle")
 
 
-def test_what_was_under_way_with_the_old_key_is_asked_again_without_a_question(
+def test_a_request_sent_with_the_old_key_is_retried_without_another_question(
     visit: Visit,
 ) -> None:
     page = visit.page
@@ -148,26 +136,28 @@ def test_what_was_under_way_with_the_old_key_is_asked_again_without_a_question(
         "**/collections/*/images?*",
         lambda route: route.continue_() if held else held.append(route),
     )
-    page.route("**/collections/daarion_images", refuse(401, "no longer"), times=1)
+    page.route("**/collections/daarion_images", reject(401), times=1)
     page.goto(f"{visit.url}/ui")
     enter(page)
-    expect(lock(page)).to_have_accessible_description("That key was not accepted. Try another one.")
+    expect(lock(page)).to_have_accessible_description(
+        "The service did not accept this key. Try another one."
+    )
     enter(page, OTHER)
     expect(page.locator("#collection")).to_have_text("3 pictures in daarion_images")
-    refuse(401, "no longer")(held[0])
+    reject(401)(held[0])
     expect_pictures(visit.cards.locator("img"))
     expect(lock(page)).to_be_hidden()
 
 
-def test_who_has_no_key_is_told_and_may_try_again(visit: Visit) -> None:
+def test_a_user_without_a_key_is_told_and_can_try_again(visit: Visit) -> None:
     page = visit.page
     page.goto(f"{visit.url}/ui")
-    enter(page, "два слова")  # what no header can carry is not sent
+    enter(page, "два слова")  # a header cannot contain these characters
     expect(lock(page)).to_be_visible()
     page.keyboard.press("Escape")
     expect(lock(page)).to_be_hidden()
     alert = page.locator("main").get_by_role("alert")
-    expect(alert).to_contain_text("This service answers only to those who have a key")
+    expect(alert).to_contain_text("This service requires a key")
     alert.get_by_role("button", name="Try again").click()
     lock(page).get_by_role("button", name="Cancel").click()
     expect(lock(page)).to_be_hidden()
@@ -177,7 +167,7 @@ def test_who_has_no_key_is_told_and_may_try_again(visit: Visit) -> None:
 
 
 def test_nothing_else_is_behind_what_is_public(locked: Server) -> None:
-    here = replace(locked, url=locked.url.replace(NAME, "127.0.0.1"))
+    here = replace(locked, url=locked.url.replace(HOST, "127.0.0.1"))
     for path in ("/ui/style.css", "/docs/start.js", "/static_content/swagger-ui.css"):
         folder = path.rpartition("/")[0]
         for way in ("../info", "..%2Finfo", "%2e%2e/info", "/info", "..//info", "./../info"):

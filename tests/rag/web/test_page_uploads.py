@@ -7,16 +7,17 @@ from hashlib import sha256
 from pathlib import Path
 
 import httpx
+import pytest
 from playwright.sync_api import Locator, Route, expect
 
-from tests.support.page import Sample, Visit, index, listed, needs_chromium, refuse, transfer
+from tests.support.page import Sample, Visit, drop, index, listed, needs_chromium, reject
 from tests.support.pictures import file_bytes, scene_image
 from tests.support.serving import Server
 
-pytestmark = needs_chromium
+pytestmark = [pytest.mark.browser, needs_chromium]
 
 HOLD = """const plain = window.fetch;
-let held = 0;  // uploads that wait for release()
+let held = 0;  // uploads waiting for release()
 const released = new Promise((resolve) => (window.release = resolve));
 window.fetch = async (path, options) => {
   if (path === "images") {
@@ -28,7 +29,7 @@ window.fetch = async (path, options) => {
 
 
 def pictures(folder: Path, first: int, count: int) -> list[Path]:
-    """Write `count` scenes to files, from scene `first` on."""
+    """Write `count` scenes to files, starting with scene `first`."""
     files = [folder / f"picture {number}.png" for number in range(first, first + count)]
     for number, file in enumerate(files, first):
         file.write_bytes(file_bytes(scene_image(number)))
@@ -36,7 +37,7 @@ def pictures(folder: Path, first: int, count: int) -> list[Path]:
 
 
 def add(visit: Visit, files: list[Path], *, tenant: str = "", tags: str = "") -> Locator:
-    """Add files in the dialog; return the box that shows the progress."""
+    """Add files in the dialog. Return the box that shows the progress."""
     visit.page.get_by_role("button", name="Add pictures").click()
     visit.page.set_input_files("#files", files)
     visit.page.locator("#add [name=dao_id]").fill(tenant)
@@ -45,10 +46,10 @@ def add(visit: Visit, files: list[Path], *, tenant: str = "", tags: str = "") ->
     return visit.page.locator("#runs article").last
 
 
-def test_a_broken_file_among_good_ones_is_named_and_the_others_are_added(
+def test_a_file_that_is_not_a_picture_is_named_and_the_others_are_added(
     visit: Visit, server: Server, tmp_path: Path
 ) -> None:
-    visit.allowed = {404, 415}  # the collection does not exist at first
+    visit.allowed = {404, 415}  # the collection does not exist yet
     files = []
     for number in range(9):
         files.append(tmp_path / f"good {number}.png")
@@ -76,7 +77,9 @@ def test_a_broken_file_among_good_ones_is_named_and_the_others_are_added(
     run = visit.page.locator("#runs article")
     expect(run.locator("p")).to_have_text("9 pictures added, 1 could not be added")
     expect(run.locator("li")).to_have_count(1)
-    expect(run.locator("li")).to_contain_text("broken.png these bytes are not a picture")
+    expect(run.locator("li")).to_contain_text(
+        "broken.png The service cannot read this file as a picture"
+    )
     expect(visit.cards).to_have_count(9)
     expect(visit.page.locator("#empty")).to_be_hidden()
     assert visit.page.evaluate("window.most") == 4
@@ -91,14 +94,14 @@ def test_a_broken_file_among_good_ones_is_named_and_the_others_are_added(
     expect(visit.page.get_by_role("button", name="Add pictures")).to_be_focused()
     # add the same files again: nothing is embedded or listed twice
     run = add(visit, files[:3], tenant="museum", tags="mine, new")
-    expect(run.locator("p")).to_have_text("0 pictures added, 3 were there already")
+    expect(run.locator("p")).to_have_text("0 pictures added, 3 were already there")
     assert len(listed(server, "page_added")) == 9
 
 
-def test_what_is_there_already_keeps_all_that_is_known_of_it(
+def test_an_indexed_picture_keeps_its_payload_and_gets_missing_tags(
     visit: Visit, server: Server, tmp_path: Path
 ) -> None:
-    visit.allowed = {404}  # for a picture that is not indexed yet
+    visit.allowed = {404}  # for pictures that are not indexed yet
     held, new, copy = (tmp_path / f"{name}.png" for name in ("held", "new", "copy"))
     held.write_bytes(file_bytes(scene_image(200)))
     for file in (new, copy):
@@ -116,23 +119,24 @@ def test_what_is_there_already_keeps_all_that_is_known_of_it(
     (before,) = listed(server, "page_held")
     visit.open("page_held")
     run = add(visit, [held, new, copy], tenant="museum")
-    expect(run.locator("p")).to_have_text("1 picture added, 2 were there already")
+    expect(run.locator("p")).to_have_text("1 picture added, 2 were already there")
     images = listed(server, "page_held")
-    assert len(images) == 2 and before in images
-    run = add(visit, [held, new], tenant="museum", tags="mine, old")
-    expect(run.locator("p")).to_have_text("0 pictures added, 2 were there already")
-    images = {image["id"]: image for image in listed(server, "page_held")}
     assert len(images) == 2
-    after = images.pop(before["id"])
+    assert before in images
+    run = add(visit, [held, new], tenant="museum", tags="mine, old")
+    expect(run.locator("p")).to_have_text("0 pictures added, 2 were already there")
+    by_id = {image["id"]: image for image in listed(server, "page_held")}
+    assert len(by_id) == 2
+    after = by_id.pop(before["id"])
     assert after["payload"].pop("indexed_at") > before["payload"].pop("indexed_at")
     assert after == {**before, "payload": {**before["payload"], "tags": ["old", "mine"]}}
-    (other,) = images.values()
+    (other,) = by_id.values()
     assert other["payload"]["tags"] == ["mine", "old"]
     run = add(visit, [held], tenant="archive")
     expect(run.locator("p")).to_have_text("1 picture added")
 
 
-def test_the_dialog_opens_with_the_tenant_of_the_filter_and_no_tags(
+def test_the_dialog_opens_with_the_tenant_of_the_filter_and_without_tags(
     visit: Visit, samples: list[Sample]
 ) -> None:
     tenant, tags = (visit.page.locator(f"#add [name={name}]") for name in ("dao_id", "tags"))
@@ -149,40 +153,38 @@ def test_the_dialog_opens_with_the_tenant_of_the_filter_and_no_tags(
         visit.page.keyboard.press("Escape")
 
 
-def test_a_picture_dropped_to_be_added_is_added(
+def test_a_picture_dropped_on_add_is_added(
     visit: Visit, server: Server, samples: list[Sample]
 ) -> None:
     visit.allowed = {404}
     visit.open("page_dropped")
-    data = transfer(visit.page, samples[3].path)
-    visit.page.dispatch_event("body", "dragover", {"dataTransfer": data})
-    visit.page.dispatch_event("[data-drop=add]", "drop", {"dataTransfer": data})
+    drop(visit.page, samples[3].path, "add")
     visit.page.get_by_role("button", name="Add 1 picture", exact=True).click()
     expect(visit.cards).to_have_count(1)
     assert [image["dao_id"] for image in listed(server, "page_dropped")] == ["default"]
 
 
-def test_a_run_ends_when_the_service_goes_away(
+def test_an_upload_ends_when_the_service_becomes_unreachable(
     visit: Visit, samples: list[Sample], server: Server
 ) -> None:
     visit.open()
     tried = []
 
-    def refuse_connection(route: Route) -> None:
+    def abort(route: Route) -> None:
         tried.append(route)
         route.abort()
 
-    visit.page.route("**/search", refuse_connection)  # asks whether a picture is indexed already
+    visit.page.route("**/search", abort)  # the page asks whether a picture is indexed
     visit.page.set_input_files("#files", [sample.path for sample in samples[:12]])
     visit.page.get_by_role("button", name="Add 12 pictures").click()
     run = visit.page.locator("#runs article")
     expect(run.locator("p")).to_contain_text("0 pictures added")
-    expect(run.locator("p")).to_contain_text("left out")
+    expect(run.locator("p")).to_contain_text("skipped")
     expect(run.locator("li").first).to_contain_text("The service does not answer")
     assert len(tried) <= 8
 
 
-def test_a_file_that_cannot_be_read_is_named_and_holds_nothing_up(
+def test_an_unreadable_file_is_named_and_the_others_are_added(
     visit: Visit, server: Server, tmp_path: Path
 ) -> None:
     visit.allowed = {404}
@@ -194,7 +196,7 @@ def test_a_file_that_cannot_be_read_is_named_and_holds_nothing_up(
         };
         const digest = crypto.subtle.digest.bind(crypto.subtle);
         crypto.subtle.digest = async (name, bytes) => {
-          if (bytes.byteLength === 3) throw new Error("it is odd");
+          if (bytes.byteLength === 3) throw new Error("digest failed");
           return digest(name, bytes);
         };"""
     )
@@ -205,11 +207,13 @@ def test_a_file_that_cannot_be_read_is_named_and_holds_nothing_up(
     visit.open("page_unreadable")
     run = add(visit, files)
     expect(run.locator("p")).to_have_text("1 picture added, 2 could not be added")
-    expect(run.locator("li")).to_contain_text(["changed.png The file cannot be read.", "it is odd"])
-    expect(add(visit, [good]).locator("p")).to_have_text("0 pictures added, 1 was there already")
+    expect(run.locator("li")).to_contain_text(
+        ["changed.png This file cannot be read.", "digest failed"]
+    )
+    expect(add(visit, [good]).locator("p")).to_have_text("0 pictures added, 1 was already there")
 
 
-def test_pictures_are_added_where_a_search_found_an_empty_collection(
+def test_pictures_added_to_an_empty_collection_appear_in_the_search(
     visit: Visit, tmp_path: Path
 ) -> None:
     visit.allowed = {404}
@@ -220,7 +224,7 @@ def test_pictures_are_added_where_a_search_found_an_empty_collection(
     expect(visit.page.locator("#empty")).to_be_hidden()
 
 
-def test_the_end_of_an_upload_leaves_the_reader_where_they_are(
+def test_a_finished_upload_keeps_the_results_and_the_focus(
     visit: Visit, server: Server, tmp_path: Path
 ) -> None:
     visit.allowed = {404}
@@ -237,7 +241,7 @@ def test_the_end_of_an_upload_leaves_the_reader_where_they_are(
     expect(visit.cards).to_have_count(2)
 
 
-def test_stop_lets_finish_what_is_under_way_and_ends_what_waits_at_once(
+def test_stop_lets_requests_under_way_finish_and_skips_the_rest(
     visit: Visit, server: Server, tmp_path: Path
 ) -> None:
     visit.allowed = {404}
@@ -250,25 +254,25 @@ def test_stop_lets_finish_what_is_under_way_and_ends_what_waits_at_once(
     add(visit, files[6:])
     expect(second.locator("p")).to_have_text("Adding 2 pictures")
     second.get_by_role("button", name="Stop").click()
-    expect(second.locator("p")).to_have_text("0 pictures added, 2 were left out")
+    expect(second.locator("p")).to_have_text("0 pictures added, 2 skipped")
     first.get_by_role("button", name="Stop").click()
     visit.page.evaluate("release()")
-    expect(first.locator("p")).to_have_text("4 pictures added, 2 were left out")
+    expect(first.locator("p")).to_have_text("4 pictures added, 2 skipped")
     assert len(listed(server, "page_stopped")) == 4
     expect(add(visit, files[6:]).locator("p")).to_have_text("2 pictures added")
 
 
-def test_stop_ends_the_waiting_for_a_busy_service(visit: Visit, tmp_path: Path) -> None:
+def test_stop_ends_the_wait_for_a_busy_service(visit: Visit, tmp_path: Path) -> None:
     visit.allowed = {404, 429}
     visit.open("page_busy")
-    visit.page.route("**/search", refuse(429, "busy", **{"Retry-After": "10"}))
+    visit.page.route("**/search", reject(429, **{"Retry-After": "10"}))
     with visit.page.expect_response("**/search"):
         run = add(visit, pictures(tmp_path, 230, 1))
     run.get_by_role("button", name="Stop").click()
-    expect(run.locator("p")).to_have_text("0 pictures added, 1 was left out")
+    expect(run.locator("p")).to_have_text("0 pictures added, 1 skipped")
 
 
-def test_leaving_during_an_upload_is_asked_about(visit: Visit, tmp_path: Path) -> None:
+def test_the_browser_asks_before_leaving_during_an_upload(visit: Visit, tmp_path: Path) -> None:
     visit.allowed = {404}
     visit.page.add_init_script(HOLD)
     visit.open("page_leaving")
@@ -284,11 +288,11 @@ def test_leaving_during_an_upload_is_asked_about(visit: Visit, tmp_path: Path) -
         visit.page.close(run_before_unload=True)
 
 
-def test_a_file_that_is_too_large_is_not_sent(
+def test_a_file_that_is_too_large_is_rejected_before_it_is_sent(
     visit: Visit, server: Server, samples: list[Sample]
 ) -> None:
     limit = httpx.get(f"{server.url}/info").json() | {"max_image_bytes": 100}
     visit.page.route("**/info", lambda route: route.fulfill(json=limit))
     visit.open()
     visit.page.set_input_files("#example", samples[0].path)
-    expect(visit.page.locator("#alert")).to_contain_text("The file has 1 MB; at most 0 MB")
+    expect(visit.page.locator("#alert")).to_contain_text("This file has 1 MB. The limit is 0 MB")
