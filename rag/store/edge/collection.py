@@ -64,9 +64,9 @@ FLUSH_SECONDS: Final = 1.0
 CANDIDATES: Final = 1000
 
 
-@dataclass(frozen=True)
+@dataclass
 class Limits:
-    """Limits of the embedded store, which tests change."""
+    """The limits of an embedded store, which tests change."""
 
     min_free_bytes: int = MIN_FREE_BYTES
     flush_points: int = FLUSH_POINTS
