@@ -121,7 +121,7 @@ def test_a_damaged_shard_makes_the_store_unavailable(folder: Path) -> None:
     (folder / SHARD / "edge_config.json").write_text("{")
     with (
         closing(EdgeStore(folder)) as store,
-        pytest.raises(StoreUnavailable, match="the embedded store in .* failed"),
+        pytest.raises(StoreUnavailable, match="failed: "),
     ):
         store.open("a", CLIP)
 

@@ -122,7 +122,7 @@ def test_the_log_repairs_files_of_different_age(folder: Path, part: str) -> None
 
 
 def test_a_collection_of_format_1_is_read_and_written(folder: Path) -> None:
-    """Format 1 had neither 4-bit vectors nor, in this test, payload indexes."""
+    """Write format 1, which has no 4-bit vectors, with the engine itself."""
     points = make_points(MANY)
     version = folder / "a" / CLIP.generation
     version.mkdir(parents=True)
