@@ -179,10 +179,8 @@ def test_a_missing_collection_is_not_retried(
 
 
 def test_a_store_closed_during_a_retry_reports_it(loopback: Loopback) -> None:
-    def close(_: float) -> None:
-        store.close()
-
-    store = loopback.impatient(close)
+    store: ServerStore
+    store = loopback.impatient(lambda _: store.close())
     collection = store.open("a", CLIP)
     loopback.faults = [Fault("Count", grpc.StatusCode.UNAVAILABLE)]
     with pytest.raises(StoreUnavailable, match="is closed"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Callable
 from contextlib import closing
 
 import pytest
@@ -35,7 +36,11 @@ def test_a_closed_port_is_an_error_within_seconds() -> None:
     with closing(
         open_store(settings(qdrant_host="127.0.0.1", qdrant_port=port, qdrant_grpc_port=port))
     ) as store:
-        for call in (lambda: store.open("a", CLIP), lambda: store.published("a")):
+        calls: list[Callable[[], object]] = [
+            lambda: store.open("a", CLIP),
+            lambda: store.published("a"),
+        ]
+        for call in calls:
             with pytest.raises(StoreUnavailable, match=rf"127\.0\.0\.1:{port}.*QDRANT_HOST"):
                 call()
     assert time.monotonic() - started < 5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
@@ -178,7 +179,11 @@ def test_a_collection_without_an_identity_is_rejected(loopback: Loopback) -> Non
     create_by_hand(loopback)
     loopback.data.upsert("a", [models.PointStruct(id=1, vector=[1.0] * DIM, payload={})])
     with closing(loopback.connect()) as store:
-        for call in (lambda: store.open("a", CLIP), lambda: store.published("a")):
+        calls: list[Callable[[], object]] = [
+            lambda: store.open("a", CLIP),
+            lambda: store.published("a"),
+        ]
+        for call in calls:
             with pytest.raises(CollectionMismatch, match="does not record which model"):
                 call()
 

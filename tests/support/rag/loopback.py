@@ -234,9 +234,11 @@ class Points(points_rpc.PointsServicer):
 
     def Query(self, request: Any, context: Any) -> Any:
         threshold = request.score_threshold if request.HasField("score_threshold") else None
+        query = GrpcToRest.convert_query(request.query)
+        assert isinstance(query, models.NearestQuery)
         found = self._data.query_points(
             request.collection_name,
-            GrpcToRest.convert_query(request.query).nearest,
+            query.nearest,
             query_filter=condition(request),
             limit=request.limit,
             offset=request.offset,
