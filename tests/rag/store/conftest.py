@@ -33,7 +33,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
         yield folder
 
 
-@pytest.fixture(params=["embedded", "local", "grpc", "server"])
+@pytest.fixture(params=["embedded", "grpc", "server"])
 def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
     with quick_folder(tmp_path) as folder:
         shared = request.getfixturevalue("shared_loopback") if request.param == "grpc" else None

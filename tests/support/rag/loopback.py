@@ -15,6 +15,7 @@ from qdrant_client import grpc as wire
 from qdrant_client.conversions.conversion import GrpcToRest, RestToGrpc
 from qdrant_client.grpc import collections_service_pb2_grpc as collections_rpc
 from qdrant_client.grpc import points_service_pb2_grpc as points_rpc
+from qdrant_client.local.qdrant_local import QdrantLocal
 
 from rag.store.interface import Store
 from rag.store.opening import open_store
@@ -41,7 +42,7 @@ class Loopback:
     """
 
     def __init__(self) -> None:
-        self.data = QdrantClient(":memory:")
+        self.data = QdrantLocal(":memory:")
         self.calls: list[str] = []
         self.writes: list[Any] = []
         self.faults: list[Fault] = []
@@ -234,11 +235,9 @@ class Points(points_rpc.PointsServicer):
 
     def Query(self, request: Any, context: Any) -> Any:
         threshold = request.score_threshold if request.HasField("score_threshold") else None
-        query = GrpcToRest.convert_query(request.query)
-        assert isinstance(query, models.NearestQuery)
         found = self._data.query_points(
             request.collection_name,
-            query.nearest,
+            GrpcToRest.convert_query(request.query),
             query_filter=condition(request),
             limit=request.limit,
             offset=request.offset,

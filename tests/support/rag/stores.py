@@ -44,8 +44,6 @@ class Engine:
 def connector(kind: str, folder: Path, loopback: Loopback | None) -> Callable[[], Store]:
     if kind == "embedded":
         return lambda: EdgeStore(folder)
-    if kind == "local":
-        return lambda: ServerStore(QdrantClient(":memory:"))
     if kind == "local-files":
         return lambda: ServerStore(QdrantClient(path=str(folder)))
     if loopback is not None:
