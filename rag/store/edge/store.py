@@ -47,7 +47,7 @@ class EdgeStore:
         self._pid = os.getpid()
         self._guard = threading.RLock()
         self._open: dict[Path, EdgeCollection] = {}
-        # The published ones of `_open`. Only this process can publish, so they stay correct.
+        # The published collections of `_open`. Only this process can publish, so they stay valid.
         self._published: dict[str, EdgeCollection] = {}
         self._lock_file: int | None = _lock(path)
         remove_leftovers(path)
