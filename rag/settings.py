@@ -13,7 +13,7 @@ _HOST: Final = re.compile(r"[\w.-]+|\[[\da-fA-F:.]+\]")
 
 
 class RagSettings(BaseSettings):
-    """Where pictures are indexed and searched. Every field is a variable of the same name.
+    """Where image search stores its data. Each field is set by the variable of the same name.
 
     An empty variable counts as unset.
     """
@@ -22,54 +22,79 @@ class RagSettings(BaseSettings):
         env_file=".env",
         env_ignore_empty=True,
         extra="ignore",
-        hide_input_in_errors=True,  # the key may be in it
+        hide_input_in_errors=True,  # the input may contain the API key
     )
 
-    qdrant_enabled: bool = Field(False, description="Serve search and its routes.")
+    qdrant_enabled: bool = Field(
+        False,
+        description="Serve image search (`/images` and `/search`). `make serve` and `make demo` "
+        "turn it on.",
+    )
     qdrant_host: str | None = Field(
-        None, description="A Qdrant server; without it the embedded store at QDRANT_PATH."
+        None,
+        description="Host name or address of a Qdrant server (1.16 or newer), optionally with "
+        "`http://` or `https://`. If it is not set, the service uses the embedded store.",
     )
-    qdrant_port: int = Field(6333, ge=1, le=65535)
-    qdrant_grpc_port: int = Field(6334, ge=1, le=65535)
-    qdrant_api_key: SecretStr | None = None
-    qdrant_path: Path = Field(Path(".data/qdrant"), description="Folder of the embedded store.")
+    qdrant_port: int = Field(6333, ge=1, le=65535, description="HTTP port of the Qdrant server.")
+    qdrant_grpc_port: int = Field(
+        6334, ge=1, le=65535, description="gRPC port of the Qdrant server."
+    )
+    qdrant_api_key: SecretStr | None = Field(
+        None,
+        description="API key for the Qdrant server. Setting it turns on TLS, unless `QDRANT_HOST` "
+        "starts with `http://`.",
+    )
+    qdrant_path: Path = Field(
+        Path(".data/qdrant"),
+        description="Folder of the embedded store. Only one process can use it at a time.",
+    )
     thumbnails_path: Path = Field(
-        Path(".data/thumbnails"), description="Folder of the search page's previews."
+        Path(".data/thumbnails"),
+        description="Folder for the thumbnails that the search page shows.",
     )
-    image_search_collection: str = Field("daarion_images", pattern=r"^[A-Za-z0-9_-]{1,64}$")
-    image_search_default_top_k: int = Field(5, ge=1, le=1000)
+    image_search_collection: str = Field(
+        "daarion_images",
+        pattern=r"^[A-Za-z0-9_-]{1,64}$",
+        description="Collection to use when a request or command does not name one.",
+    )
+    image_search_default_top_k: int = Field(
+        5,
+        ge=1,
+        le=1000,
+        description="Number of hits to return when a search does not set `top_k`.",
+    )
 
     @property
     def key(self) -> str:
-        """The API key of the Qdrant server, empty without one."""
+        """The API key of the Qdrant server, or an empty string."""
         return self.qdrant_api_key.get_secret_value() if self.qdrant_api_key else ""
 
     def server(self) -> tuple[str, str]:
-        """Return scheme and host of the Qdrant server. Raises `ValueError` when it is no host.
+        """Return the scheme and host of the Qdrant server.
 
-        Without `http://` or `https://` before it the connection is encrypted when there is an API
-        key, as in qdrant-client.
+        If QDRANT_HOST has no scheme, the connection is encrypted when there is an API key, as in
+        qdrant-client. Raises `ValueError` if QDRANT_HOST is not a host name or address.
         """
         scheme, _, host = (self.qdrant_host or "").rstrip("/").rpartition("://")
         if scheme not in ("", "http", "https") or not _HOST.fullmatch(host):
             raise ValueError(
-                f"QDRANT_HOST is {self.qdrant_host!r}: it must be a host name or address, with "
-                "http:// or https:// before it if need be; the ports are QDRANT_PORT and "
-                "QDRANT_GRPC_PORT"
+                f"QDRANT_HOST is {self.qdrant_host!r}, but it must be a host name or address, "
+                "optionally with http:// or https:// before it. Set the ports with QDRANT_PORT "
+                "and QDRANT_GRPC_PORT"
             )
         return scheme or ("https" if self.key else "http"), host
 
     @property
     def store(self) -> str:
-        """Where the pictures are, in words."""
+        """A description of the store for the log."""
         if not self.qdrant_enabled:
             return "off"
         return self.qdrant_host or f"embedded at {self.qdrant_path}"
 
     def check_workers(self, workers: int) -> None:
-        """Raise `SystemExit` unless so many processes can use the store."""
+        """Exit with an error if several workers would share the embedded store."""
         if workers > 1 and self.qdrant_enabled and not self.qdrant_host:
             raise SystemExit(
-                f"WORKERS={workers} cannot share the embedded store at QDRANT_PATH, which one "
-                "process owns: set QDRANT_HOST to a Qdrant server, or WORKERS=1"
+                f"WORKERS={workers}: several workers cannot share the embedded store at "
+                "QDRANT_PATH. Set WORKERS=1, or set QDRANT_HOST to use a Qdrant server"
             )

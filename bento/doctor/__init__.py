@@ -1,0 +1,1 @@
+"""Checks whether this machine can run the service (`make gpu-check`)."""

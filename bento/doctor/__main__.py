@@ -1,4 +1,4 @@
-"""Whether this machine can run the service with these settings: `python -m bento.doctor`."""
+"""`python -m bento.doctor`: check whether this machine can run the service as configured."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ T = TypeVar("T")
 
 
 def examine(machine: Machine) -> dict[str, Finding]:
-    """Return the findings of all checks that the settings allow, by their names."""
+    """Return the findings by the names of the checks. Unusable settings leave out some checks."""
     settings, wrong = _read(Settings)
     qdrant, wrong_too = _read(RagSettings)
     device = settings.device if settings else "auto"
     name, pretrained = (settings.model_name, settings.model_pretrained) if settings else ("", "")
-    seen = _settled(
+    seen = _bounded(
         LOOK_SECONDS + 5,
         lambda: machine.look(name, pretrained, device),
         lambda why: Seen(torch_error=why, model_error=why, driver_error=why, devices_error=why),
     )
     checks: dict[str, Callable[[], Finding]] = {}
     if wrong or wrong_too:
-        remedy = "correct that in the environment or in .env; .env.example shows what is usual"
+        remedy = "correct it in the environment or in .env; .env.example shows the usual values"
         found = "; ".join(filter(None, (wrong, wrong_too)))
         checks["settings"] = partial(Finding, "failed", found, remedy)
     checks["python"] = partial(check_python, machine)
@@ -66,28 +66,28 @@ def examine(machine: Machine) -> dict[str, Finding]:
         checks["Qdrant"] = partial(check_qdrant, qdrant, workers, machine)
     if settings:
         checks["port"] = partial(check_port, settings, machine)
-    failed = partial(Finding, "failed", remedy="look at this by hand: the check itself failed")
-    return {name: _settled(machine.seconds, check, failed) for name, check in checks.items()}
+    failed = partial(Finding, "failed", remedy="check this by hand: the check itself failed")
+    return {name: _bounded(machine.seconds, check, failed) for name, check in checks.items()}
 
 
 def _read(kind: type[S]) -> tuple[S | None, str]:
-    """Return settings, or what is wrong with them."""
+    """Return the settings and no error, or None and a description of the error."""
     try:
         return kind(), ""
     except ValidationError as error:
         return None, describe(error)
-    except (OSError, ValueError) as error:  # a .env that cannot be read
+    except (OSError, ValueError) as error:  # the .env file is not readable
         return None, f".env: {words(error)}"
 
 
-def _settled(seconds: float, work: Callable[[], T], otherwise: Callable[[str], T]) -> T:
-    """Return what `work` does, or `otherwise` with the reason when it raises or takes too long."""
+def _bounded(seconds: float, work: Callable[[], T], otherwise: Callable[[str], T]) -> T:
+    """Return the result of `work`, or `otherwise(reason)` if it raises or takes too long."""
     results: list[T] = []
 
     def run_it() -> None:
         try:
             results.append(work())
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a broken check must not hide the others
             results.append(otherwise(words(error)))
 
     thread = threading.Thread(target=run_it, daemon=True)
@@ -97,26 +97,32 @@ def _settled(seconds: float, work: Callable[[], T], otherwise: Callable[[str], T
 
 
 def main(argv: Sequence[str] | None = None, machine: Machine | None = None) -> int:
-    """Print the findings and return 0, or 1 when something that is needed failed."""
+    """Print the findings and return the exit status: 0, or 1 if a required check failed."""
     parser = argparse.ArgumentParser(
         prog="python -m bento.doctor",
-        description="Say whether this machine can run the service with the settings of the "
-        "environment or .env: Python, GPU, memory, weights, Qdrant, port. Nothing is changed "
-        "or downloaded.",
-        epilog="Exit status: 0, or 1 when something that is needed failed.",
+        description="Check whether this machine can run the service with the settings from the "
+        "environment or .env: Python, GPU, memory, weights, Qdrant and port. The check changes "
+        "and downloads nothing.",
+        epilog="Exit status: 0 if this machine can run the service, 1 if a required check failed.",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object, no table")
+    parser.add_argument(
+        "--json", action="store_true", help="print a JSON object instead of a table"
+    )
     options = parser.parse_args(argv)
     findings = examine(machine or Machine())
     ok = all(finding.status != "failed" for finding in findings.values())
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal without ✓
+        sys.stdout.reconfigure(errors="replace")  # the encoding may lack ✓
     if options.json:
         checks = [{"name": name, **finding._asdict()} for name, finding in findings.items()]
         print(json.dumps({"ok": ok, "checks": checks}))
     else:
         _print_table(findings)
-        print("This machine can run the service." if ok else "Something that is needed failed.")
+        print(
+            "This machine can run the service."
+            if ok
+            else "This machine cannot run the service: fix the failed checks."
+        )
     return 0 if ok else 1
 
 

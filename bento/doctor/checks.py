@@ -1,4 +1,4 @@
-"""The checks of `bento.doctor`: each looks at one thing that the service needs."""
+"""The checks of `bento.doctor`, one for each requirement of the service."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import os
 import re
 import shutil
 import socket
+import ssl
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
@@ -21,23 +23,23 @@ from bento.settings import Settings
 from rag.settings import RagSettings
 
 CHECK_SECONDS: Final = 20.0
-OVERHEAD: Final = 1_000_000_000  # bytes for the activations of a batch and for the framework
-LOADING: Final = 8  # bytes of memory for each parameter: float32, the checkpoint beside the model
-ON_GPU: Final = 4  # bytes of GPU memory for each
-MIN_DISK: Final = 256 << 20  # bytes that the embedded store wants to be free
+OVERHEAD: Final = 1_000_000_000  # bytes for the framework and the activations of a batch
+LOADING: Final = 8  # bytes of memory per parameter: the model and the checkpoint, both in float32
+ON_GPU: Final = 4  # bytes of GPU memory per parameter
+MIN_DISK: Final = 256 << 20  # free bytes that the embedded store needs
 _OFFLINE: Final = (
-    "copy the cache of a machine that has them (HF_HOME), or set MODEL_PRETRAINED to a "
-    "checkpoint file, or MODEL_NAME=local-dir:PATH (the bundled model is local-dir:models/shapes)"
+    "copy the cache (HF_HOME) from a machine that has them, set MODEL_PRETRAINED to a checkpoint "
+    "file, or set MODEL_NAME=local-dir:PATH (the bundled model is local-dir:models/shapes)"
 )
-_LOCAL: Final = "local-dir: needs a folder with open_clip_config.json and its weights"
+_LOCAL: Final = "set MODEL_NAME=local-dir:PATH to a folder with open_clip_config.json and weights"
 _ALLOWED: Final = (
-    "choose a model and tag of open_clip.list_pretrained(), a checkpoint file as "
-    "MODEL_PRETRAINED, hf-hub:org/name, or local-dir:PATH"
+    "set MODEL_NAME and MODEL_PRETRAINED to a pair from open_clip.list_pretrained(), "
+    "MODEL_PRETRAINED to a checkpoint file, or MODEL_NAME to hf-hub:org/name or local-dir:PATH"
 )
 
 
 class Finding(NamedTuple):
-    """What a check found, and what to do about it when it failed."""
+    """The result of a check, and a remedy if it failed."""
 
     status: Literal["ok", "failed", "not_needed"]
     found: str
@@ -45,7 +47,7 @@ class Finding(NamedTuple):
 
 
 def available_ram(root: Path = Path("/")) -> int:
-    """Return the bytes of memory that are free, or the limit of the container if that is lower."""
+    """Return the available memory in bytes, or the container's limit if that is lower."""
     amounts = []
     try:
         kilobytes = re.search(r"MemAvailable:\s+(\d+)", (root / "proc/meminfo").read_text())
@@ -55,14 +57,14 @@ def available_ram(root: Path = Path("/")) -> int:
     for limit in ("memory.max", "memory/memory.limit_in_bytes"):  # cgroup v2, v1
         try:
             amounts.append(int((root / "sys/fs/cgroup" / limit).read_text()))
-        except (OSError, ValueError):  # not there, or "max"
+        except (OSError, ValueError):  # no such file, or "max"
             continue
     return min(amounts)
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What the checks ask; the defaults are this machine."""
+    """The sources of the checks' data. The defaults examine this machine."""
 
     python: tuple[int, ...] = sys.version_info[:3]
     look: Callable[[str, str, str], Seen] = look
@@ -76,11 +78,20 @@ class Machine:
     def ask(
         self, method: str, url: str, headers: dict[str, str] | None = None, *, proxied: bool = True
     ) -> httpx.Response:
-        """Return the answer to an HTTP request, through a proxy if the environment names one."""
+        """Return the answer to an HTTP request, through the environment's proxy if `proxied`."""
         with httpx.Client(
-            timeout=ANSWER_SECONDS, transport=self.transport, trust_env=proxied, headers=headers
+            timeout=ANSWER_SECONDS,
+            transport=self.transport,
+            trust_env=proxied,
+            headers=headers,
+            verify=_tls(),
         ) as client:
             return client.request(method, url)
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    return httpx.create_ssl_context()  # takes tens of milliseconds
 
 
 def check_python(machine: Machine) -> Finding:
@@ -92,64 +103,66 @@ def check_python(machine: Machine) -> Finding:
 
 
 def check_driver(device: str, seen: Seen) -> Finding:
-    """Check that an NVIDIA driver answers and has a GPU."""
+    """Check that there is an NVIDIA driver, and that it has a GPU."""
     problem = ""
     if not seen.available and seen.driver_error:
         problem = f"no NVIDIA driver: {seen.driver_error}"
     elif not seen.available and not seen.gpus:
-        problem = f"driver {seen.driver} has no GPU"
+        problem = f"driver {seen.driver} finds no GPU"
     remedy = (
-        "install the NVIDIA driver (after an update, restart the machine); start a container with "
-        "the GPU: docker run --gpus all, or docker-compose.gpu.yml"
+        "install the NVIDIA driver, and restart the machine after an update; give a container "
+        "access to the GPU with docker run --gpus all or docker-compose.gpu.yml"
     )
     found = f"driver {seen.driver}: {', '.join(seen.gpus)}"
-    return _gpu(device, seen, "torch reaches it" if seen.driver_error else found, problem, remedy)
+    return _gpu(
+        device, seen, "torch can use the GPU" if seen.driver_error else found, problem, remedy
+    )
 
 
 def check_cuda(device: str, seen: Seen) -> Finding:
-    """Check that torch is built for a CUDA that the driver knows."""
+    """Check that the driver supports the CUDA version that torch is built for."""
     if seen.torch_error:
         return Finding("failed", f"torch cannot be imported: {seen.torch_error}", "make install")
     built = f"torch {seen.torch} is built for CUDA {seen.cuda}"
     if not seen.cuda:
         problem = f"torch {seen.torch} is built without CUDA"
-        remedy = "install a torch that is built for CUDA (pytorch.org/get-started/locally)"
+        remedy = "install a torch build for CUDA (pytorch.org/get-started/locally)"
     elif not seen.driver:
-        problem = "" if seen.available else f"{built}; there is no driver for it"
-        remedy = "see the GPU driver, above"
+        problem = "" if seen.available else f"{built}, but there is no NVIDIA driver"
+        remedy = "fix the GPU driver, above"
     else:
-        problem = "" if seen.available else f"{built} and does not get on: {seen.devices_error}"
-        remedy = f"install a newer NVIDIA driver, or a torch built for CUDA {seen.driver_cuda}"
+        problem = "" if seen.available else f"{built}, but cannot use the GPU: {seen.devices_error}"
+        remedy = f"install a newer NVIDIA driver, or a torch build for CUDA {seen.driver_cuda}"
         if _version(seen.driver_cuda) >= _version(seen.cuda):
             remedy = (
-                "the driver is new enough: look whether CUDA_VISIBLE_DEVICES hides the GPU, and "
-                "whether NVIDIA_DRIVER_CAPABILITIES has compute"
+                "the driver is new enough: check that CUDA_VISIBLE_DEVICES does not hide the GPU, "
+                "and that NVIDIA_DRIVER_CAPABILITIES includes compute"
             )
-    found = f"{built}, the driver knows {seen.driver_cuda or 'it'}"
+    found = f"{built}, the driver supports {seen.driver_cuda or 'it'}"
     return _gpu(device, seen, found, problem, remedy)
 
 
 def check_torch(device: str, seen: Seen) -> Finding:
-    """Check that torch sees the GPU of DEVICE, and that this one computes."""
+    """Check that torch sees the GPU that DEVICE names, and can compute on it."""
     count, gpu = len(seen.devices), index(device)
-    found = f"{count} seen: {', '.join(seen.devices)}"
-    problem, remedy = "", "see the GPU driver and CUDA, above"
+    found = f"torch sees {count}: {', '.join(seen.devices)}"
+    problem, remedy = "", "fix the GPU driver and CUDA, above"
     if not count:
         problem = f"torch sees no GPU{': ' * bool(seen.devices_error)}{seen.devices_error}"
     elif gpu >= count:
         problem = f"DEVICE={device}, but {found}"
-        remedy = f"set DEVICE to one of auto, cpu{''.join(f', cuda:{i}' for i in range(count))}"
+        remedy = f"set DEVICE to one of: auto, cpu{''.join(f', cuda:{i}' for i in range(count))}"
     elif seen.product_error:
-        problem = f"{seen.devices[gpu]} does not compute: {seen.product_error}"
-        remedy = "look at nvidia-smi and dmesg (Xid), restart the machine, or set DEVICE=cpu"
+        problem = f"{seen.devices[gpu]} cannot compute: {seen.product_error}"
+        remedy = "check nvidia-smi and dmesg (Xid), restart the machine, or set DEVICE=cpu"
     elif _uses_gpu(device, seen):
-        found += f"; cuda:{gpu} computes"
+        found += f"; cuda:{gpu} can compute"
     return _gpu(device, seen, found, problem, remedy)
 
 
 def _gpu(device: str, seen: Seen, found: str, problem: str, remedy: str) -> Finding:
     if not _uses_gpu(device, seen):
-        return Finding("not_needed", f"{problem or found}; DEVICE={device} takes the CPU")
+        return Finding("not_needed", f"{problem or found}; DEVICE={device} uses the CPU")
     return Finding("failed", problem, remedy) if problem else Finding("ok", found)
 
 
@@ -162,29 +175,31 @@ def _version(text: str) -> tuple[int, ...]:
 
 
 def check_memory(settings: Settings, seen: Seen, machine: Machine) -> Finding:
-    """Check that the model of each worker has room where it is loaded, and where it computes."""
+    """Check that memory, and GPU memory if it is used, can hold the model of each worker."""
     on_gpu = _uses_gpu(settings.device, seen)
     places = [("memory", machine.ram(), LOADING * seen.parameters + OVERHEAD)]
     if on_gpu:
         places.append(("GPU memory", seen.free, ON_GPU * seen.parameters + OVERHEAD))
     if not seen.parameters:
         available = ", ".join(f"{free / 1e9:.1f} GB of {what}" for what, free, _ in places)
-        found = f"how much {settings.model_name} needs is not known; {available} available"
+        found = f"the memory that {settings.model_name} needs is unknown; {available} available"
         return Finding("not_needed", found)
     found = ", ".join(
-        f"{free / 1e9:.1f} GB of {what} available and {settings.workers * each / 1e9:.1f} GB needed"
+        f"{free / 1e9:.1f} GB of {what} available, {settings.workers * each / 1e9:.1f} GB needed"
         for what, free, each in places
     )
-    found += f" (WORKERS={settings.workers}, each {seen.parameters / 1e6:.1f} M parameters)"
+    found += f" (WORKERS={settings.workers}, {seen.parameters / 1e6:.1f} M parameters each)"
     if on_gpu and not seen.free:
-        return Finding("failed", found, "see the GPU driver and CUDA, above")
+        return Finding("failed", found, "fix the GPU driver and CUDA, above")
     if any(free < settings.workers * each for _, free, each in places):
-        return Finding("failed", found, "free some memory, lower WORKERS or take a smaller model")
+        return Finding(
+            "failed", found, "free some memory, lower WORKERS, or choose a smaller model"
+        )
     return Finding("ok", found)
 
 
 def check_container(seen: Seen, machine: Machine) -> Finding:
-    """Check for docker or podman, which only images and compose need."""
+    """Check for docker or podman, which the service itself does not need."""
     silent = []
     for name, version in (("docker", "{{.Server.Version}}"), ("podman", "{{.Client.Version}}")):
         if not machine.which(name):
@@ -194,15 +209,15 @@ def check_container(seen: Seen, machine: Machine) -> Finding:
             found = f"{name} {output.strip()}"
             if name == "docker" and seen.gpus:
                 tools = filter(machine.which, ("nvidia-container-runtime", "nvidia-ctk"))
-                found += f", {next(tools, 'no nvidia-container-runtime or nvidia-ctk')} found"
+                found += f" with {next(tools, 'neither nvidia-container-runtime nor nvidia-ctk')}"
             return Finding("ok", found)
         silent.append(f"{name} does not answer ({said})")
     found = "; ".join(silent) or "neither docker nor podman found"
-    return Finding("not_needed", f"{found}; only make image and compose need one")
+    return Finding("not_needed", f"{found}; only make image and compose need it")
 
 
 def check_weights(settings: Settings, seen: Seen, machine: Machine) -> Finding:
-    """Check that the weights and the tokenizer are here, or can be fetched."""
+    """Check that the weights and the tokenizer are in the cache, or can be downloaded."""
     name = f"MODEL_NAME={settings.model_name} MODEL_PRETRAINED={settings.model_pretrained}"
     if seen.model_error or seen.torch_error:
         local = settings.model_name.startswith("local-dir:")
@@ -212,16 +227,16 @@ def check_weights(settings: Settings, seen: Seen, machine: Machine) -> Finding:
         return Finding("ok", seen.weights)
     missing = f"{name}: {seen.lacking} not in the cache"
     if not seen.source:
-        return Finding("failed", f"{missing}, and HF_HUB_OFFLINE forbids fetching", _OFFLINE)
+        return Finding("failed", f"{missing}, and HF_HUB_OFFLINE forbids downloads", _OFFLINE)
     try:
         status = machine.ask("HEAD", seen.source).status_code
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
         return Finding(
-            "failed", f"{missing}, and no answer of {seen.source}: {words(error)}", _OFFLINE
+            "failed", f"{missing}, and {seen.source} does not answer: {words(error)}", _OFFLINE
         )
     if status >= 500:
         return Finding("failed", f"{missing}, and {seen.source} answers {status}", _OFFLINE)
-    return Finding("ok", f"{missing} yet; {seen.source} answers, the first start fetches")
+    return Finding("ok", f"{missing}; the first start downloads them from {seen.source}")
 
 
 def check_qdrant(qdrant: RagSettings, workers: int, machine: Machine) -> Finding:
@@ -230,29 +245,29 @@ def check_qdrant(qdrant: RagSettings, workers: int, machine: Machine) -> Finding
         return Finding("not_needed", "QDRANT_ENABLED=false: the service has no search")
     if qdrant.qdrant_host:
         return _server(qdrant, machine)
-    path, room = qdrant.qdrant_path, "set QDRANT_PATH to a folder that can be written"
+    path, room = qdrant.qdrant_path, "set QDRANT_PATH to a writable folder"
     if workers > 1:
-        found = f"WORKERS={workers} cannot share the embedded store at {path}"
-        return Finding("failed", found, "set QDRANT_HOST to a Qdrant server, or WORKERS=1")
+        found = f"WORKERS={workers}: several workers cannot share the embedded store at {path}"
+        return Finding("failed", found, "set WORKERS=1, or set QDRANT_HOST to use a Qdrant server")
     try:
         folder = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
         with tempfile.TemporaryFile(dir=folder):
             free = machine.disk_free(folder)
     except OSError as error:
-        return Finding("failed", f"{path} cannot be written: {error.strerror}", room)
+        return Finding("failed", f"{path} is not writable: {error.strerror}", room)
     found = f"embedded store at {path}, {free >> 20} MB free"
     if free <= MIN_DISK:
-        return Finding("failed", found, f"make room ({MIN_DISK >> 20} MB), or move QDRANT_PATH")
+        return Finding("failed", found, f"free {MIN_DISK >> 20} MB of disk, or move QDRANT_PATH")
     return Finding("ok", found)
 
 
 def _server(qdrant: RagSettings, machine: Machine) -> Finding:
-    """Check a server, as `rag.store.server.store` connects to it."""
+    """Check a Qdrant server, connecting as `rag.store.server.store` does."""
     try:
         scheme, host = qdrant.server()
     except ValueError:
-        remedy = "set it to a host name or address, with http:// or https:// before it if need be"
-        return Finding("failed", f"QDRANT_HOST={qdrant.qdrant_host} is no host", remedy)
+        remedy = "set it to a host name or address, optionally with http:// or https://"
+        return Finding("failed", f"QDRANT_HOST={qdrant.qdrant_host} is not a host", remedy)
     key = qdrant.key
     url = f"{scheme}://{host}:{qdrant.qdrant_port}"
     try:
@@ -265,29 +280,31 @@ def _server(qdrant: RagSettings, machine: Machine) -> Finding:
     except (httpx.HTTPError, httpx.InvalidURL, ValueError, LookupError, TypeError) as error:
         return Finding(
             "failed",
-            f"no Qdrant answers at {url}: {words(error)}",
-            "start it (docker run -p 6333:6333 -p 6334:6334 qdrant/qdrant) or correct QDRANT_HOST "
-            "and QDRANT_PORT (an API key means https, unless QDRANT_HOST begins with http://)",
+            f"no Qdrant server answers at {url}: {words(error)}",
+            "start it (docker run -p 6333:6333 -p 6334:6334 qdrant/qdrant), or correct QDRANT_HOST "
+            "and QDRANT_PORT (with an API key, https is used unless QDRANT_HOST has http://)",
         )
     if refused:
-        found = f"{url} refuses {'QDRANT_API_KEY' if key else 'calls without an API key'}"
+        found = f"{url} rejects {'QDRANT_API_KEY' if key else 'calls without an API key'}"
         return Finding("failed", found, "set QDRANT_API_KEY to the key of that server")
     if _version(version)[:2] < (1, 16):
         return Finding("failed", f"Qdrant {version} at {url}", "update Qdrant to 1.16 or newer")
     if ready.status_code != 200:
         found = f"{url}/readyz answers {ready.status_code}"
-        return Finding("failed", found, "wait until Qdrant is ready, or look at its log")
+        return Finding("failed", found, "wait until Qdrant is ready, or check its log")
     grpc = (host.strip("[]"), qdrant.qdrant_grpc_port)
     try:
         socket.create_connection(grpc, ANSWER_SECONDS).close()
     except OSError as error:
-        found = f"Qdrant {version} at {url}, but its gRPC port {grpc[1]}: {words(error)}"
+        found = (
+            f"Qdrant {version} at {url}, but gRPC port {grpc[1]} does not answer: {words(error)}"
+        )
         return Finding("failed", found, "publish that port too, or correct QDRANT_GRPC_PORT")
     return Finding("ok", f"Qdrant {version} at {url}")
 
 
 def check_port(settings: Settings, machine: Machine) -> Finding:
-    """Check that the service can listen, or that it does already."""
+    """Check that the service can listen on its port, or already does."""
     host, port = settings.host, settings.port
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
@@ -296,8 +313,9 @@ def check_port(settings: Settings, machine: Machine) -> Finding:
             probing.bind((host, port))
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
-            remedy = "set HOST to an address of this machine, or PORT to another one above 1023"
-            return Finding("failed", f"{address} cannot be had: {words(error)}", remedy)
+            remedy = "set HOST to an address of this machine, and PORT to a port above 1023"
+            found = f"the service cannot listen on {address}: {words(error)}"
+            return Finding("failed", found, remedy)
     else:
         return Finding("ok", f"{address} is free")
     try:
@@ -309,5 +327,6 @@ def check_port(settings: Settings, machine: Machine) -> Finding:
     except (httpx.HTTPError, ValueError, LookupError, TypeError):
         model = ""
     if model:
-        return Finding("ok", f"{address} is taken by a running vision encoder ({model})")
-    return Finding("failed", f"{address} is taken", "stop what runs there, or set PORT")
+        return Finding("ok", f"{address} is in use by a running vision encoder ({model})")
+    remedy = "stop the program that uses it, or set PORT to another port"
+    return Finding("failed", f"{address} is in use", remedy)

@@ -1,4 +1,4 @@
-"""Torch, the model and the GPU, seen by a process of its own: what hangs can be ended."""
+"""Examine torch, the model and the GPU in a subprocess, which can be killed if it hangs."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from typing import Any, Final
 
 from bento.contract.errors import ModelLoadError
 
-LOOK_SECONDS: Final = 60.0  # torch has to be read, perhaps from a cold disk
+LOOK_SECONDS: Final = 60.0  # importing torch from a cold disk is slow
 ANSWER_SECONDS: Final = 3.0
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What `probe` found; an error is empty where there was none."""
+    """The results of `probe`. An `…_error` is empty if there was none."""
 
     torch: str = ""
-    cuda: str = ""  # the CUDA that torch is built for
+    cuda: str = ""  # the CUDA version that torch is built for
     torch_error: str = ""
-    parameters: int = 0  # 0: not known
+    parameters: int = 0  # 0: unknown
     weights: str = ""
-    lacking: str = ""  # what is not in the cache and has to come from `source`
+    lacking: str = ""  # names of the parts to download from `source`, since the cache lacks them
     source: str = ""  # empty: offline
     model_error: str = ""
     driver: str = ""
-    driver_cuda: str = ""  # the newest CUDA that the driver knows
+    driver_cuda: str = ""  # the newest CUDA version that the driver supports
     gpus: Sequence[str] = ()
     driver_error: str = ""
-    available: bool = False  # torch would take the GPU for DEVICE=auto
+    available: bool = False  # DEVICE=auto would use the GPU
     devices: Sequence[str] = ()
     devices_error: str = ""
-    free: int = 0  # bytes, on the GPU of DEVICE
+    free: int = 0  # bytes on the GPU that DEVICE names
     product_error: str = ""
 
 
 def probe(name: str, pretrained: str, device: str) -> None:
-    """Print what a `Seen` holds: a line for each part, so that a hang hides only the rest."""
+    """Print the fields of a `Seen`, one JSON line per part, so that a hang loses only the rest."""
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "torch": _torch,
         "model": lambda: _model(name, pretrained) if name else {},
@@ -53,7 +53,7 @@ def probe(name: str, pretrained: str, device: str) -> None:
     for part, look in parts.items():
         try:
             found = {f"{part}_error": "", **look()}
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever a part raises is its result
             found = {f"{part}_error": words(error)}
         print(json.dumps(found), flush=True)
 
@@ -69,7 +69,7 @@ def _model(name: str, pretrained: str) -> dict[str, Any]:
     from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
     source = "" if constants.HF_HUB_OFFLINE else constants.ENDPOINT
-    constants.HF_HUB_OFFLINE = True  # before others read it: nothing is fetched here
+    constants.HF_HUB_OFFLINE = True  # set before others read it, so that nothing is downloaded
 
     import open_clip
     import torch
@@ -97,7 +97,7 @@ def _model(name: str, pretrained: str) -> dict[str, Any]:
                 cause = cause.__cause__ or cause.__context__
             if cause:
                 lacking.append(what)
-            elif what != "configuration":  # a model that `meta` cannot hold may load all the same
+            elif what != "configuration":  # a model that fails on `meta` may still load
                 raise
     weights = found.get("weights", "")
     if weights.startswith("https://"):
@@ -111,10 +111,10 @@ def _model(name: str, pretrained: str) -> dict[str, Any]:
 
 
 def find_weights(name: str, pretrained: str) -> str:
-    """Return where the weights of a model lie: a path, or a URL that is no hub's.
+    """Return the path of a model's weights, or their URL if they are not on a model hub.
 
-    Raises `ModelLoadError` with what OpenCLIP knows when it knows no such weights. What is not in
-    the hub's cache would be fetched, were huggingface_hub not offline.
+    Set huggingface_hub offline first: otherwise it downloads weights that its cache lacks. Raises
+    `ModelLoadError`, with available names, if OpenCLIP does not know the model or its weights.
     """
     import open_clip
     from open_clip import pretrained as known
@@ -136,7 +136,7 @@ def find_weights(name: str, pretrained: str) -> str:
     name = name.replace("/", "-")
     if name not in open_clip.list_models():
         near = _near(name, open_clip.list_models())
-        raise ModelLoadError(f"OpenCLIP knows no model {name}{near}")
+        raise ModelLoadError(f"OpenCLIP has no model {name}{near}")
     tag = known.get_pretrained_cfg(name, pretrained)
     if tag.get("hf_hub"):
         return str(known.download_pretrained(tag))
@@ -148,14 +148,14 @@ def find_weights(name: str, pretrained: str) -> str:
     if "/" in pretrained or "." in pretrained:
         raise ModelLoadError(f"there is no checkpoint file {pretrained}")
     near = _near(pretrained, known.list_pretrained_tags_by_model(name))
-    raise ModelLoadError(f"OpenCLIP knows no weights {pretrained} of {name}{near}")
+    raise ModelLoadError(f"OpenCLIP has no weights {pretrained} for {name}{near}")
 
 
 def _near(wanted: str, known: Iterable[str]) -> str:
-    """Return the known names that look like the one wanted, as the end of a sentence."""
+    """Return similar known names, or else the first three, as the end of a sentence."""
     by_lower = {name.lower(): name for name in known}
     near = difflib.get_close_matches(wanted.lower(), by_lower) or list(by_lower)[:3]
-    return f"; it knows {', '.join(by_lower[name] for name in near)}" if near else ""
+    return f"; available names include {', '.join(by_lower[name] for name in near)}" if near else ""
 
 
 def _driver() -> dict[str, Any]:
@@ -179,13 +179,13 @@ def _devices() -> dict[str, Any]:
         torch.cuda.init()  # type: ignore[no-untyped-call]
         names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     except (RuntimeError, AssertionError) as error:
-        why = re.split(r"\. (?=[A-Z])", words(error))[0]  # what follows is torch's own advice
+        why = re.split(r"\. (?=[A-Z])", words(error))[0]  # without torch's advice
         return {"available": available, "devices_error": why}
     return {"available": available, "devices": names}
 
 
 def _product(device: str) -> dict[str, Any]:
-    """Use the GPU of DEVICE, if there is one."""
+    """Compute a matrix product on the GPU that DEVICE names, if there is one."""
     import torch
 
     gpu = index(device)
@@ -194,12 +194,15 @@ def _product(device: str) -> dict[str, Any]:
     free = torch.cuda.mem_get_info(gpu)[0]
     ones = torch.ones(64, 64, device=f"cuda:{gpu}")
     if not bool((ones @ ones == 64).all()):
-        raise RuntimeError("a matrix product came out wrong")
+        raise RuntimeError("a matrix product is wrong")
     return {"free": free}
 
 
 def run(command: Sequence[str], *, seconds: float = ANSWER_SECONDS) -> tuple[int | None, str, str]:
-    """Return the exit status of a command (None: ended for its time), its output, its last line."""
+    """Return a command's exit status, its output, and the last line of its errors.
+
+    The status is None if the command cannot start, or is killed after `seconds`.
+    """
     try:
         done = subprocess.run(
             command,
@@ -209,7 +212,7 @@ def run(command: Sequence[str], *, seconds: float = ANSWER_SECONDS) -> tuple[int
             errors="replace",
             timeout=seconds,
         )
-    except subprocess.TimeoutExpired as late:  # what came until then is bytes
+    except subprocess.TimeoutExpired as late:  # its output is bytes, despite `encoding`
         return (
             None,
             (late.stdout or b"").decode(errors="replace"),
@@ -223,11 +226,11 @@ def run(command: Sequence[str], *, seconds: float = ANSWER_SECONDS) -> tuple[int
 def look(
     name: str, pretrained: str, device: str, run: Callable[..., tuple[int | None, str, str]] = run
 ) -> Seen:
-    """Return what `probe` finds in a process of its own, within `LOOK_SECONDS`."""
+    """Return what `probe` finds in a subprocess within `LOOK_SECONDS`."""
     code = "import sys; from bento.doctor.probe import probe; probe(*sys.argv[1:])"
     command = [sys.executable, "-c", code, name, pretrained, device]
     status, output, said = run(command, seconds=LOOK_SECONDS)
-    problem = f"the process that looked ended with {status}: {said}" if status else said
+    problem = f"the probing process failed with exit status {status}: {said}" if status else said
     found: dict[str, Any] = {}
     for line in output.splitlines():
         if line.startswith("{"):
@@ -237,10 +240,10 @@ def look(
 
 
 def words(error: BaseException) -> str:
-    """Return the first line of what an error says."""
+    """Return the first line of an error's message, or the name of its class."""
     return next(iter(str(error).strip().splitlines()), "")[:300] or type(error).__name__
 
 
 def index(device: str) -> int:
-    """Return which GPU a DEVICE means."""
+    """Return the number of the GPU that a DEVICE names."""
     return int(device.partition(":")[2] or 0)

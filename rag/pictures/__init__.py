@@ -1,0 +1,1 @@
+"""Pictures in a collection: identity, payloads and the index."""

@@ -19,10 +19,10 @@ class Described(Protocol):
 
 
 def identity_of(encoder: Described) -> ModelIdentity:
-    """Return the identity that a collection keeps of the encoder that filled it.
+    """Return the identity to store with a collection that this encoder fills.
 
-    A model in a local folder counts by the folder's name, not by its path: the digest identifies
-    its weights.
+    A model in a local folder is named by the folder's name, not by its path, so the folder may
+    move. The digest identifies its weights.
     """
     schema, _, rest = encoder.model_name.partition(":")
     local = schema == "local-dir"

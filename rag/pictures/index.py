@@ -1,6 +1,6 @@
 """Pictures in a collection: their ids and payloads, indexing, listing and deletion.
 
-The caller brings the embeddings.
+The caller computes the embeddings.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ class Picture:
 
     @cached_property
     def content_hash(self) -> str:
-        """SHA-256 of the file's bytes, in hex."""
+        """The SHA-256 of the file's bytes, in hex."""
         return sha256(self.data).hexdigest()
 
     def payload(self) -> Payload:
-        """Return the payload, without the time of indexing.
+        """Return the payload without `indexed_at`.
 
         Raises `InvalidSearch` when `metadata` uses a reserved name.
         """
@@ -67,22 +67,22 @@ class Picture:
 
 
 def point_id(dao_id: str, image_id: str) -> str:
-    """Return the UUIDv5 of a tenant's picture: indexed again, it replaces the same point."""
+    """Return the UUIDv5 of a tenant's picture. Indexing it again replaces the same point."""
     return str(uuid.uuid5(_NAMESPACE, f"{len(dao_id)}:{dao_id}{image_id}"))
 
 
 def metadata_of(payload: Payload) -> Payload:
-    """Return the caller's part of a payload, without the fields that the index sets."""
+    """Return a payload without the fields that the index sets."""
     return {key: value for key, value in payload.items() if key not in _OURS}
 
 
 class PictureIndex:
-    """The pictures of a store, for one model. Synchronous and thread-safe."""
+    """The pictures in a store, for one model. Synchronous and thread-safe."""
 
     def __init__(self, store: Store, identity: ModelIdentity) -> None:
         self._store = store
         self._identity = identity
-        self._written: set[str] = set()  # points that threads are writing
+        self._written: set[str] = set()  # the points that `_locked` protects
         self._free = Condition()
 
     def open(self, collection: str, *, create: bool = False, staged: bool = False) -> Collection:
@@ -92,10 +92,10 @@ class PictureIndex:
     def refresh(
         self, pictures: Sequence[Picture], collection: str, *, staged: bool = False
     ) -> list[Outcome | None]:
-        """Update the payloads of pictures that the collection holds; return all outcomes.
+        """Update the payloads of pictures whose content is indexed, and return an outcome each.
 
-        `None` means new or changed: embed it and add it. Raises `InvalidSearch` for a payload that
-        cannot be stored.
+        `None` means that the picture is new or its content changed: embed it and add it. Raises
+        `InvalidSearch` for a payload that cannot be stored.
         """
         wanted = {}
         for picture in pictures:
@@ -103,7 +103,7 @@ class PictureIndex:
             wanted[point] = check_payload(picture.payload(), point)
         held = self.open(collection, create=True, staged=staged)
         outcomes: dict[str, Outcome] = {}
-        with self._alone_with(wanted):
+        with self._locked(wanted):
             for point, record in held.retrieve(list(wanted)).items():
                 payload = wanted[point]
                 if record.payload.get("content_hash") == payload["content_hash"]:
@@ -122,13 +122,13 @@ class PictureIndex:
         *,
         staged: bool = False,
     ) -> None:
-        """Store pictures with their embeddings, float32 (n, dimension), in place of older ones."""
+        """Store pictures with their embeddings, float32 (n, dimension), replacing older ones."""
         points = [
             Point(_point_of(picture), vector, {**picture.payload(), "indexed_at": _now()})
             for picture, vector in zip(pictures, vectors, strict=True)
         ]
         held = self.open(collection, create=True, staged=staged)
-        with self._alone_with(point.id for point in points):
+        with self._locked(point.id for point in points):
             held.upsert(points)
 
     def update(
@@ -140,16 +140,16 @@ class PictureIndex:
         paths: Sequence[str] | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> bool:
-        """Replace a picture's paths or metadata, without embedding it.
+        """Replace a picture's paths or metadata without embedding it.
 
-        Returns False if there is no such picture. Raises `InvalidSearch` when `metadata` uses a
+        Return False if there is no such picture. Raises `InvalidSearch` when `metadata` uses a
         reserved name.
         """
         point = point_id(dao_id, image_id)
         if metadata is not None:
             _check_metadata(metadata)
         held = self.open(collection)
-        with self._alone_with([point]):
+        with self._locked([point]):
             record = held.retrieve([point]).get(point)
             if record is None:
                 return False
@@ -163,7 +163,7 @@ class PictureIndex:
             return held.overwrite_payloads({point: payload}) > 0
 
     def delete(self, image_id: str, dao_id: str, collection: str, *, staged: bool = False) -> bool:
-        """Forget a picture; return False if there is none."""
+        """Delete a picture; return False if there is none."""
         held = self.open(collection, staged=staged)
         return held.delete([point_id(dao_id, image_id)]) > 0
 
@@ -175,7 +175,7 @@ class PictureIndex:
         held = self.open(collection).retrieve([point], with_vectors=with_vector)
         if point not in held:
             raise ImageNotFound(
-                f"the collection {collection!r} has no picture {image_id!r} of dao_id {dao_id!r}"
+                f"the collection {collection!r} has no picture {image_id!r} with dao_id {dao_id!r}"
             )
         return held[point]
 
@@ -190,7 +190,7 @@ class PictureIndex:
     ) -> tuple[list[IndexedImage], str | None]:
         """List pictures, whichever model embedded them, and return the next page's `start`.
 
-        They are those of the published version, unless `generation` names another.
+        `generation` names the version to list; None means the published one.
         """
         held = self._generation(collection, generation)
         tenants = None if dao_id is None else tenant(dao_id)
@@ -215,12 +215,14 @@ class PictureIndex:
         )
 
     def publish(self, collection: str) -> PublishResponse:
-        """Publish the version of this model, in one step."""
+        """Publish the version of this model atomically.
+
+        If the published version is empty, this model's version need not exist.
+        """
         before = self._store.published(collection)
         if before and not before.count():
-            self.open(
-                collection, create=True, staged=True
-            )  # an empty collection leaves nothing to fill it from
+            # Reindexing an empty collection adds no picture, so it has not created the version.
+            self.open(collection, create=True, staged=True)
         self._store.publish(collection, self._identity)
         replaced = before.identity.generation if before else None
         mine = self._identity.generation
@@ -229,12 +231,12 @@ class PictureIndex:
         )
 
     def drop(self, collection: str, generation: str) -> bool:
-        """Delete an unpublished version; return False if there is none of that name."""
+        """Delete an unpublished version; return False if there is no version of that name."""
         return self._store.drop(collection, generation)
 
     @contextmanager
-    def _alone_with(self, points: Iterable[str]) -> Iterator[None]:
-        """Keep other threads from writing these points, so that a payload stays with its vector."""
+    def _locked(self, points: Iterable[str]) -> Iterator[None]:
+        """Lock these points against other threads, so that payload and vector stay consistent."""
         mine = set(points)
         with self._free:
             self._free.wait_for(lambda: self._written.isdisjoint(mine))
@@ -265,7 +267,7 @@ def _point_of(picture: Picture) -> str:
 def _check_metadata(metadata: Mapping[str, Any]) -> None:
     if taken := sorted(_OURS & metadata.keys()):
         raise InvalidSearch(
-            f"metadata may not contain {', '.join(taken)}: these are set by the index"
+            f"metadata must not contain {', '.join(taken)}: the index sets these fields itself"
         )
 
 

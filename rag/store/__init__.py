@@ -1,0 +1,1 @@
+"""Vector stores: one interface, and an embedded and a server engine."""

@@ -1,4 +1,4 @@
-"""What both engines check before they read or write, and the errors that they share."""
+"""Checks and errors that both engines share."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from bento.contract.errors import CollectionMismatch, CollectionNotFound, Invali
 from bento.contract.limits import MAX_DEPTH
 from rag.store.interface import ModelIdentity, Payload, Point, Vector
 
-# Nesting of objects and lists in a payload. The embedded engine writes about 127 levels and then
-# cannot read them, nor the points stored beside them. A server's protocol carries about 30.
+# The limit on nested objects and lists in a payload. The embedded engine writes about 127 levels,
+# but then cannot read them, or the points stored beside them. A Qdrant server accepts about 30.
 MAX_LEVELS: Final = 20
 
 
 def missing(name: str) -> CollectionNotFound:
     """Return the error for a collection that does not exist."""
     return CollectionNotFound(
-        f"there is no collection {name!r}: nothing was indexed in it yet "
-        "(vision-rag index FOLDER does)"
+        f"there is no collection {name!r}. To create it, index pictures with `vision-rag index "
+        f"FOLDER --collection {name}`"
     )
 
 
 def is_published(name: str, generation: str) -> InvalidSearch:
     """Return the error for dropping the published version."""
     return InvalidSearch(
-        f"the version {generation!r} of the collection {name!r} is published: publish another "
-        "one first"
+        f"version {generation!r} of the collection {name!r} is published and cannot be dropped: "
+        "publish another version first"
     )
 
 
@@ -41,15 +41,15 @@ def check_identity(name: str, held: ModelIdentity, wanted: ModelIdentity) -> Non
     """Raise `CollectionMismatch` unless the collection holds the wanted model's vectors."""
     if held == wanted:
         return
-    differ = "; ".join(
-        f"{f.name}: {getattr(held, f.name)} against {getattr(wanted, f.name)}"
+    differences = "; ".join(
+        f"{f.name}: {getattr(held, f.name)} in the collection, {getattr(wanted, f.name)} here"
         for f in fields(held)
         if getattr(held, f.name) != getattr(wanted, f.name)
     )
     raise CollectionMismatch(
         f"the collection {name!r} holds vectors of {_describe(held)}, but this encoder is "
-        f"{_describe(wanted)}, and vectors made differently cannot be compared ({differ}): "
-        f"`vision-rag reindex --collection {name}` fills it anew from the pictures' files"
+        f"{_describe(wanted)}. Their vectors are not comparable ({differences}). To rebuild the "
+        f"collection from the image files, run `vision-rag reindex --collection {name}`"
     )
 
 
@@ -68,9 +68,9 @@ def identity_from_json(name: str, data: Any) -> ModelIdentity:
         return ModelIdentity(**{f.name: data[f.name] for f in fields(ModelIdentity)})
     except (KeyError, TypeError):
         raise CollectionMismatch(
-            f"the collection {name!r} does not say which model made its vectors, so it was not "
-            "made by this program, or on a Qdrant server older than 1.16, which does not keep "
-            "that: index the pictures into another collection (--collection)"
+            f"the collection {name!r} does not record which model made its vectors. Another "
+            "program created it, or the Qdrant server is older than 1.16. Upgrade the server, or "
+            "index into another collection (--collection)"
         ) from None
 
 
@@ -79,7 +79,7 @@ def check_name(name: str) -> None:
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name) or "--" in name:
         raise InvalidSearch(
             f"the collection name {name[:80]!r} is not allowed: use 1 to 64 of the characters "
-            "A-Z, a-z, 0-9, _ and -, without two - in a row"
+            "A-Z, a-z, 0-9, _ and -, without two consecutive hyphens"
         )
 
 
@@ -94,33 +94,33 @@ def check_id(id: str) -> str:
 def check_vector(vector: Vector, dimension: int, what: str) -> Vector:
     """Return the vector as float32 (dimension,) of length 1.
 
-    Qdrant accepts NaN, does not normalise vectors shorter than 0.0003, and turns vectors longer
-    than 1e19 into zeros. So this normalises them, in float64.
-    Raises `InvalidSearch` with a message that starts with `what`.
+    Qdrant accepts NaN, does not normalize vectors shorter than 0.0003, and turns vectors longer
+    than 1e19 into zeros. So this function normalizes them itself, in float64.
+    Raises `InvalidSearch`; its message starts with `what`, the name of the vector.
     """
     try:
         given = np.asarray(vector, dtype=np.float64)
     except (TypeError, ValueError):
-        raise InvalidSearch(f"{what} is not a list of {dimension} numbers") from None
+        raise InvalidSearch(f"{what} must be a list of {dimension} numbers") from None
     if given.shape != (dimension,):
         raise InvalidSearch(
-            f"{what} has the shape {given.shape}; the collection takes ({dimension},)"
+            f"{what} has the shape {given.shape}, but the collection needs ({dimension},)"
         )
     if not np.isfinite(given).all():
-        raise InvalidSearch(f"{what} has a NaN or an infinity; only finite numbers are allowed")
+        raise InvalidSearch(f"{what} contains NaN or infinity: use finite numbers only")
     largest = np.abs(given).max()
     if largest == 0:
-        raise InvalidSearch(f"{what} is all zeros, which has no direction to compare")
+        raise InvalidSearch(f"{what} is all zeros, so it has no cosine similarity")
     scaled = given / largest  # so that no square overflows or vanishes
     unit: Vector = (scaled / np.linalg.norm(scaled)).astype(np.float32)
     return unit
 
 
 def check_points(points: Sequence[Point], dimension: int) -> list[Point]:
-    """Return the points in the form that both engines can write, the last one of each id.
+    """Return the points in the form that both engines can write.
 
-    `check_id`, `check_vector` and `check_payload` give that form. Raises `InvalidSearch` for the
-    first id, vector or payload that cannot be stored.
+    If several points have the same id, only the last one is returned. Raises `InvalidSearch` for
+    the first id, vector or payload that cannot be stored.
     """
     checked = {}
     for point in points:
@@ -134,20 +134,20 @@ def check_points(points: Sequence[Point], dimension: int) -> list[Point]:
 
 
 def check_query(top_k: int, offset: int, score_threshold: float | None) -> None:
-    """Raise `InvalidSearch` for an unusable number of results or threshold."""
+    """Raise `InvalidSearch` for a `top_k`, `offset` or threshold out of range."""
     if top_k < 1 or offset < 0 or top_k + offset > MAX_DEPTH:
         raise InvalidSearch(
-            f"top_k is {top_k} and offset {offset}; allowed are top_k from 1, offset from 0, and "
-            f"{MAX_DEPTH} for both together"
+            f"top_k is {top_k} and offset {offset}, but top_k must be at least 1, offset at least "
+            f"0, and their sum at most {MAX_DEPTH}"
         )
     if score_threshold is not None and not math.isfinite(score_threshold):
-        raise InvalidSearch(f"score_threshold is {score_threshold}; it must be finite")
+        raise InvalidSearch(f"score_threshold is {score_threshold}, but it must be finite")
 
 
 def check_scroll(limit: int, start: str | None) -> str | None:
-    """Return `start` as `check_id` gives it. Raises `InvalidSearch`, for a bad limit too."""
+    """Return `start` in the form of `check_id`. Raises `InvalidSearch`, also for a bad limit."""
     if not 1 <= limit <= MAX_DEPTH:
-        raise InvalidSearch(f"limit is {limit}; allowed are 1 to {MAX_DEPTH}")
+        raise InvalidSearch(f"limit is {limit}, but it must be from 1 to {MAX_DEPTH}")
     return None if start is None else check_id(start)
 
 
@@ -158,9 +158,11 @@ def check_payload(payload: Payload, id: str) -> Payload:
         text.encode()  # fails for a lone surrogate
         plain: Payload = json.loads(text, parse_int=_int64)
         if (levels := _levels(plain)) > MAX_LEVELS:
-            raise ValueError(f"it is nested {levels} levels deep; allowed are {MAX_LEVELS}")
+            raise ValueError(f"it is nested {levels} levels deep, more than {MAX_LEVELS}")
     except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidSearch(f"the payload of point {id} cannot be kept as JSON: {error}") from None
+        raise InvalidSearch(
+            f"the payload of point {id} cannot be stored as JSON: {error}"
+        ) from None
     return plain
 
 

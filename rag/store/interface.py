@@ -1,4 +1,4 @@
-"""The interface of a store of vectors. Two engines have it: embedded, and a Qdrant server."""
+"""The interface of a vector store, which two engines implement: embedded, and a Qdrant server."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from bento.contract.filters import TENANT_FIELD, Filter
 
 GENERATION: Final = re.compile(r"[0-9a-f]{8}")  # the form of `ModelIdentity.generation`
-KEYWORD_FIELDS: Final = (TENANT_FIELD, "tags", "category")  # payload fields with an index
+KEYWORD_FIELDS: Final = (TENANT_FIELD, "tags", "category")  # the fields with a payload index
 
 Vector = npt.NDArray[np.float32]
 Payload = dict[str, Any]
@@ -25,7 +25,7 @@ Payload = dict[str, Any]
 class ModelIdentity:
     """The model, weights and preprocessing of a collection's vectors.
 
-    Only vectors of the same identity can be compared.
+    Only vectors of the same identity are comparable.
     """
 
     model_name: str
@@ -53,7 +53,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Record:
-    """A stored point; `vector`, float32 (dimension,) of length 1, only on request."""
+    """A stored point. `vector`, float32 (dimension,) of length 1, is present only on request."""
 
     id: str
     payload: Payload
@@ -62,12 +62,12 @@ class Record:
 
 @dataclass(frozen=True)
 class Match:
-    """A point that a query found; `score` is the cosine similarity, at most 1."""
+    """A point that matches a query; `score` is the cosine similarity, at most 1."""
 
     id: str
     score: float
     payload: Payload
-    vector: Vector | None = None  # on request only; of length 1
+    vector: Vector | None = None  # as in `Record`
 
 
 class Collection(Protocol):
@@ -79,14 +79,14 @@ class Collection(Protocol):
     def upsert(self, points: Sequence[Point]) -> None:
         """Insert or replace points; all are checked before any is written.
 
-        If several points have the same id, the last one stays. Raises `InvalidSearch` as
+        If several points have the same id, the last one is written. Raises `InvalidSearch` as
         `check_points` does.
         """
 
     def overwrite_payloads(self, payloads: Mapping[str, Payload]) -> int:
         """Replace the payloads of the ids that exist, and return their number.
 
-        Vectors stay. All payloads are checked before any is written.
+        Vectors do not change. All payloads are checked before any is written.
         """
 
     def retrieve(self, ids: Sequence[str], *, with_vectors: bool = False) -> dict[str, Record]:
@@ -108,7 +108,7 @@ class Collection(Protocol):
         """Return the `top_k` most similar points after the first `offset`, best first.
 
         They pass `filter`, and their scores are at least `score_threshold`. Equal scores are in
-        the order of ids; at the `MAX_DEPTH`-th place the engine chooses among them. Raises
+        the order of ids, except that the engine chooses among those at place `MAX_DEPTH`. Raises
         `InvalidSearch` for an unusable vector, `top_k`, `offset` or threshold.
         """
 
@@ -117,7 +117,8 @@ class Collection(Protocol):
     ) -> tuple[list[Record], str | None]:
         """Return points in the order of their ids from `start`, and the next page's `start`.
 
-        The latter is None at the end. Raises `InvalidSearch` for an unusable `limit` or `start`.
+        On the last page, the second value is None. Raises `InvalidSearch` for an unusable `limit`
+        or `start`.
         """
 
     def count(self, *, filter: Filter | None = None) -> int:
@@ -149,14 +150,14 @@ class Store(Protocol):
         """Open all versions, the published one first."""
 
     def publish(self, name: str, identity: ModelIdentity) -> None:
-        """Publish the version of `identity`, in one step.
+        """Publish the version of `identity` atomically.
 
-        The version that it replaces stays, unpublished, until it is dropped. Raises
+        The version that it replaces is kept, unpublished, until it is dropped. Raises
         `CollectionNotFound` when `identity` has no version.
         """
 
     def drop(self, name: str, generation: str) -> bool:
-        """Delete an unpublished version; return False if there is none of that name.
+        """Delete an unpublished version; return False if there is no version of that name.
 
         Raises `InvalidSearch` for the published one.
         """

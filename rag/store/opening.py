@@ -1,4 +1,4 @@
-"""Opening the store that the settings ask for."""
+"""Open the store that the settings name."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from rag.store.interface import Store
 
 
 def open_store(settings: RagSettings) -> Store:
-    """Open the Qdrant server at `qdrant_host`, or without one the store at `qdrant_path`.
+    """Return the Qdrant server at `qdrant_host`, or without one the store at `qdrant_path`.
 
-    Raises `StoreLocked` when another process owns the embedded store. The first call to a server
-    is that of `Store.open`, which raises `StoreUnavailable` if the server does not answer.
+    Raises `StoreLocked` when another process owns the embedded store. This function does not call
+    the server: `Store.open` makes the first call, and raises `StoreUnavailable` if it fails.
     """
-    # Each engine works without the other one's package.
+    # Imported here, so that each engine works without the other one's package.
     if settings.qdrant_host:
         from rag.store.server.store import ServerStore
 

@@ -9,7 +9,7 @@ from bento.contract.limits import MAX_DEPTH
 from rag.store.interface import Match, Record
 
 # An engine's cosine has the rounding error of float32, and an engine drops points exactly at the
-# threshold. So it gets a threshold that is lower by this.
+# threshold. So the engine gets a threshold that is lower by this amount.
 ROUNDING: Final = 1e-6
 
 Ask = Callable[[int, int, bool], list[Match]]  # limit, offset, whether with payloads and vectors
@@ -17,17 +17,17 @@ Fetch = Callable[[Sequence[str]], dict[str, Record]]
 
 
 def lowered(score_threshold: float | None) -> float | None:
-    """Return the threshold for an engine, which then finds points exactly at the given one."""
+    """Return the threshold to give an engine, so that it finds points exactly at the given one."""
     return None if score_threshold is None else score_threshold - ROUNDING
 
 
 def ranked(ask: Ask, fetch: Fetch, top_k: int, offset: int) -> list[Match]:
     """Return a page of an engine's matches, best first, equal scores in the order of ids.
 
-    For each limit and offset, an engine picks anew among equal scores. So if scores at an end of
-    the page are equal, `ask` lists all matches down to the next lower score, without payloads, and
-    `fetch` gets the page's payloads. Points that are deleted in between are left out. Pages end
-    after the `MAX_DEPTH` best; the engine picks among equal scores at that end.
+    An engine may choose differently among equal scores for each limit and offset. So if a page
+    starts or ends between equal scores, `ask` lists all matches down to the next lower score,
+    without payloads. Then `fetch` gets the page's payloads; points deleted meanwhile are left out.
+    Pages end after the `MAX_DEPTH` best matches. If the scores there are equal, the engine chooses.
     """
     before = min(offset, 1)
     found = _best_first(ask(before + top_k + 1, offset - before, True))

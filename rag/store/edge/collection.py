@@ -1,7 +1,7 @@
-"""One version of a collection in the embedded store: a shard of Qdrant's engine, and its calls.
+"""One version of a collection in the embedded store: a shard of Qdrant's engine.
 
-A write that returned survives a killed process, since the engine replays its log. A power failure
-may lose the writes after the last flush, which is at most `FLUSH_SECONDS` ago.
+Acknowledged writes survive a killed process, since the engine replays its log. A power failure may
+lose the writes since the last flush, which was at most `FLUSH_SECONDS` ago.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -45,37 +46,49 @@ from rag.store.checks import (
     check_vector,
 )
 from rag.store.edge.filters import edge_filter
-from rag.store.edge.folders import check_room
+from rag.store.edge.folders import MIN_FREE_BYTES, check_room
 from rag.store.interface import KEYWORD_FIELDS, Match, ModelIdentity, Payload, Point, Record, Vector
 from rag.store.ranking import lowered, ranked
 
 logger = logging.getLogger("vision_encoder")
 
-# Without a flush the log grows with every write (172 MB and 3.7 s to reopen after 200 000
-# points of 128 dimensions; with one every 10 000 points 44 MB and 0.2 s). A flush takes
-# some 50 ms whether it follows 1 point or 10 000, so it does not follow every write.
+# The engine's log grows until a flush. After 200 000 points of 128 dimensions without one, it takes
+# 172 MB, and reopening takes 3.7 s. With a flush every 10 000 points, that is 44 MB and 0.2 s. A
+# flush takes about 50 ms, whether after 1 point or 10 000, so it does not follow every write.
 FLUSH_POINTS: Final = 10_000
 FLUSH_SECONDS: Final = 1.0
 
-# A search reads all vectors with 4 bits a number. Their scores have a standard deviation of 0.004
-# (512 dimensions). So it scores three times the wanted number, plus this number, again from
-# float32. With no more points than that it is exact; decision 0007 has its recall.
+# A search compares 4-bit vectors. Their scores have an error of 0.004 (standard deviation, 512
+# dimensions). So the engine rescores, with float32, three times the wanted number of points plus
+# this number. Smaller collections are searched exactly. Decision 0007 has the recall of others.
 CANDIDATES: Final = 1000
+
+
+@dataclass
+class Limits:
+    """The limits of an embedded store, which tests change."""
+
+    min_free_bytes: int = MIN_FREE_BYTES
+    flush_points: int = FLUSH_POINTS
+    flush_seconds: float = FLUSH_SECONDS
 
 
 class EdgeCollection:
     """An open version of a collection in the embedded store."""
 
-    def __init__(self, name: str, identity: ModelIdentity, folder: Path) -> None:
+    def __init__(
+        self, name: str, identity: ModelIdentity, folder: Path, limits: Limits | None = None
+    ) -> None:
         self.name = name
         self.identity = identity
         self._folder = folder
+        self._limits = limits or Limits()
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._unflushed = 0
         self._later: threading.Timer | None = None  # flushes the last writes
         self._shard: EdgeShard | None = None
-        check_room(folder)  # loading replays the log, which takes room
+        check_room(folder, self._limits.min_free_bytes)  # loading replays the log, which writes
         with _engine_errors(folder):
             self._shard = EdgeShard.load(str(folder / "shard"))
 
@@ -95,7 +108,7 @@ class EdgeCollection:
         with self._open_shard(grows=True) as shard:
             held = shard.retrieve(list(checked), with_payload=False, with_vector=False)
             for record in held:
-                # One by one (55 000 a second): each is whole even after a killed process.
+                # One at a time (55 000 a second), so that a killed process leaves each one whole.
                 payload = checked[str(record.id)]
                 shard.update(UpdateOperation.overwrite_payload([record.id], payload))
             self._wrote(shard, len(held))
@@ -117,7 +130,7 @@ class EdgeCollection:
         with self._open_shard() as shard:
             records = shard.retrieve(list(unique), with_payload=False, with_vector=False)
             if records:
-                # By id: deleting by filter is not exact across a killed process.
+                # By id: if the process is killed, deleting by filter is not exact.
                 shard.update(UpdateOperation.delete_points([record.id for record in records]))
                 self._wrote(shard, len(records))
         return len(records)
@@ -199,20 +212,20 @@ class EdgeCollection:
         with self._lock:
             if self._shard is None:
                 raise StoreUnavailable(
-                    f"the embedded store of {self._folder} is closed, or was dropped just now: "
-                    "open the collection again"
+                    f"the collection in {self._folder} is closed, because the store was closed or "
+                    "this version was dropped: open the collection again"
                 )
             if grows:
-                check_room(self._folder)
+                check_room(self._folder, self._limits.min_free_bytes)
             with _engine_errors(self._folder):
                 yield self._shard
 
     def _wrote(self, shard: EdgeShard, points: int) -> None:
         self._unflushed += points
-        if self._unflushed >= FLUSH_POINTS:
+        if self._unflushed >= self._limits.flush_points:
             self._flush(shard)
         elif self._unflushed and self._later is None:
-            self._later = threading.Timer(FLUSH_SECONDS, self._flush_later)
+            self._later = threading.Timer(self._limits.flush_seconds, self._flush_later)
             self._later.daemon = True
             self._later.start()
 
@@ -226,8 +239,9 @@ class EdgeCollection:
             if self._shard is not None and self._unflushed:
                 try:
                     self._flush(self._shard)
-                except Exception as error:  # the next write, or closing, fails the same way
-                    logger.warning("the embedded store of %s failed: %s", self._folder, error)
+                # The engine raises no narrower class; the next write or close raises it again.
+                except Exception as error:  # noqa: BLE001
+                    logger.warning("the embedded store in %s failed: %s", self._folder, error)
 
 
 def create_shard(folder: Path, dimension: int) -> None:
@@ -264,12 +278,12 @@ def _vector(point: Any) -> Vector | None:
 def refuse_fork(pid: int) -> None:
     """Raise `StoreLocked` in a fork of the process that opened the store.
 
-    Call it before taking a lock: a fork may have copied a lock that is held.
+    Call it before taking a lock: the fork may have a copy of a lock that is held.
     """
     if os.getpid() != pid:
         raise StoreLocked(
-            f"the embedded store was opened by the process with pid {pid}, of which this process "
-            "is a fork: open it after forking and in one process only, or set QDRANT_HOST"
+            f"this process is a fork of process {pid}, which opened the embedded store. Open the "
+            "store after forking, in one process only, or set QDRANT_HOST to use a Qdrant server"
         )
 
 
@@ -277,5 +291,5 @@ def refuse_fork(pid: int) -> None:
 def _engine_errors(folder: Path) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # the engine raises nothing more specific
-        raise StoreUnavailable(f"the embedded store of {folder} failed: {error}") from error
+    except Exception as error:  # the engine raises no narrower class
+        raise StoreUnavailable(f"the embedded store in {folder} failed: {error}") from error

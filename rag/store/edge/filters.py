@@ -1,4 +1,4 @@
-"""Filters in the form of the embedded engine."""
+"""Translate filters for the embedded engine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from bento.contract.filters import (
 
 
 def edge_filter(filter: Filter | None) -> Any:
-    """Return a filter in the form of `qdrant_edge`."""
+    """Return the filter of `qdrant_edge` that selects the same points."""
     if filter is None:
         return None
     return edge.Filter(
@@ -50,13 +50,13 @@ def _condition(condition: Condition | Filter) -> Any:
             numbers: Any = range.bounds
             bounds = edge.RangeDateTime(**dates) if dates else edge.RangeFloat(**numbers)
             return edge.FieldCondition(key, range=bounds)
-    raise AssertionError(f"an unknown condition: {condition!r}")
+    raise AssertionError(f"unknown kind of condition: {condition!r}")
 
 
 def _any(values: list[Value]) -> Any:
     given: Any = values
     if len(given) > 1:
         return edge.MatchAny(given)
-    # The binding reads Python's True as the number 1, but not NumPy's.
+    # qdrant_edge reads Python's True as the number 1, but NumPy's as a boolean.
     value: Any = np.bool_(given[0]) if isinstance(given[0], bool) else given[0]
     return edge.MatchValue(value)

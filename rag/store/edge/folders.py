@@ -1,6 +1,6 @@
-"""The folders of the embedded store: versions, the published one, room on the disk.
+"""The folders of the embedded store: versions, the published one, free space on the disk.
 
-Every change is one rename, so that a killed process leaves the state before it or after it.
+Every change is one rename, so a killed process leaves the state before it or after it.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from bento.contract.errors import StoreFull, StoreUnavailable
 from rag.store.checks import identity_from_json, identity_to_json
 from rag.store.interface import GENERATION, ModelIdentity
 
-# The format of collection.json and its shard. Format 1 had no vectors in 4 bits: its searches are
-# right, but slower. A program that knows only format 1 would score format 2 by 4 bits alone.
+# The format of collection.json and its shard. Format 1 had no 4-bit vectors: it is searched
+# correctly, but more slowly. A program that supports only format 1 would misread format 2: it
+# would score by the 4-bit vectors alone.
 FORMAT: Final = 2
 
 # The engine writes through memory maps that grow by 32 MB. On a full disk the kernel would kill
-# the process (SIGBUS), without an exception. So writes stop before the disk is full.
+# the process (SIGBUS) without an exception, so the store stops writing before the disk is full.
 MIN_FREE_BYTES: Final = 256 << 20
 
 _LINK: Final = "published"
@@ -47,7 +48,7 @@ def generations_in(folder: Path) -> list[Path]:
 def publish_in(folder: Path, generation: str) -> None:
     """Point the link at a version."""
     link = folder / ".publishing"
-    link.unlink(missing_ok=True)  # a crash may have left it
+    link.unlink(missing_ok=True)  # a killed process may have left it
     link.symlink_to(generation)
     os.replace(link, folder / _LINK)
     _sync(folder)
@@ -55,14 +56,14 @@ def publish_in(folder: Path, generation: str) -> None:
 
 @contextmanager
 def new_generation(folder: Path, identity: ModelIdentity) -> Iterator[Path]:
-    """Lend a folder that becomes the version of `identity` when the block ends without an error.
+    """Yield a folder that becomes the version of `identity` when the block ends without an error.
 
-    Until then it has a name that no version has. So a crash leaves neither a shard without an
-    identity nor an identity without a shard.
+    Until then, its name is not that of a version. So a crash cannot leave a shard without an
+    identity, or an identity without a shard.
     """
     building = folder / f".creating-{identity.generation}"
     if building.exists():
-        shutil.rmtree(building)  # from a failure; it never held a point
+        shutil.rmtree(building)  # left by a failed attempt; it never held a point
     building.mkdir(parents=True)
     yield building
     _write_identity(building, identity)
@@ -73,7 +74,7 @@ def new_generation(folder: Path, identity: ModelIdentity) -> Iterator[Path]:
 
 
 def drop_generation(generation: Path) -> None:
-    """Delete a version. It is gone after the rename, even if a crash leaves some of its files."""
+    """Delete a version. After the rename it no longer exists, even if a crash leaves its files."""
     dropped = generation.with_name(f".dropped-{generation.name}")
     if dropped.exists():
         shutil.rmtree(dropped)
@@ -100,26 +101,27 @@ def read_identity(name: str, generation: Path) -> ModelIdentity:
         data = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise StoreUnavailable(
-            f"{file} cannot be read ({error}), and without it nobody knows which model made the "
-            f"vectors in {generation}: restore that file, or delete the folder and index again"
+            f"{file} cannot be read ({error}), so the model of the vectors in {generation} is "
+            "unknown: restore the file, or delete the folder and index the pictures again"
         ) from error
     data = data if isinstance(data, dict) else {}
     if isinstance(data.get("format"), int) and data["format"] > FORMAT:
         raise StoreUnavailable(
-            f"{generation} was written by a newer version of vision-encoder (format "
-            f"{data['format']}, this one reads up to {FORMAT}): upgrade, or use another QDRANT_PATH"
+            f"{generation} has format {data['format']}, written by a newer version of "
+            f"vision-encoder; this version reads formats up to {FORMAT}. Upgrade vision-encoder, "
+            "or set QDRANT_PATH to another folder"
         )
     return identity_from_json(name, data.get("identity"))
 
 
-def check_room(folder: Path) -> None:
+def check_room(folder: Path, min_free_bytes: int) -> None:
     """Raise `StoreFull` unless the disk has room for the engine's writes."""
     with folder_errors(folder):
         free = shutil.disk_usage(folder).free
-    if free < MIN_FREE_BYTES:
+    if free < min_free_bytes:
         raise StoreFull(
-            f"the disk of the embedded store at {folder} has {free >> 20} MB free and at least "
-            f"{MIN_FREE_BYTES >> 20} MB are needed: make room, or move the store (QDRANT_PATH)"
+            f"the disk of the embedded store at {folder} has {free >> 20} MB free, but the store "
+            f"needs {min_free_bytes >> 20} MB: free disk space, or move the store (QDRANT_PATH)"
         )
 
 
@@ -130,7 +132,7 @@ def folder_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise StoreUnavailable(
-            f"the folder {path} of the embedded store (QDRANT_PATH) cannot be used: {error}"
+            f"the embedded store cannot use its folder {path} (QDRANT_PATH): {error}"
         ) from error
 
 
@@ -142,7 +144,8 @@ def _write_identity(generation: Path, identity: ModelIdentity) -> None:
         os.fsync(file.fileno())
 
 
-def _sync(folder: Path) -> None:  # so that a rename survives a power failure
+def _sync(folder: Path) -> None:
+    """Make the renames in a folder survive a power failure."""
     file = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(file)

@@ -1,11 +1,11 @@
 """The embedded store: Qdrant's own engine in this process, one folder per collection.
 
-    PATH/.lock                               held by the one process that owns the store; its pid
+    PATH/.lock                               locked by the process that owns the store; has its pid
     PATH/NAME/GENERATION/collection.json     the identity of the model that made the vectors
     PATH/NAME/GENERATION/shard/              the engine's files
-    PATH/NAME/published                      a link to one of the versions
+    PATH/NAME/published                      a link to the published version
 
-A search reads all vectors, with 4 bits a number. Use a server above about 300 000 points.
+A search reads all vectors, with 4 bits per number. Above about 300 000 points, use a server.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from bento.contract.errors import StoreLocked, StoreUnavailable
 from rag.store.checks import check_identity, check_name, is_published, missing
-from rag.store.edge.collection import EdgeCollection, create_shard, refuse_fork
+from rag.store.edge.collection import EdgeCollection, Limits, create_shard, refuse_fork
 from rag.store.edge.folders import (
     check_room,
     drop_generation,
@@ -35,25 +35,27 @@ from rag.store.interface import ModelIdentity
 
 
 class EdgeStore:
-    """The collections below one folder, owned by one process at a time.
+    """The collections in one folder, owned by one process at a time.
 
-    Raises `StoreLocked` when another process, or another store of this one, owns the folder,
-    and `StoreUnavailable` when the folder cannot be written.
+    Raises `StoreLocked` when another process, or another store of this process, owns the folder,
+    and `StoreUnavailable` when the folder is not writable.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, limits: Limits | None = None) -> None:
         self._path = path
+        self._limits = limits or Limits()
         self._pid = os.getpid()
         self._guard = threading.RLock()
         self._open: dict[Path, EdgeCollection] = {}
-        self._published: dict[str, EdgeCollection] = {}  # of those: only this process can change it
+        # The published collections of `_open`. Only this process can publish, so they stay valid.
+        self._published: dict[str, EdgeCollection] = {}
         self._lock_file: int | None = _lock(path)
         remove_leftovers(path)
 
     def open(
         self, name: str, identity: ModelIdentity, *, create: bool = True, staged: bool = False
     ) -> EdgeCollection:
-        """Open a version; opened again, it is the same object."""
+        """Open a version. Every call returns the same object for it."""
         with self._using(name):
             if not staged and name in self._published:
                 check_identity(name, self._published[name].identity, identity)
@@ -65,7 +67,7 @@ class EdgeStore:
             if not create and (unpublished or not held.exists()):
                 raise missing(name)
             if not held.exists():
-                check_room(self._path)
+                check_room(self._path, self._limits.min_free_bytes)
                 with new_generation(folder, identity) as building:
                     create_shard(building, identity.dimension)
             collection = self._load(name, held)
@@ -91,7 +93,7 @@ class EdgeStore:
             return [self._load(name, path) for path in held]
 
     def publish(self, name: str, identity: ModelIdentity) -> None:
-        """Publish the version of `identity`, in one step."""
+        """Publish the version of `identity` atomically."""
         with self._using(name):
             folder = self._path / name
             held = folder / identity.generation
@@ -99,12 +101,12 @@ class EdgeStore:
                 raise missing(name)
             collection = self._load(name, held)
             check_identity(name, collection.identity, identity)
-            collection.flush()  # before anyone may drop the old version
+            collection.flush()  # because the old version may be dropped next
             self._published.pop(name, None)
             publish_in(folder, identity.generation)
 
     def drop(self, name: str, generation: str) -> bool:
-        """Delete an unpublished version; return False if there is none of that name."""
+        """Delete an unpublished version; return False if there is no version of that name."""
         with self._using(name):
             folder = self._path / name
             held = folder / generation
@@ -120,7 +122,7 @@ class EdgeStore:
     def close(self) -> None:
         """Flush all collections and unlock the folder; further calls do nothing."""
         if os.getpid() != self._pid:
-            return  # a fork: the files and the lock are its parent's
+            return  # a fork: the files and the lock belong to its parent
         with self._guard:
             if self._lock_file is None:
                 return
@@ -133,7 +135,7 @@ class EdgeStore:
             self._open.clear()
             self._published.clear()
             os.ftruncate(self._lock_file, 0)
-            # Closing alone would leave the lock to children that inherited the file.
+            # Closing the file alone would not release the lock if a child process inherited it.
             fcntl.flock(self._lock_file, fcntl.LOCK_UN)
             os.close(self._lock_file)
             self._lock_file = None
@@ -152,7 +154,8 @@ class EdgeStore:
 
     def _load(self, name: str, folder: Path) -> EdgeCollection:
         if folder not in self._open:
-            self._open[folder] = EdgeCollection(name, read_identity(name, folder), folder)
+            identity = read_identity(name, folder)
+            self._open[folder] = EdgeCollection(name, identity, folder, self._limits)
         return self._open[folder]
 
 
@@ -171,8 +174,8 @@ def _lock(path: Path) -> int:
         here = " (this process)" if owner == str(os.getpid()) else ""
         raise StoreLocked(
             f"the embedded store at {path} is in use by the process with pid {owner}{here}, and "
-            "only one can own it: stop that process, or search and index through its HTTP "
-            "service, or set QDRANT_HOST to share a Qdrant server"
+            "only one process can use it at a time. Stop that process, use its HTTP service, or "
+            "set QDRANT_HOST to share a Qdrant server"
         ) from None
     os.ftruncate(file, 0)
     os.pwrite(file, str(os.getpid()).encode(), 0)

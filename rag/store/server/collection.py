@@ -1,4 +1,4 @@
-"""One version of a collection on a Qdrant server, where it is a collection of its own."""
+"""One version of a collection on a Qdrant server, which stores it as a collection of its own."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ T = TypeVar("T")
 
 CHUNK_POINTS: Final = 256
 
-# If a collection has quantization, the server picks three times the wanted number by quantized
-# vectors, and scores them again. Otherwise it ignores this.
+# In a quantized collection, the server selects three times the wanted number of points by their
+# quantized vectors, then rescores them. Without quantization, it ignores these parameters.
 RESCORED: Final = models.SearchParams(
     quantization=models.QuantizationSearchParams(rescore=True, oversampling=3)
 )
@@ -42,8 +42,8 @@ def name_there(name: str, generation: str) -> str:
 class ServerCollection:
     """An open version of a collection on a server.
 
-    Calls use its own name there, never the alias. So a write during a change of the published
-    version cannot mix vectors of two models.
+    Calls name the version, never the alias. So if another version is published during a write,
+    the vectors of two models cannot mix.
     """
 
     def __init__(self, name: str, identity: ModelIdentity, calls: Calls) -> None:
@@ -53,9 +53,9 @@ class ServerCollection:
         self._calls = calls
 
     def upsert(self, points: Sequence[Point]) -> None:
-        """Insert or replace points, 256 a call; all are checked before any is written.
+        """Insert or replace points, 256 per call; all are checked before any is written.
 
-        If a call fails, the points of earlier calls stay written. Sending all again is safe.
+        If a call fails, the points of earlier calls stay written. It is safe to send all again.
         """
         ready = [
             models.PointStruct(id=p.id, vector=p.vector.tolist(), payload=p.payload)
@@ -65,7 +65,7 @@ class ServerCollection:
             self._upsert(chunk)
 
     def overwrite_payloads(self, payloads: Mapping[str, Payload]) -> int:
-        """Replace the payloads of the ids that exist, 256 a call, and return their number."""
+        """Replace the payloads of the ids that exist, 256 per call, and return their number."""
         checked = {check_id(id): check_payload(payload, id) for id, payload in payloads.items()}
         held = [record.id for chunk in _chunks(checked) for record in self._retrieve(chunk)]
         for chunk in _chunks(held):
@@ -85,7 +85,7 @@ class ServerCollection:
     def delete(self, ids: Sequence[str]) -> int:
         """Delete points by id, and return the number of those that existed.
 
-        It counts them before it deletes, so that the number is right even if an answer is lost.
+        Points are counted before they are deleted, so a retry does not change the number.
         """
         unique = {check_id(id) for id in ids}
         held = [record.id for chunk in _chunks(unique) for record in self._retrieve(chunk)]
@@ -151,7 +151,7 @@ class ServerCollection:
         self._calls(lambda client: client.upsert(self._there, points, wait=True))
 
     def _overwrite(self, payloads: Mapping[str, Payload]) -> None:
-        # By a filter on the id: an id that was just deleted would fail the whole batch.
+        # By a filter on the id: naming an id that was just deleted would fail the whole batch.
         operations = [
             models.OverwritePayloadOperation(
                 overwrite_payload=models.SetPayload(

@@ -1,4 +1,4 @@
-"""Filters in the form of a Qdrant server."""
+"""Translate filters for a Qdrant server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bento.contract.filters import (
 
 
 def server_filter(filter: Filter | None) -> models.Filter | None:
-    """Return a filter in the form of `qdrant_client`."""
+    """Return the filter of `qdrant_client` that selects the same points."""
     if filter is None:
         return None
     return models.Filter(
@@ -46,7 +46,7 @@ def _condition(condition: Condition | Filter) -> Any:
             dates = any(isinstance(bound, datetime) for bound in bounds.values())
             kind = models.DatetimeRange if dates else models.Range
             return models.FieldCondition(key=key, range=kind(**bounds))
-    raise AssertionError(f"an unknown condition: {condition!r}")
+    raise AssertionError(f"unknown kind of condition: {condition!r}")
 
 
 def _match(values: Any, excludes: bool) -> Any:

@@ -1,8 +1,8 @@
 """A Qdrant server as the store, through qdrant-client.
 
-Each version of a collection is a collection of its own there, `NAME--GENERATION`; NAME is an alias
-of the published one. If an operator made an empty collection NAME by hand, it is the template of
-the first version, which takes its place.
+On the server, each version is a collection of its own, `NAME--GENERATION`. NAME is an alias of the
+published one. If an operator created an empty collection NAME by hand, the first version copies its
+parameters and replaces it.
 """
 
 from __future__ import annotations
@@ -28,26 +28,32 @@ from rag.store.checks import (
     missing,
 )
 from rag.store.interface import GENERATION, KEYWORD_FIELDS, ModelIdentity
-from rag.store.server.calls import TIMEOUT_S, Calls, NotThere, may_pass
+from rag.store.server.calls import TIMEOUT_S, Calls, NotOnServer, is_transient
 from rag.store.server.collection import ServerCollection, name_there
 
-# The collection's own metadata has the identity. So one atomic call creates both, snapshots have
-# both, and searches need not skip a point that holds it. Qdrant has metadata since 1.16.
+# The key of the identity in the collection's metadata, which Qdrant supports since 1.16. Metadata
+# is created atomically with the collection, is part of its snapshots, and is not a point that
+# searches would have to skip.
 METADATA_KEY: Final = "model_identity"
 
 M = TypeVar("M", bound=BaseModel)
 
 
 class ServerStore:
-    """The collections of the server of `client`, with the retries of `rag.store.server.calls`.
+    """The collections of a Qdrant server.
 
-    Every call raises `StoreUnavailable` when the server does not answer with success.
+    Calls are retried as `rag.store.server.calls` says. Every method raises `StoreUnavailable` when
+    the server does not answer, or answers with an error.
     """
 
     def __init__(
-        self, client: QdrantClient, *, sleep: Callable[[float], None] = time.sleep
+        self,
+        client: QdrantClient,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._calls = Calls(client, sleep)
+        self._calls = Calls(client, sleep, clock)
 
     @classmethod
     def connect(cls, settings: RagSettings) -> ServerStore:
@@ -55,30 +61,12 @@ class ServerStore:
 
         Raises `StoreUnavailable` if QDRANT_HOST is not a host.
         """
-        try:
-            scheme, host = settings.server()
-        except ValueError as error:
-            raise StoreUnavailable(str(error)) from None
-        return cls(
-            QdrantClient(
-                host=host,
-                port=settings.qdrant_port,
-                grpc_port=settings.qdrant_grpc_port,
-                prefer_grpc=True,
-                https=scheme == "https",
-                # As a header: with `api_key`, the client warns about http:// each time.
-                headers={"api-key": settings.key} if settings.key else None,
-                timeout=TIMEOUT_S,
-                check_compatibility=False,  # it starts a thread of its own, and warns
-                # By default, gRPC waits up to 2 minutes before it reconnects to a server.
-                grpc_options={"grpc.max_reconnect_backoff_ms": 2000},
-            )
-        )
+        return cls(make_client(settings))
 
     def open(
         self, name: str, identity: ModelIdentity, *, create: bool = True, staged: bool = False
     ) -> ServerCollection:
-        """Open a version: one call, unless something has to be created."""
+        """Open a version with one call, unless something is missing."""
         check_name(name)
         there = name_there(name, identity.generation)
         found = self._look(there if staged else name)
@@ -86,7 +74,7 @@ class ServerStore:
             if not create:
                 raise missing(name)
             created = self._create(name, identity)
-            # If another process published a version meanwhile, that one stays published.
+            # If another process has published a version meanwhile, it stays published.
             found = created if staged else self._look(name)
             if found is None:
                 self._publish(name, there)
@@ -95,7 +83,7 @@ class ServerStore:
             found = self._take_over(name, identity, found)
         held = _identity(name, found)
         check_identity(name, held, identity)
-        # Each time: the process that created the collection may have died before this.
+        # On every open, since the process that created the collection may have died before this.
         self._create_indexes(there, found.payload_schema, wait=False)
         return ServerCollection(name, held, self._calls)
 
@@ -114,11 +102,11 @@ class ServerStore:
             collection, _, generation = there.partition("--")
             if collection == name and GENERATION.fullmatch(generation) and generation != first:
                 held = self._open(name, there)
-                found += [] if held is None else [held]  # it may have been dropped meanwhile
+                found += [] if held is None else [held]  # None: dropped meanwhile
         return found
 
     def publish(self, name: str, identity: ModelIdentity) -> None:
-        """Publish the version of `identity`, in one step."""
+        """Publish the version of `identity` atomically."""
         check_name(name)
         there = name_there(name, identity.generation)
         held = self._open(name, there)
@@ -129,7 +117,7 @@ class ServerStore:
         self._publish(name, there)
 
     def drop(self, name: str, generation: str) -> bool:
-        """Delete an unpublished version; return False if there is none of that name."""
+        """Delete an unpublished version; return False if there is no version of that name."""
         published = self.published(name)
         if published is not None and published.identity.generation == generation:
             raise is_published(name, generation)
@@ -147,7 +135,7 @@ class ServerStore:
         """Return the server's information about a collection or an alias; None if there is none."""
         try:
             return self._calls(lambda client: client.get_collection(name))
-        except NotThere:
+        except NotOnServer:
             return None
 
     def _open(self, name: str, there: str) -> ServerCollection | None:
@@ -157,7 +145,7 @@ class ServerStore:
         )
 
     def _is_template(self, name: str, found: models.CollectionInfo) -> bool:
-        """Return whether this is an empty collection that an operator made by hand."""
+        """Return whether this is an empty collection that an operator created by hand."""
         if METADATA_KEY in (found.config.metadata or {}):
             return False
         if self._calls(lambda client: client.count(name)).count:
@@ -168,17 +156,18 @@ class ServerStore:
     def _take_over(
         self, name: str, identity: ModelIdentity, template: models.CollectionInfo
     ) -> models.CollectionInfo:
-        """Replace an empty collection by a version with the same parameters."""
+        """Replace an empty collection with a version that has the same parameters."""
         created = self._create(name, identity, like(name, identity, template))
         if self._make_way(name):
             self._publish(name, name_there(name, identity.generation))
             return created
-        return self._look(name) or created  # another process was faster, or it has points now
+        # Another process has published a version, or written points to the empty collection.
+        return self._look(name) or created
 
     def _make_way(self, name: str) -> bool:
-        """Delete an empty collection made by hand, since an alias needs its name.
+        """Delete an empty collection created by hand, since the alias needs its name.
 
-        Returns whether the name is free.
+        Return whether the name is free.
         """
         found = self._look(name)
         if found is None:
@@ -191,7 +180,7 @@ class ServerStore:
     def _create(
         self, name: str, identity: ModelIdentity, parameters: Mapping[str, Any] | None = None
     ) -> models.CollectionInfo:
-        """Create a version and its payload indexes; return the server's information about it."""
+        """Create a version and its payload indexes, and return the server's information on it."""
         there = name_there(name, identity.generation)
         vectors = models.VectorParams(size=identity.dimension, distance=models.Distance.COSINE)
 
@@ -203,8 +192,8 @@ class ServerStore:
                     metadata={METADATA_KEY: identity_to_json(identity)},
                 )
             except (grpc.RpcError, ApiException, ValueError) as error:
-                # Another process may have created it, or a call of ours whose answer was lost.
-                if may_pass(error) or not client.collection_exists(there):
+                # It exists if another process created it, or if an earlier answer was lost.
+                if is_transient(error) or not client.collection_exists(there):
                     raise
 
         self._calls(create)
@@ -214,7 +203,7 @@ class ServerStore:
         return created
 
     def _create_indexes(self, there: str, held: Container[str], *, wait: bool) -> None:
-        """Create the missing payload indexes, which takes long for a large collection."""
+        """Create the missing payload indexes, which takes long in a large collection."""
         for field in KEYWORD_FIELDS:
             if field not in held and not self._calls.local:
                 self._create_index(there, field, wait)
@@ -226,7 +215,7 @@ class ServerStore:
         self._calls(lambda client: client.create_payload_index(there, field, keyword, wait=wait))
 
     def _publish(self, name: str, there: str) -> None:
-        """Point the alias at a version, in one request, whether or not the alias exists."""
+        """Point the alias at a version with one request, whether or not the alias exists."""
         self._calls(
             lambda client: client.update_collection_aliases(
                 [
@@ -239,11 +228,32 @@ class ServerStore:
         )
 
 
-def like(name: str, identity: ModelIdentity, template: models.CollectionInfo) -> Mapping[str, Any]:
-    """Return the parameters of a collection, to create another one like it.
+def make_client(settings: RagSettings) -> QdrantClient:
+    """Return a client of `qdrant_host`. Raises `StoreUnavailable` if that is not a host."""
+    try:
+        scheme, host = settings.server()
+    except ValueError as error:
+        raise StoreUnavailable(str(error)) from None
+    return QdrantClient(
+        host=host,
+        port=settings.qdrant_port,
+        grpc_port=settings.qdrant_grpc_port,
+        prefer_grpc=True,
+        https=scheme == "https",
+        # As a header: given `api_key`, the client would warn about every http:// address.
+        headers={"api-key": settings.key} if settings.key else None,
+        timeout=TIMEOUT_S,
+        check_compatibility=False,  # the check would start a thread, and warn
+        # By default, gRPC waits up to 2 minutes before it reconnects to a server.
+        grpc_options={"grpc.max_reconnect_backoff_ms": 2000},
+    )
 
-    These are vectors, HNSW, shards, replicas, storage, quantization and optimizers. Raises
-    `CollectionMismatch` when its vectors do not fit the encoder.
+
+def like(name: str, identity: ModelIdentity, template: models.CollectionInfo) -> Mapping[str, Any]:
+    """Return the parameters for creating a collection like `template`.
+
+    They set vectors, HNSW, shards, replicas, storage, quantization and optimizers. Raises
+    `CollectionMismatch` when the template's vectors do not fit the encoder.
     """
     params = template.config.params
     vectors = params.vectors
@@ -253,9 +263,9 @@ def like(name: str, identity: ModelIdentity, template: models.CollectionInfo) ->
         or vectors.multivector_config
     ):
         raise CollectionMismatch(
-            f"the empty collection {name!r} was not made for one vector of {identity.dimension} "
-            "dimensions by Cosine, as this encoder makes them: delete it and make it so, or leave "
-            "that to this program"
+            f"the empty collection {name!r} does not fit this encoder, which needs one vector of "
+            f"{identity.dimension} dimensions with Cosine distance. Delete the collection and "
+            "create it so, or let the service create it"
         )
     return {
         "vectors_config": vectors,
@@ -270,7 +280,7 @@ def like(name: str, identity: ModelIdentity, template: models.CollectionInfo) ->
 
 
 def _as(kind: type[M], held: BaseModel | None) -> M | None:
-    """Return a collection's parameters in the form in which they are set."""
+    """Convert a collection's configuration to the type that creating a collection takes."""
     if held is None:
         return None
     given = held.model_dump(exclude_none=True)

@@ -1,4 +1,4 @@
-"""Settings and servers for the doctor's tests."""
+"""Settings and servers for the tests of the doctor."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tests.support.serving import free_port
 
 
 @pytest.fixture(autouse=True)
-def _only_these_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _default_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in (*Settings.model_fields, *RagSettings.model_fields, "hf_hub_offline"):
         monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.setenv("PORT", str(free_port()))
-    monkeypatch.chdir(tmp_path)  # where there is no .env
+    monkeypatch.chdir(tmp_path)  # a folder without .env
 
 
 @pytest.fixture

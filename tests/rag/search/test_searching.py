@@ -456,7 +456,7 @@ def test_another_tenants_picture_is_no_example(index: PictureIndex) -> None:
         {"image": ImageExample(id="id99")},
         {"text": "query", "negative": Examples(image=ImageExample(id="id99"))},
     ):
-        with pytest.raises(ImageNotFound, match="no picture 'id99' of dao_id 'ours'"):
+        with pytest.raises(ImageNotFound, match="no picture 'id99' with dao_id 'ours'"):
             find(index, **fields, dao_id="ours")
 
 

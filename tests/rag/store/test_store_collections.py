@@ -1,4 +1,4 @@
-"""What every store keeps to: collections and their generations, on each engine."""
+"""Behavior that all engines share: collections and their versions."""
 
 from __future__ import annotations
 
@@ -18,18 +18,13 @@ from bento.contract.errors import (
     StoreUnavailable,
 )
 from bento.contract.filters import tenant
-from tests.support.rag.engines import (
-    CLIP,
-    DIM,
-    OTHER,
-    make_points,
-)
+from tests.support.rag.engines import CLIP, DIM, OTHER, make_points
 from tests.support.rag.stores import Engine
 
 # Collections -------------------------------------------------------------------------------
 
 
-def test_another_model_is_refused_and_both_are_named(engine: Engine) -> None:
+def test_a_model_mismatch_names_both_models_and_the_remedy(engine: Engine) -> None:
     collection = engine.open()
     collection.upsert(make_points(1))
     for wanted in (OTHER, replace(CLIP, weights_digest="sha256:cccc")):
@@ -66,7 +61,7 @@ def test_reopening_keeps_points_identities_and_what_is_published(engine: Engine)
     assert collection.query(points[5].vector, 1, filter=tenant("ours"))[0].id == points[5].id
 
 
-def test_asking_for_what_is_missing_makes_nothing(engine: Engine) -> None:
+def test_reading_a_missing_collection_does_not_create_it(engine: Engine) -> None:
     store, name = engine.store, engine.name
     assert store.published(name) is None
     assert list(store.generations(name)) == []
@@ -81,7 +76,7 @@ def test_asking_for_what_is_missing_makes_nothing(engine: Engine) -> None:
     assert list(store.generations(name)) == []
 
 
-def test_a_bad_collection_name_is_refused(engine: Engine) -> None:
+def test_a_bad_collection_name_is_rejected(engine: Engine) -> None:
     store = engine.store
     for name in ("", ".", "..", "a/b", "../a", "a b", "a\n", "é", "a" * 65, "/a", "a--b"):
         for call in (
@@ -91,11 +86,11 @@ def test_a_bad_collection_name_is_refused(engine: Engine) -> None:
             lambda name=name: store.publish(name, CLIP),
             lambda name=name: store.drop(name, CLIP.generation),
         ):
-            with pytest.raises(InvalidSearch, match="collection name"):
+            with pytest.raises(InvalidSearch, match="the collection name"):
                 call()
 
 
-def test_two_collections_do_not_mix(engine: Engine) -> None:
+def test_collections_are_independent(engine: Engine) -> None:
     engine.open().upsert(make_points(3))
     other = f"{engine.name}-2"
     assert engine.store.published(other) is None
@@ -104,39 +99,39 @@ def test_two_collections_do_not_mix(engine: Engine) -> None:
     assert [c.identity for c in engine.store.generations(engine.name)] == [CLIP]
 
 
-def test_writes_and_queries_from_eight_threads_lose_nothing(engine: Engine) -> None:
-    start = threading.Barrier(8)
+def test_concurrent_writes_and_queries_lose_nothing(engine: Engine) -> None:
+    start = threading.Barrier(4)
 
     def work(seed: int) -> None:
         start.wait()
         collection = engine.open()
-        points = make_points(40, seed, dao_id=str(seed))
-        for n in range(0, 40, 10):
-            collection.upsert(points[n : n + 10])
-            for point in points[n : n + 10]:
+        points = make_points(20, seed, dao_id=str(seed))
+        for n in range(0, 20, 5):
+            collection.upsert(points[n : n + 5])
+            for point in points[n : n + 5]:
                 found = collection.query(point.vector, 1, filter=tenant(str(seed)))
                 assert found[0].id == point.id
         assert collection.delete([points[0].id]) == 1
 
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(work, range(8)))
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
 
-    assert engine.open().count() == 8 * 39
+    assert engine.open().count() == 4 * 19
 
 
-def test_a_closed_store_says_so_and_closes_again(engine: Engine) -> None:
+def test_a_closed_store_rejects_calls_and_can_be_closed_again(engine: Engine) -> None:
     collection = engine.open()
     engine.store.close()
     engine.store.close()
     for call in (collection.count, engine.open):
-        with pytest.raises(StoreUnavailable, match="closed"):
+        with pytest.raises(StoreUnavailable, match="is closed"):
             call()
 
 
-# Generations -------------------------------------------------------------------------------
+# Versions ----------------------------------------------------------------------------------
 
 
-def test_what_is_opened_first_is_published(engine: Engine) -> None:
+def test_the_first_version_opened_is_published(engine: Engine) -> None:
     collection = engine.open()
     published = engine.store.published(engine.name)
     assert published is not None
@@ -145,14 +140,14 @@ def test_what_is_opened_first_is_published(engine: Engine) -> None:
     assert published.count() == 3
 
 
-def test_a_staged_generation_is_filled_beside_the_published_one(engine: Engine) -> None:
+def test_a_staged_version_is_filled_beside_the_published_one(engine: Engine) -> None:
     store, name = engine.store, engine.name
     engine.open().upsert(make_points(3))
     wide = replace(OTHER, dimension=DIM + 1)
     staged = store.open(name, wide, staged=True)
     assert staged.identity == wide
 
-    staged.upsert([replace(p, vector=np.ones(DIM + 1)) for p in make_points(5)])
+    staged.upsert([replace(p, vector=np.ones(DIM + 1, np.float32)) for p in make_points(5)])
 
     assert engine.open().count() == 3
     assert store.open(name, wide, staged=True, create=False).count() == 5
@@ -160,12 +155,10 @@ def test_a_staged_generation_is_filled_beside_the_published_one(engine: Engine) 
     assert published is not None
     assert published.identity == CLIP
     assert [(c.identity, c.count()) for c in store.generations(name)] == [(CLIP, 3), (wide, 5)]
-    assert store.open(name, CLIP, staged=True).count() == 3  # the published one can be named, too
+    assert store.open(name, CLIP, staged=True).count() == 3  # names the published one
 
 
-def test_publishing_switches_and_keeps_the_old_generation_until_it_is_dropped(
-    engine: Engine,
-) -> None:
+def test_the_old_version_stays_until_it_is_dropped(engine: Engine) -> None:
     store, name = engine.store, engine.name
     old = engine.open()
     old.upsert(make_points(3))
@@ -178,7 +171,7 @@ def test_publishing_switches_and_keeps_the_old_generation_until_it_is_dropped(
     with pytest.raises(CollectionMismatch):
         engine.open()
     assert [c.identity for c in store.generations(name)] == [OTHER, CLIP]
-    old.upsert(make_points(2, 2))  # a write that raced the publishing stays where it belongs
+    old.upsert(make_points(2, 2))  # a late write to the old version
     assert (old.count(), new.count()) == (5, 5)
 
     assert store.drop(name, CLIP.generation) is True
@@ -187,7 +180,7 @@ def test_publishing_switches_and_keeps_the_old_generation_until_it_is_dropped(
     assert new.count() == 5
 
 
-def test_publishing_again_and_back_is_fine(engine: Engine) -> None:
+def test_a_version_can_be_published_again(engine: Engine) -> None:
     store, name = engine.store, engine.name
     engine.open()
     store.open(name, OTHER, staged=True)
@@ -196,7 +189,7 @@ def test_publishing_again_and_back_is_fine(engine: Engine) -> None:
         assert store.open(name, identity, create=False).identity == identity
 
 
-def test_the_published_generation_cannot_be_dropped(engine: Engine) -> None:
+def test_the_published_version_cannot_be_dropped(engine: Engine) -> None:
     engine.open().upsert(make_points(3))
     with pytest.raises(InvalidSearch, match="is published"):
         engine.store.drop(engine.name, CLIP.generation)
@@ -205,7 +198,7 @@ def test_the_published_generation_cannot_be_dropped(engine: Engine) -> None:
     assert engine.open().count() == 3
 
 
-def test_a_dropped_generation_is_a_clear_error_for_those_who_hold_it(engine: Engine) -> None:
+def test_calls_on_a_dropped_version_fail_with_a_remedy(engine: Engine) -> None:
     engine.open()
     held = engine.store.open(engine.name, OTHER, staged=True)
     point = make_points(1)[0]
@@ -224,13 +217,13 @@ def test_a_dropped_generation_is_a_clear_error_for_those_who_hold_it(engine: Eng
     for call in calls:
         with pytest.raises(RagError, match="open the collection again"):
             call()
-    assert engine.store.open(engine.name, OTHER, staged=True).count() == 0  # and can be made anew
+    assert (
+        engine.store.open(engine.name, OTHER, staged=True).count() == 0
+    )  # it can be created again
     assert engine.open().count() == 0
 
 
-def test_a_staged_generation_is_published_by_who_opens_what_is_not_published(
-    engine: Engine,
-) -> None:
+def test_opening_a_collection_publishes_its_staged_version(engine: Engine) -> None:
     engine.store.open(engine.name, CLIP, staged=True).upsert(make_points(3))
     assert engine.store.published(engine.name) is None
     assert [c.identity for c in engine.store.generations(engine.name)] == [CLIP]

@@ -1,4 +1,4 @@
-"""The embedded store under `kill -9` while generations are filled, published and dropped."""
+"""The embedded store under `kill -9` while it fills, publishes and drops versions."""
 
 from __future__ import annotations
 
@@ -11,16 +11,20 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from rag.store.edge.store import EdgeStore
 from rag.store.interface import Collection, ModelIdentity
 from tests.support.paths import ROOT
-from tests.support.rag.engines import CLIP, OTHER, make_points, quick_folder, run, script
+from tests.support.rag.engines import CLIP, OTHER, make_points, run, script
+
+pytestmark = pytest.mark.service
 
 POINTS = make_points(200)
 
-# Round after round fills the other generation, publishes it, drops the old one and overwrites
-# all payloads. After each it says so and waits for a line: a payload is [round, 0], and
-# overwritten [round, 1].
+# Each round fills the other version with the payloads [round, 0], publishes it, drops the old one
+# and overwrites all payloads with [round, 1]. After each step, it prints an event and waits for a
+# line.
 ROUNDS = """
 store, round = EdgeStore(Path(sys.argv[1])), int(sys.argv[2])
 def say(event):
@@ -46,12 +50,15 @@ def identity_of(round: int) -> ModelIdentity:
     return CLIP if round % 2 else OTHER
 
 
-# About what the step takes that begins when this was said, in seconds.
+# The duration in seconds of the step that follows each event.
 STEPS = {"filled": 0.001, "published": 0.006, "dropped": 0.005, "overwritten": 0.03}
 
 
 def run_and_kill(folder: Path, round: int, within: str, after: float) -> tuple[str, int]:
-    """Start a round, kill the process in the step that follows a word, return its last word."""
+    """Run rounds, kill the process `after` seconds into the step after the event `within`.
+
+    Return the last event and its round.
+    """
     command = [*script(ROUNDS), str(folder), str(round)]
     with subprocess.Popen(
         command,
@@ -72,7 +79,7 @@ def run_and_kill(folder: Path, round: int, within: str, after: float) -> tuple[s
             process.stdin.flush()
         time.sleep(after)
         process.kill()
-        said = process.stdout.read() or said  # the step may have ended
+        said = process.stdout.read() or said  # the step may have finished
         assert process.stderr.read() == ""
     event, last = said.split()
     return event, int(last)
@@ -89,13 +96,13 @@ def payloads(collection: Collection) -> list[Any]:
 
 
 def check(store: EdgeStore, event: str, round: int) -> int:
-    """Hold what is stored against what was said last, and return the round that is published."""
+    """Check that the store fits the last event, and return the published round."""
     published = store.published("a")
     if published is None:
         assert (event, round) == ("filled", 0)
         return -1
     mine, others = identity_of(round), store.generations("a")[1:]
-    if event == "filled" and published.identity != mine:  # killed before it was published
+    if event == "filled" and published.identity != mine:  # not yet published
         assert set(payloads(published)) == {(round - 1, 1)}
         assert [set(payloads(other)) for other in others] == [{(round, 0)}]
         return round - 1
@@ -111,20 +118,20 @@ def check(store: EdgeStore, event: str, round: int) -> int:
     return round
 
 
-def test_one_generation_is_complete_and_published_whenever_it_is_killed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("repeats", [1, pytest.param(12, marks=pytest.mark.slow)])
+def test_after_a_kill_one_complete_version_is_published(folder: Path, repeats: int) -> None:
     rng = random.Random(0)
-    with quick_folder(tmp_path) as folder:
-        published = -1
-        for within in [*STEPS] * 3:
-            after = rng.uniform(0, STEPS[within])
-            event, round = run_and_kill(folder, published + 1, within, after)
-            with closing(EdgeStore(folder)) as store:
-                published = check(store, event, round)
-            left = {p.name for p in (folder / "a").glob(".[cd]*")}
-            assert left == set()
+    published = -1
+    for within in [*STEPS] * repeats:
+        after = rng.uniform(0, STEPS[within])
+        event, round = run_and_kill(folder, published + 1, within, after)
+        with closing(EdgeStore(folder)) as store:
+            published = check(store, event, round)
+        left = {p.name for p in (folder / "a").glob(".[cd]*")}
+        assert left == set()
 
 
-# Dies just before one of the changes to folders that publishing and dropping make.
+# Publishes and drops, but is killed just before one of the changes to folders.
 PUBLISH_AND_DROP = """
 store, left = EdgeStore(Path(sys.argv[1])), int(sys.argv[2])
 def kill(event, args):
@@ -139,25 +146,28 @@ store.drop("a", CLIP.generation)
 """
 
 
-def test_killed_between_any_two_steps_of_publishing_and_dropping(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "steps", [(1, 4, 15), pytest.param(tuple(range(1, 16)), marks=pytest.mark.slow)]
+)
+def test_a_kill_while_publishing_and_dropping(folder: Path, steps: tuple[int, ...]) -> None:
     seen = set()
-    with quick_folder(tmp_path) as folder:
-        with closing(EdgeStore(folder / "before")) as store:
-            store.open("a", CLIP).upsert(POINTS)
-            store.open("a", OTHER, staged=True).upsert(POINTS[:100])
-        for step in (1, 2, 3, 4, 5, 6, 15):
-            path = folder / str(step)
-            shutil.copytree(folder / "before", path, symlinks=True)
-            killed = run(PUBLISH_AND_DROP, path, step)
-            assert killed.returncode == -signal.SIGKILL, killed.stderr
-            with closing(EdgeStore(path)) as store:
-                held = [(c.identity, c.count()) for c in store.generations("a")]
-                published = store.published("a")
-                assert published is not None
-                seen.add((published.identity, len(held)))
-                assert set(held) <= {(CLIP, 200), (OTHER, 100)}
-                store.publish("a", OTHER)
-                store.drop("a", CLIP.generation)
-                assert [c.count() for c in store.generations("a")] == [100]
-            assert {p.name for p in (path / "a").iterdir()} == {OTHER.generation, "published"}
+    with closing(EdgeStore(folder / "before")) as store:
+        store.open("a", CLIP).upsert(POINTS)
+        store.open("a", OTHER, staged=True).upsert(POINTS[:100])
+    for step in steps:
+        path = folder / str(step)
+        shutil.copytree(folder / "before", path, symlinks=True)
+        killed = run(PUBLISH_AND_DROP, path, step)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        with closing(EdgeStore(path)) as store:
+            held = [(c.identity, c.count()) for c in store.generations("a")]
+            published = store.published("a")
+            assert published is not None
+            seen.add((published.identity, len(held)))
+            assert set(held) <= {(CLIP, 200), (OTHER, 100)}
+            store.publish("a", OTHER)
+            store.drop("a", CLIP.generation)
+            assert [c.count() for c in store.generations("a")] == [100]
+        assert {p.name for p in (path / "a").iterdir()} == {OTHER.generation, "published"}
+        shutil.rmtree(path)
     assert seen == {(CLIP, 2), (OTHER, 2), (OTHER, 1)}

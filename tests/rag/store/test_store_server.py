@@ -1,15 +1,14 @@
-"""The store on a server: what it sends, and how it creates, over the stand-in `Loopback`."""
+"""The store on a server: its calls, and how it creates versions, against the fake `Loopback`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from threading import Barrier
-from typing import Any
 
-import grpc
+import grpc  # type: ignore[import-untyped]
 import pytest
 from qdrant_client import grpc as wire
 from qdrant_client import models
@@ -17,30 +16,23 @@ from qdrant_client import models
 from bento.contract.errors import CollectionMismatch, StoreUnavailable
 from bento.contract.filters import tenant
 from rag.store.opening import open_store
-from rag.store.server.store import ServerStore, like
+from rag.store.server.store import like, make_client
 from tests.support.rag.engines import CLIP, DIM, OTHER, make_points, settings
 from tests.support.rag.loopback import Fault, Loopback
 
 THERE = f"a--{CLIP.generation}"
 
 
-@pytest.fixture
-def loopback() -> Iterator[Loopback]:
-    loopback = Loopback()
-    yield loopback
-    loopback.stop()
-
-
 def aliases(loopback: Loopback) -> dict[str, str]:
     return {a.alias_name: a.collection_name for a in loopback.data.get_aliases().aliases}
 
 
-def made_by_hand(loopback: Loopback, size: int = DIM, distance: str = "Cosine") -> None:
+def create_by_hand(loopback: Loopback, size: int = DIM, distance: str = "Cosine") -> None:
     vectors = models.VectorParams(size=size, distance=models.Distance(distance), on_disk=True)
     loopback.data.create_collection("a", vectors)
 
 
-def test_a_generation_and_its_indexes_come_first_and_the_alias_last(loopback: Loopback) -> None:
+def test_the_alias_is_created_after_the_version_and_its_indexes(loopback: Loopback) -> None:
     with closing(loopback.connect()) as store:
         store.open("a", CLIP)
 
@@ -59,7 +51,7 @@ def test_a_generation_and_its_indexes_come_first_and_the_alias_last(loopback: Lo
     assert aliases(loopback) == {"a": THERE}
 
 
-def test_opening_what_is_there_takes_one_call(loopback: Loopback) -> None:
+def test_opening_an_existing_version_takes_one_call(loopback: Loopback) -> None:
     with closing(loopback.connect()) as store:
         store.open("a", CLIP)
         store.open("a", OTHER, staged=True)
@@ -69,7 +61,7 @@ def test_opening_what_is_there_takes_one_call(loopback: Loopback) -> None:
             assert loopback.calls == ["Get"]
 
 
-def test_publishing_is_one_call_that_replaces_the_alias(loopback: Loopback) -> None:
+def test_publishing_replaces_the_alias_with_one_call(loopback: Loopback) -> None:
     with closing(loopback.connect()) as store:
         store.open("a", CLIP)
         store.open("a", OTHER, staged=True)
@@ -79,7 +71,7 @@ def test_publishing_is_one_call_that_replaces_the_alias(loopback: Loopback) -> N
     assert aliases(loopback) == {"a": f"a--{OTHER.generation}"}
 
 
-def test_all_calls_name_the_generation_and_not_the_alias(loopback: Loopback) -> None:
+def test_all_calls_name_the_version_rather_than_the_alias(loopback: Loopback) -> None:
     with closing(loopback.connect()) as store:
         collection = store.open("a", CLIP)
         loopback.data.update_collection_aliases(
@@ -94,8 +86,8 @@ def test_all_calls_name_the_generation_and_not_the_alias(loopback: Loopback) -> 
         assert collection.delete([point.id]) == 1
 
 
-def test_points_go_256_a_call_and_are_waited_for(loopback: Loopback) -> None:
-    points = make_points(600)
+def test_writes_send_256_points_per_call_and_wait(loopback: Loopback) -> None:
+    points = make_points(260)
     with closing(loopback.connect()) as store:
         collection = store.open("a", CLIP)
         loopback.writes.clear()
@@ -103,14 +95,14 @@ def test_points_go_256_a_call_and_are_waited_for(loopback: Loopback) -> None:
         collection.overwrite_payloads({p.id: {"n": 0} for p in points})
         collection.delete([p.id for p in points])
 
-    upserts, overwrites, deletes = (loopback.writes[n : n + 3] for n in (0, 3, 6))
-    assert [len(upsert.points) for upsert in upserts] == [256, 256, 88]
-    assert [len(batch.operations) for batch in overwrites] == [256, 256, 88]
-    assert [len(delete.points.points.ids) for delete in deletes] == [256, 256, 88]
+    upserts, overwrites, deletes = (loopback.writes[n : n + 2] for n in (0, 2, 4))
+    assert [len(upsert.points) for upsert in upserts] == [256, 4]
+    assert [len(batch.operations) for batch in overwrites] == [256, 4]
+    assert [len(delete.points.points.ids) for delete in deletes] == [256, 4]
     assert all(write.wait for write in loopback.writes)
 
 
-def test_a_query_takes_one_call_unless_scores_at_an_end_of_the_page_are_equal(
+def test_a_query_takes_one_call_unless_a_page_ends_between_equal_scores(
     loopback: Loopback,
 ) -> None:
     one, two, *others = make_points(30)
@@ -125,7 +117,7 @@ def test_a_query_takes_one_call_unless_scores_at_an_end_of_the_page_are_equal(
         assert loopback.calls[2:] == ["Query", "Query", "Get"]
 
 
-def test_processes_that_create_at_once_both_end_up_with_one_collection(loopback: Loopback) -> None:
+def test_processes_that_create_a_collection_at_once_share_it(loopback: Loopback) -> None:
     start = Barrier(4)
 
     def work(seed: int) -> None:
@@ -140,7 +132,7 @@ def test_processes_that_create_at_once_both_end_up_with_one_collection(loopback:
 
 
 @pytest.mark.parametrize("missing", [1, 2])
-def test_a_collection_that_another_process_just_made_is_opened(
+def test_a_collection_that_another_process_just_created_is_opened(
     loopback: Loopback, missing: int
 ) -> None:
     with closing(loopback.connect()) as store:
@@ -150,7 +142,7 @@ def test_a_collection_that_another_process_just_made_is_opened(
         assert loopback.hidden == []
 
 
-def test_a_collection_that_another_process_published_meanwhile_stays_so(
+def test_a_version_that_another_process_published_meanwhile_stays_published(
     loopback: Loopback,
 ) -> None:
     with closing(loopback.connect()) as store:
@@ -162,9 +154,7 @@ def test_a_collection_that_another_process_published_meanwhile_stays_so(
 
 
 @pytest.mark.parametrize("method", ["Create", "CreateFieldIndex", "UpdateAliases"])
-def test_a_crash_while_creating_is_made_up_for_by_the_next_open(
-    loopback: Loopback, method: str
-) -> None:
+def test_the_next_open_completes_an_interrupted_creation(loopback: Loopback, method: str) -> None:
     loopback.faults.append(Fault(method, grpc.StatusCode.INTERNAL))
     with closing(loopback.connect()) as store:
         with pytest.raises(StoreUnavailable, match="INTERNAL"):
@@ -175,7 +165,7 @@ def test_a_crash_while_creating_is_made_up_for_by_the_next_open(
     assert loopback.indexes.keys() == {(THERE, field) for field in ("dao_id", "tags", "category")}
 
 
-def test_missing_indexes_are_made_up_for_without_waiting(loopback: Loopback) -> None:
+def test_missing_indexes_are_created_without_waiting(loopback: Loopback) -> None:
     with closing(loopback.connect()) as store:
         store.open("a", CLIP)
         del loopback.indexes[THERE, "tags"]
@@ -185,19 +175,25 @@ def test_missing_indexes_are_made_up_for_without_waiting(loopback: Loopback) -> 
     assert [(w.field_name, w.wait) for w in loopback.writes] == [("tags", False)]
 
 
-def test_a_collection_of_unknown_origin_is_refused(loopback: Loopback) -> None:
-    made_by_hand(loopback)
+def test_a_collection_without_an_identity_is_rejected(loopback: Loopback) -> None:
+    create_by_hand(loopback)
     loopback.data.upsert("a", [models.PointStruct(id=1, vector=[1.0] * DIM, payload={})])
     with closing(loopback.connect()) as store:
-        for call in (lambda: store.open("a", CLIP), lambda: store.published("a")):
-            with pytest.raises(CollectionMismatch, match="does not say which model"):
+        calls: list[Callable[[], object]] = [
+            lambda: store.open("a", CLIP),
+            lambda: store.published("a"),
+        ]
+        for call in calls:
+            with pytest.raises(CollectionMismatch, match="does not record which model"):
                 call()
 
 
-def test_an_empty_collection_made_by_hand_is_the_template_of_the_first(loopback: Loopback) -> None:
-    made_by_hand(loopback)
+def test_an_empty_collection_created_by_hand_is_the_template_of_the_first_version(
+    loopback: Loopback,
+) -> None:
+    create_by_hand(loopback)
     with closing(loopback.connect()) as store:
-        with pytest.raises(CollectionMismatch):  # only who creates may put another in its place
+        with pytest.raises(CollectionMismatch):  # only `create` replaces it
             store.open("a", CLIP, create=False)
         collection = store.open("a", CLIP)
         points = make_points(3)
@@ -209,8 +205,8 @@ def test_an_empty_collection_made_by_hand_is_the_template_of_the_first(loopback:
     assert create.vectors_config.params.on_disk is True
 
 
-def test_its_shards_and_replicas_are_kept(loopback: Loopback) -> None:
-    made_by_hand(loopback)
+def test_the_version_copies_shards_and_replicas_of_its_template(loopback: Loopback) -> None:
+    create_by_hand(loopback)
     info = loopback.data.get_collection("a")
     info.config.params.shard_number = 3
     info.config.params.replication_factor = 2
@@ -224,19 +220,21 @@ def test_its_shards_and_replicas_are_kept(loopback: Loopback) -> None:
 
 
 @pytest.mark.parametrize(("size", "distance"), [(DIM + 1, "Cosine"), (DIM, "Dot")])
-def test_one_made_for_other_vectors_is_left_alone(
+def test_an_empty_collection_for_other_vectors_is_rejected_and_kept(
     loopback: Loopback, size: int, distance: str
 ) -> None:
-    made_by_hand(loopback, size, distance)
-    said = f"one vector of {DIM} dimensions by Cosine"
+    create_by_hand(loopback, size, distance)
+    said = f"one vector of {DIM} dimensions with Cosine distance"
     with closing(loopback.connect()) as store, pytest.raises(CollectionMismatch, match=said):
         store.open("a", CLIP)
     assert loopback.data.collection_exists("a")
     assert aliases(loopback) == {}
 
 
-def test_a_crash_while_taking_over_is_made_up_for_by_the_next_open(loopback: Loopback) -> None:
-    made_by_hand(loopback)
+def test_the_next_open_completes_an_interrupted_replacement_of_the_template(
+    loopback: Loopback,
+) -> None:
+    create_by_hand(loopback)
     for method in ("Delete", "UpdateAliases"):
         loopback.faults.append(Fault(method, grpc.StatusCode.INTERNAL))
         with closing(loopback.connect()) as store, pytest.raises(StoreUnavailable):
@@ -247,53 +245,34 @@ def test_a_crash_while_taking_over_is_made_up_for_by_the_next_open(loopback: Loo
     assert aliases(loopback) == {"a": THERE}
 
 
-def test_publishing_takes_the_place_of_an_empty_one_too(loopback: Loopback) -> None:
-    made_by_hand(loopback)
+def test_publishing_replaces_an_empty_collection(loopback: Loopback) -> None:
+    create_by_hand(loopback)
     with closing(loopback.connect()) as store:
         store.open("a", CLIP, staged=True)
         store.publish("a", CLIP)
     assert aliases(loopback) == {"a": THERE}
 
 
-def test_another_process_that_took_over_first_is_not_pushed_aside(
-    loopback: Loopback, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made_by_hand(loopback)
+def test_a_process_that_replaced_the_template_first_wins(loopback: Loopback) -> None:
+    create_by_hand(loopback)
     with closing(loopback.connect()) as late, closing(loopback.connect()) as quick:
-        assert isinstance(late, ServerStore)
-        create = late._create
-
-        def meanwhile(*arguments: Any) -> Any:
-            quick.open("a", OTHER).upsert(make_points(3))
-            return create(*arguments)
-
-        monkeypatch.setattr(late, "_create", meanwhile)
+        loopback.before["Create"] = lambda: quick.open("a", OTHER).upsert(make_points(3))
         with pytest.raises(CollectionMismatch, match="holds vectors of"):
             late.open("a", CLIP)
         assert quick.open("a", OTHER).count() == 3
     assert aliases(loopback) == {"a": f"a--{OTHER.generation}"}
 
 
-def test_points_that_come_while_taking_over_are_kept(
-    loopback: Loopback, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made_by_hand(loopback)
-    with closing(loopback.connect()) as store:
-        assert isinstance(store, ServerStore)
-        create = store._create
-
-        def meanwhile(*arguments: Any) -> Any:
-            point = models.PointStruct(id=1, vector=[1.0] * DIM, payload={})
-            loopback.data.upsert("a", [point])
-            return create(*arguments)
-
-        monkeypatch.setattr(store, "_create", meanwhile)
-        with pytest.raises(CollectionMismatch, match="does not say which model"):
-            store.open("a", CLIP)
+def test_points_written_while_the_template_is_replaced_are_kept(loopback: Loopback) -> None:
+    create_by_hand(loopback)
+    point = models.PointStruct(id=1, vector=[1.0] * DIM, payload={})
+    loopback.before["Create"] = lambda: loopback.data.upsert("a", [point])
+    with closing(loopback.connect()) as store, pytest.raises(CollectionMismatch):
+        store.open("a", CLIP)
     assert loopback.data.count("a").count == 1
 
 
-def test_collections_with_similar_names_are_no_generations(loopback: Loopback) -> None:
+def test_collections_with_similar_names_are_not_versions(loopback: Loopback) -> None:
     vectors = models.VectorParams(size=DIM, distance=models.Distance.COSINE)
     for name in ("a--backup", f"{THERE}-2", f"b--{CLIP.generation}", f"x{THERE}"):
         loopback.data.create_collection(name, vectors)
@@ -304,14 +283,14 @@ def test_collections_with_similar_names_are_no_generations(loopback: Loopback) -
     assert loopback.data.collection_exists("a--backup")
 
 
-def test_a_server_too_old_to_keep_the_identity_is_refused(loopback: Loopback) -> None:
+def test_a_server_too_old_to_store_the_identity_is_rejected(loopback: Loopback) -> None:
     loopback.keeps_metadata = False
     with closing(loopback.connect()) as store, pytest.raises(CollectionMismatch, match=r"1\.16"):
         store.open("a", CLIP)
     assert aliases(loopback) == {}
 
 
-def test_an_identity_that_was_tampered_with_is_refused(loopback: Loopback) -> None:
+def test_a_damaged_identity_is_rejected(loopback: Loopback) -> None:
     with closing(loopback.connect()) as store:
         store.open("a", CLIP)
         other = {"model_identity": {"pretrained": "laion2b"}}
@@ -322,7 +301,7 @@ def test_an_identity_that_was_tampered_with_is_refused(loopback: Loopback) -> No
             store.publish("a", CLIP)
 
 
-def test_a_collection_of_another_dimension_is_a_clear_error_at_once(loopback: Loopback) -> None:
+def test_a_rejected_write_is_not_retried(loopback: Loopback) -> None:
     with closing(loopback.connect()) as store:
         collection = store.open("a", CLIP)
         loopback.data.delete_collection(THERE)
@@ -336,7 +315,7 @@ def test_a_collection_of_another_dimension_is_a_clear_error_at_once(loopback: Lo
 
 
 @pytest.mark.parametrize("host", ["qdrant:6333", "ftp://qdrant", "http://", "a/b"])
-def test_a_host_that_is_none_is_refused(host: str) -> None:
+def test_a_bad_host_is_rejected(host: str) -> None:
     with pytest.raises(StoreUnavailable, match="QDRANT_HOST"):
         open_store(settings(qdrant_host=host))
 
@@ -350,10 +329,11 @@ def test_a_host_that_is_none_is_refused(host: str) -> None:
         ("https://qdrant/", "", True),
     ],
 )
-def test_the_scheme_decides_over_encryption(host: str, key: str, encrypted: bool) -> None:
-    store = ServerStore.connect(settings(qdrant_host=host, qdrant_api_key=key))
-    with closing(store):
-        options = store._calls._client.init_options
+def test_the_scheme_decides_whether_the_connection_is_encrypted(
+    host: str, key: str, encrypted: bool
+) -> None:
+    with closing(make_client(settings(qdrant_host=host, qdrant_api_key=key))) as client:
+        options = client.init_options
         assert options["https"] is encrypted
         assert options["host"] == "qdrant"
         assert (options["headers"] or {}).get("api-key", "") == key

@@ -1,7 +1,7 @@
-"""What is sent to a Qdrant server is what its OpenAPI document describes.
+"""Requests to a Qdrant server conform to Qdrant's OpenAPI document.
 
-The document is read from QDRANT_OPENAPI, else from `../shared/data/qdrant-openapi-1.19.json`
-beside the repository. A stand-in for the server checks every request and answers from local mode.
+QDRANT_OPENAPI names the document; the default is `../shared/data/qdrant-openapi-1.19.json`. A fake
+server records the requests and answers them from qdrant-client's local mode.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 from pydantic import TypeAdapter
 from qdrant_client import QdrantClient, models
 
@@ -50,9 +50,9 @@ EVERY_CONDITION = parse_filter(
 
 
 class Checker:
-    """Says what is wrong with a request, judged by an OpenAPI 3.0 document.
+    """Validate requests against an OpenAPI 3.0 document.
 
-    Stricter than the document in one thing: fields that it does not name are wrong.
+    Unlike the document, reject fields that it does not name.
     """
 
     def __init__(self, document: dict[str, Any]) -> None:
@@ -68,7 +68,7 @@ class Checker:
         named = [(m, p) for m, p in self._operations if m == method and _fits(p, parts.path)]
         if not named:
             return [f"{method} {parts.path} is not in the document"]
-        # /collections/aliases is one of its own, and not a collection called aliases
+        # The most specific path: /collections/aliases is not a collection named aliases.
         operation = self._operations[min(named, key=lambda one: one[1].count("{"))]
         return [
             *self._query_problems(operation, parts.query),
@@ -91,7 +91,7 @@ class Checker:
     def _body_problems(self, operation: dict[str, Any], body: bytes) -> Iterator[str]:
         if "requestBody" not in operation:
             if body:
-                yield "there is a body, and the document has none"
+                yield "the request has a body, but the document has none"
             return
         schema = operation["requestBody"]["content"]["application/json"]["schema"]
         yield from self._errors(_json_schema(schema), json.loads(body) if body else None)
@@ -103,7 +103,7 @@ class Checker:
 
 
 def _json_schema(node: Any) -> Any:
-    """Return a schema of OpenAPI 3.0 as JSON Schema: null is a type, and objects are closed."""
+    """Convert an OpenAPI 3.0 schema to JSON Schema: null becomes a type, and objects closed."""
     if isinstance(node, list):
         return [_json_schema(item) for item in node]
     if not isinstance(node, dict):
@@ -122,11 +122,11 @@ def _fits(template: str, path: str) -> bool:
 
 @dataclass
 class Recorder:
-    """Answers over HTTP as a Qdrant server does, and keeps what it was sent."""
+    """Answer HTTP requests as a Qdrant server does, and record them."""
 
     data: QdrantClient = field(default_factory=lambda: QdrantClient(":memory:"))
     sent: list[tuple[str, str, bytes]] = field(default_factory=list)
-    faults: list[tuple[int, dict[str, str]]] = field(default_factory=list)  # of the next requests
+    faults: list[tuple[int, dict[str, str]]] = field(default_factory=list)  # for the next requests
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def answer(self, method: str, target: str, body: bytes) -> tuple[int, Any, dict[str, str]]:
@@ -134,11 +134,11 @@ class Recorder:
             self.sent.append((method, target, body))
             if self.faults:
                 status, headers = self.faults.pop(0)
-                return status, {"status": {"error": "a fault on purpose"}}, headers
+                return status, {"status": {"error": "an injected fault"}}, headers
             path = urlsplit(target).path.strip("/").split("/")[1:]
             try:
                 result = self._result(method, path, json.loads(body) if body else {})
-            except ValueError as error:  # local mode's, in the server's words
+            except ValueError as error:  # from local mode; the server words it differently
                 words = f"Not found: Collection doesn't exist! {error}"
                 return 404, {"status": {"error": words}}, {}
         return 200, {"result": _plain(result), "status": "ok", "time": 0.0}, {}
@@ -172,13 +172,15 @@ class Recorder:
                 return self.data.delete(name, models.PointIdsList(**body))
             case "POST", _, ["points"]:
                 asked = models.PointRequest(**body)
-                return self.data.retrieve(name, asked.ids, asked.with_payload, asked.with_vector)
+                return self.data.retrieve(
+                    name, asked.ids, asked.with_payload or False, asked.with_vector or False
+                )
             case "POST", _, ["points", "query"]:
                 return self._query(name, models.QueryRequest(**body))
             case "POST", _, ["points", "scroll"]:
                 wanted = models.ScrollRequest(**body)
                 records, following = self.data.scroll(
-                    name, wanted.filter, limit=wanted.limit, offset=wanted.offset
+                    name, wanted.filter, limit=wanted.limit or 10, offset=wanted.offset
                 )
                 return {"points": _plain(records), "next_page_offset": following}
             case "POST", _, ["points", "count"]:
@@ -190,10 +192,10 @@ class Recorder:
             name,
             asked.query,
             query_filter=asked.filter,
-            limit=asked.limit,
+            limit=asked.limit or 10,
             offset=asked.offset,
             score_threshold=asked.score_threshold,
-            with_vectors=asked.with_vector,
+            with_vectors=asked.with_vector or False,
         )
 
 
@@ -221,7 +223,7 @@ def slept() -> list[float]:
 
 @pytest.fixture
 def store(recorder: Recorder, slept: list[float]) -> Iterator[ServerStore]:
-    """A store that speaks HTTP to the recorder."""
+    """Return a store whose server is the recorder, over HTTP."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -264,12 +266,12 @@ def store(recorder: Recorder, slept: list[float]) -> Iterator[ServerStore]:
 @pytest.fixture(scope="module")
 def checker() -> Checker:
     if not DOCUMENT.is_file():
-        pytest.skip(f"there is no {DOCUMENT.name}: set QDRANT_OPENAPI to Qdrant's document")
+        pytest.skip(f"{DOCUMENT} is missing: set QDRANT_OPENAPI to Qdrant's OpenAPI document")
     return Checker(json.loads(DOCUMENT.read_text(encoding="utf-8")))
 
 
 def do_everything(store: ServerStore) -> None:
-    """Make every call of the store and of a collection, with every argument."""
+    """Call every method of the store and of a collection, with every argument."""
     points = make_points(300, dao_id="ours", tags=["a"], none=None, nested={"x": [1.5, True]})
     ids = [p.id for p in points]
     collection = store.open("a", CLIP)
@@ -298,7 +300,7 @@ def do_everything(store: ServerStore) -> None:
         store.open("b", CLIP, create=False)
 
 
-def test_every_request_is_as_the_document_describes_it(
+def test_all_requests_conform_to_the_document(
     store: ServerStore, recorder: Recorder, checker: Checker
 ) -> None:
     do_everything(store)
@@ -342,17 +344,17 @@ def test_every_request_is_as_the_document_describes_it(
         ("PUT", "/collections/a/points", {"points": [{"id": 1}]}, "$"),
         ("POST", "/collections/aliases", {"actions": [{"create_alias": {}}]}, "$.actions[0]"),
         ("POST", "/collections/aliases", {"vectors": {}}, "required"),
-        ("GET", "/collections/a", {"x": 1}, "there is a body"),
+        ("GET", "/collections/a", {"x": 1}, "the request has a body"),
     ],
 )
-def test_the_checker_finds_what_is_wrong(
+def test_the_checker_reports_nonconforming_requests(
     checker: Checker, method: str, target: str, body: Any, said: str
 ) -> None:
     problems = checker.problems(method, target, json.dumps(body).encode())
     assert said in " ".join(problems)
 
 
-def test_requests_are_waited_for(store: ServerStore, recorder: Recorder) -> None:
+def test_writes_wait_until_they_are_applied(store: ServerStore, recorder: Recorder) -> None:
     collection = store.open("a", CLIP)
     points = make_points(2)
     recorder.sent.clear()
@@ -363,9 +365,7 @@ def test_requests_are_waited_for(store: ServerStore, recorder: Recorder) -> None
     assert [urlsplit(target).query for target in writes] == ["wait=true"] * 3
 
 
-def test_scores_are_asked_for_from_the_original_vectors(
-    store: ServerStore, recorder: Recorder
-) -> None:
+def test_queries_ask_for_rescoring(store: ServerStore, recorder: Recorder) -> None:
     collection = store.open("a", CLIP)
     recorder.sent.clear()
     collection.query(make_points(1)[0].vector, 3)
@@ -389,7 +389,7 @@ def test_scores_are_asked_for_from_the_original_vectors(
         (500, {}, None),
     ],
 )
-def test_over_http_what_fails_for_the_moment_is_tried_again(
+def test_transient_failures_over_http_are_retried(
     store: ServerStore,
     recorder: Recorder,
     slept: list[float],
@@ -411,7 +411,7 @@ def test_over_http_what_fails_for_the_moment_is_tried_again(
         assert collection.count() == 0
 
 
-def test_over_http_a_closed_port_is_told(slept: list[float]) -> None:
+def test_a_closed_port_over_http_makes_the_store_unavailable(slept: list[float]) -> None:
     port = closed_port()
     client = QdrantClient(host="127.0.0.1", port=port, timeout=1, check_compatibility=False)
     with (

@@ -1,4 +1,4 @@
-"""What the tests of the stores share: identities, points, settings, another process."""
+"""Identities, points, settings and subprocesses for the tests of the stores."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def closed_port() -> int:
 
 @contextmanager
 def quick_folder(otherwise: Path) -> Iterator[Path]:
-    """Lend a folder in memory where there is plenty: creating a shard waits for the disk."""
+    """Yield a folder in memory, where syncing is fast, or `otherwise` if memory is short."""
     memory = Path("/dev/shm")
     if not memory.is_dir() or shutil.disk_usage(memory).free < 1 << 30:
         yield otherwise
@@ -61,7 +61,7 @@ def quick_folder(otherwise: Path) -> Iterator[Path]:
 
 
 def script(code: str) -> list[str]:
-    """Return the command that runs code in another process, without importing any test."""
+    """Return the command that runs code in a subprocess, with the names of this module."""
     prelude = "\n".join(
         (
             "from __future__ import annotations",
@@ -83,7 +83,7 @@ def script(code: str) -> list[str]:
 
 
 def run(code: str, *args: object) -> subprocess.CompletedProcess[str]:
-    """Run code in another process."""
+    """Run code in a subprocess."""
     return subprocess.run(
         [*script(code), *map(str, args)], cwd=ROOT, capture_output=True, text=True, timeout=30
     )

@@ -1,4 +1,4 @@
-"""An encoder without a model: vectors that follow from the bytes, and a list of what it saw."""
+"""A fake encoder, whose vectors are derived from the input bytes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ DIM = 16
 
 
 class FakeEncoder:
-    """Embeds any bytes but those that begin with `broken`; `log` is a file of what it embedded."""
+    """Embed any bytes, except those that start with `broken`.
+
+    `embedded` lists the inputs; the file `log`, if given, lists their digests.
+    """
 
     embedding_dim = DIM
     image_batch = 2
@@ -43,7 +46,7 @@ class FakeEncoder:
 
 
 def vector_of(data: bytes) -> Any:
-    """Return the unit vector of some bytes, float32 (16,)."""
+    """Return a unit vector, float32 (16,), derived from the bytes."""
     seed = int.from_bytes(hashlib.sha256(data).digest()[:8])
     vector = np.random.default_rng(seed).normal(size=DIM)
     return (vector / np.linalg.norm(vector)).astype(np.float32)

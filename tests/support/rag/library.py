@@ -1,4 +1,4 @@
-"""A folder of pictures and the index of them, to run indexing on."""
+"""A folder of pictures and its index, for the tests of indexing."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tests.support.rag.fakes import FakeEncoder
 
 
 def ignore(what: str, done: int, total: int, note: str) -> None:
-    """Report progress to nobody."""
+    """Discard a progress report."""
 
 
 class Library:
-    """A folder of pictures and its index; `run` does what `vision-rag index` does."""
+    """A folder of pictures and its index. `run` indexes the folder as `vision-rag index` does."""
 
     def __init__(self, top: Path) -> None:
         self.top = top / "pictures"
@@ -49,7 +49,7 @@ class Library:
         return report
 
     def held(self, dao_id: str = "me") -> dict[str, list[str]]:
-        """Return all names of each picture, by its first name."""
+        """Return all names of each indexed picture by its first name."""
         listed = {}
         for image in self.backend.images("c", dao_id=dao_id):
             paths = [image.path, *image.payload.get("duplicates", ())]

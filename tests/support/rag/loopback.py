@@ -1,19 +1,21 @@
-"""A stand-in for a Qdrant server: its gRPC calls on the loopback, with faults on demand."""
+"""A fake Qdrant server: it answers gRPC calls on the loopback, with faults on demand."""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import grpc
+import grpc  # type: ignore[import-untyped]
 from qdrant_client import QdrantClient, models
 from qdrant_client import grpc as wire
 from qdrant_client.conversions.conversion import GrpcToRest, RestToGrpc
 from qdrant_client.grpc import collections_service_pb2_grpc as collections_rpc
 from qdrant_client.grpc import points_service_pb2_grpc as points_rpc
+from qdrant_client.local.qdrant_local import QdrantLocal
 
 from rag.store.interface import Store
 from rag.store.opening import open_store
@@ -25,27 +27,28 @@ WRITES = ("Create", "Delete", "UpdateAliases", "CreateFieldIndex", "Upsert", "Up
 
 @dataclass
 class Fault:
-    """What befalls the next call of a method; `code` None: it is never answered."""
+    """A failure of the next call of a method."""
 
     method: str  # such as Upsert
-    code: grpc.StatusCode | None
-    applied: bool = False  # carried out all the same
-    retry_after: int | None = None
+    code: grpc.StatusCode | None  # None: the call is never answered
+    applied: bool = False  # the call takes effect, although it fails
+    retry_after: int | None = None  # seconds
 
 
 class Loopback:
-    """Answers the calls that `ServerStore` makes, and keeps their points in local mode.
+    """Answer the calls that `ServerStore` makes, and keep the points in qdrant-client's local mode.
 
-    `calls` has the names of the methods that were called, `writes` what was sent to change.
+    `calls` lists the methods that were called, and `writes` the requests of those in `WRITES`.
     """
 
     def __init__(self) -> None:
-        self.data = QdrantClient(":memory:")
+        self.data = QdrantLocal(":memory:")
         self.calls: list[str] = []
         self.writes: list[Any] = []
         self.faults: list[Fault] = []
         self.indexes: dict[tuple[str, str], Any] = {}
-        self.hidden: list[str] = []  # each is missing when it is next looked for
+        self.before: dict[str, Callable[[], object]] = {}  # runs once, before a call of the method
+        self.hidden: list[str] = []  # each name is reported missing once
         self.keeps_metadata = True
         self._lock = threading.RLock()
         self._stopped = threading.Event()
@@ -53,16 +56,21 @@ class Loopback:
 
     def start(self, port: int = 0) -> None:
         self.server = grpc.server(ThreadPoolExecutor(8), interceptors=[Interceptor(self)])
-        collections_rpc.add_CollectionsServicer_to_server(Collections(self), self.server)
-        points_rpc.add_PointsServicer_to_server(Points(self), self.server)
+        for add, servicer in (
+            (collections_rpc.add_CollectionsServicer_to_server, Collections(self)),
+            (points_rpc.add_PointsServicer_to_server, Points(self)),
+        ):
+            add(servicer, self.server)  # type: ignore[no-untyped-call]
         self.port = self.server.add_insecure_port(f"127.0.0.1:{port}")
         self.server.start()
 
     def connect(self) -> Store:
         return open_store(settings(qdrant_host="127.0.0.1", qdrant_grpc_port=self.port))
 
-    def impatient(self, sleep: Callable[[float], None]) -> ServerStore:
-        """Return a store that gives up on an answer after a second, and sleeps as it is told."""
+    def impatient(
+        self, sleep: Callable[[float], None], clock: Callable[[], float] = time.monotonic
+    ) -> ServerStore:
+        """Return a store whose calls time out after 1 s, and that pauses by calling `sleep`."""
         client = QdrantClient(
             host="127.0.0.1",
             grpc_port=self.port,
@@ -70,7 +78,7 @@ class Loopback:
             timeout=1,
             check_compatibility=False,
         )
-        return ServerStore(client, sleep=sleep)
+        return ServerStore(client, sleep=sleep, clock=clock)
 
     def stop(self) -> None:
         self._stopped.set()
@@ -78,6 +86,8 @@ class Loopback:
         self.data.close()
 
     def answer(self, method: str, serve: Any, request: Any, context: Any) -> Any:
+        if meanwhile := self.before.pop(method, None):
+            meanwhile()
         fault = next((f for f in self.faults if f.method == method), None)
         if fault is not None:
             self.faults.remove(fault)
@@ -93,14 +103,14 @@ class Loopback:
             return answer
         if fault.retry_after is not None:
             context.set_trailing_metadata((("retry-after", str(fault.retry_after)),))
-        context.abort(fault.code, "a fault on purpose")
+        context.abort(fault.code, "an injected fault")
 
     def _serve(self, method: str, serve: Any, request: Any, context: Any) -> Any:
         if method in WRITES:
             self.writes.append(request)
         try:
             return serve(request, context)
-        except ValueError as error:  # local mode's, in the server's words
+        except ValueError as error:  # from local mode; the server words it differently
             if "not found" in str(error):
                 context.abort(grpc.StatusCode.NOT_FOUND, "Not found: Collection doesn't exist!")
             if "already exists" in str(error):
@@ -108,7 +118,7 @@ class Loopback:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"Wrong input: {error}")
 
 
-class Interceptor(grpc.ServerInterceptor):
+class Interceptor(grpc.ServerInterceptor):  # type: ignore[misc]
     def __init__(self, loopback: Loopback) -> None:
         self._loopback = loopback
 
@@ -227,7 +237,7 @@ class Points(points_rpc.PointsServicer):
         threshold = request.score_threshold if request.HasField("score_threshold") else None
         found = self._data.query_points(
             request.collection_name,
-            GrpcToRest.convert_query(request.query).nearest,
+            GrpcToRest.convert_query(request.query),
             query_filter=condition(request),
             limit=request.limit,
             offset=request.offset,

@@ -1,13 +1,14 @@
-"""A store of every engine behind one interface.
+"""A store on each engine, for the tests that all engines must pass.
 
-Engine `server` needs a Qdrant server at QDRANT_URL (with gRPC at QDRANT_GRPC_PORT, else 6334);
-`grpc` speaks the same protocol to the stand-in `Loopback`.
+The engine `server` needs a Qdrant server at QDRANT_URL, with gRPC at QDRANT_GRPC_PORT (default
+6334). The engine `grpc` uses the same protocol with the fake server `Loopback`.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -43,20 +44,20 @@ class Engine:
 def connector(kind: str, folder: Path, loopback: Loopback | None) -> Callable[[], Store]:
     if kind == "embedded":
         return lambda: EdgeStore(folder)
-    if kind == "local":
-        return lambda: ServerStore(QdrantClient(":memory:"))
     if kind == "local-files":
         return lambda: ServerStore(QdrantClient(path=str(folder)))
     if loopback is not None:
         return loopback.connect
     url = urlsplit(os.environ.get("QDRANT_URL", ""))
     if not url.hostname:
-        pytest.skip("QDRANT_URL is not set: no Qdrant server to test against")
+        pytest.skip("QDRANT_URL is not set: it must name a Qdrant server")
     host = f"{url.scheme}://{url.hostname}"
     return lambda: open_store(settings(qdrant_host=host, qdrant_port=url.port or 6333))
 
 
-def delete_all(client: QdrantClient, name: str) -> None:
-    for collection in client.get_collections().collections:
-        if collection.name.startswith(name):
-            client.delete_collection(collection.name)
+def delete_all(name: str) -> None:
+    """Delete a collection, with all its versions, from the server at QDRANT_URL."""
+    with closing(QdrantClient(os.environ["QDRANT_URL"])) as client:
+        for collection in client.get_collections().collections:
+            if collection.name.startswith(name):
+                client.delete_collection(collection.name)
