@@ -4,8 +4,8 @@
 
 The traffic is texts, pictures, searches, indexing, deleting and bad input at a steady rate, besides
 clients that vanish or stay silent. Meanwhile the service's memory, open files and threads are
-sampled. The growth of each, by a straight-line fit, must stay within its bound; the first third is warm-up.
-The exit status is 1 if a bound was exceeded or an answer was wrong.
+sampled. The growth of each, by a straight-line fit, must stay within its bound; the first third is
+warm-up. The exit status is 1 if a bound was exceeded or an answer was wrong.
 """
 
 from __future__ import annotations
