@@ -191,7 +191,7 @@ def test_the_image_is_run_with_search_and_what_it_needs_in_volumes(tmp_path: Pat
         f"PORT=1\nPORT='{port}'  # the last one counts\nexport API_KEY=\"one,two\"\r\n"
         "VISION_MODEL_NAME=ViT-B-32\nVISION_MODEL_PRETRAINED=laion2b_s34b_b79k # a tag\n"
     )
-    unset = {name: "" for name in (*names, "PORT", "QDRANT_ENABLED", "VISION_MODEL_NAME")}
+    unset = dict.fromkeys((*names, "PORT", "QDRANT_ENABLED", "VISION_MODEL_NAME"), "")
     done = subprocess.run(
         ["make", "-f", ROOT / "Makefile", "image-run", "IMAGE=a:b"],
         cwd=tmp_path,
