@@ -2,9 +2,8 @@
 
     python -m benchmarks.forward
 
-It measures each tower by dtype and batch size. Texts are padded to the context, or cut after the
-longest text of their batch. Texts of similar length share a batch, which is the best that a service
-can do.
+It measures each tower by dtype and batch size. Texts are padded to the context, or trimmed to the
+longest text of their batch. Texts of similar length share a batch, as in the best possible service.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ class Forward:
             "text, padded": self._model.encode_text,
         }
         if isinstance(loaded, open_clip.CLIP):
-            self.towers["text, cut"] = self._encode_cut
+            self.towers["text, trimmed"] = self._encode_trimmed
         self.best_text = list(self.towers)[-1]
 
     def batches(self, tower: str, size: int) -> list[torch.Tensor]:
@@ -72,14 +71,14 @@ class Forward:
         tokens = self._tokenizer(list(TEXTS))
         lengths = tokens.argmax(-1) + 1  # the end-of-text token has the largest id
         order = lengths.argsort(stable=True).repeat_interleave(-(-size // len(TEXTS)))
-        cut = tower == "text, cut"
+        trimmed = tower == "text, trimmed"
         return [
-            tokens[rows, : int(lengths[rows].max()) if cut else None].to(self.device)
+            tokens[rows, : int(lengths[rows].max()) if trimmed else None].to(self.device)
             for rows in order.split(size)
         ]
 
-    def _encode_cut(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Encode (n, length) tokens; exact, since CLIP's text attention is causal."""
+    def _encode_trimmed(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Encode (n, length) tokens; exact, because CLIP's text attention is causal."""
         import torch
 
         model, length = self._model, tokens.shape[1]

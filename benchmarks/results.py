@@ -156,7 +156,7 @@ def _origin(name: str, result: Result) -> str:
 def _headline(results: dict[str, Result]) -> str:
     """Return the page's first paragraph, with figures of the results."""
     images, texts, image, text = (
-        printed(_figure(results["serving"], ("ours", kind, clients), column))
+        printed(_figure(results["serving"], ("this service", kind, clients), column))
         for clients, column in ((32, "items/s"), (1, "p50 ms"))
         for kind in ("image", "text")
     )

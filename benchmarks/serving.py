@@ -27,6 +27,8 @@ from bento import Settings
 
 PARTS: Final = ("ours", "handwritten", "sustained", "overload")
 _SERVICE: Final = "service:VisionEncoder"
+_OURS: Final = "this service"
+_THEIRS: Final = "hand-written"
 _CLIENTS: Final = (1, 8, 32, 64)
 _FEW_CLIENTS: Final = (1, 32)  # of the hand-written service
 _QUICK_CLIENTS: Final = (32,)
@@ -58,7 +60,7 @@ _TURN_COLUMNS: Final = {
 }
 _TEXT_COLUMNS: Final = {
     "hand_written": "texts/s, hand-written",
-    "rate": "ours",
+    "rate": _OURS,
     "over": "over hand-written",
 }
 _TARGET_COLUMNS: Final = {"target": "target", "value": "reached", "bound": "bound", "met": "met"}
@@ -218,7 +220,7 @@ def targets(results: dict[str, Any]) -> list[dict[str, Any]]:
         target("images/s at 32 clients, of the model alone in turn", turns["of_alone"], least=0.92)
         over = turns["single_over_alone"]
         target("single image p50, over a forward of one in turn", over, most=1.2)
-        failures = (row["failures"] for row in results["loads"] if row["service"] != "handwritten")
+        failures = (row["failures"] for row in results["loads"] if row["service"] != _THEIRS)
         target("failures", sum(failures) + turns["failures"], most=0)
     if texts := results["texts_in_turn"]:
         target("texts/s at 32 clients, over hand-written in turn", texts["over"], least=10)
@@ -258,16 +260,16 @@ def served(options: Namespace, results: dict[str, Any]) -> None:
             results["sustained"] = sustained(options, server, overloaded)
         if "ours" in parts:
             clients = _QUICK_CLIENTS if quick else _CLIENTS
-            loads += [step("ours", server, k, n, seconds) for k in KINDS for n in clients]
+            loads += [step(_OURS, server, k, n, seconds) for k in KINDS for n in clients]
             if not quick:
-                loads.append(step("ours", server, "ukrainian", 32, seconds))
-                loads.append(step("ours", server, "bulk", 8, seconds))
+                loads.append(step(_OURS, server, "ukrainian", 32, seconds))
+                loads.append(step(_OURS, server, "bulk", 8, seconds))
             results["in_turn"] = in_turn(options, measure, server, dtypes["image"])
         if "handwritten" in parts:
             few = _QUICK_CLIENTS if quick else _FEW_CLIENTS
             command = [sys.executable, "-m", "benchmarks.support.handwritten"]
             with running(command, free_port(), "/readyz", **variables) as theirs:
-                loads += [step("handwritten", theirs, k, n, seconds) for k in KINDS for n in few]
+                loads += [step(_THEIRS, theirs, k, n, seconds) for k in KINDS for n in few]
                 results["texts_in_turn"] = texts_in_turn(options, server, theirs)
         if "overload" in parts:
             results["overload"] = overload(options, overloaded, server)
@@ -302,7 +304,7 @@ def tables(results: dict[str, Any]) -> list[Table]:
         for kind in KINDS
     ]
     if over := results["overload"]:
-        name = f"ours, {_OVERLOAD} times too many"
+        name = f"{_OURS}, {_OVERLOAD} times too many"
         others.append({"service": name, "kind": "image", **over, **(over["latency"] or {})})
     loads = [{**row, **(row["latency"] or {})} for row in results["loads"]]
     reached = [{**row, "met": "yes" if row["met"] else "no"} for row in results["targets"]]

@@ -90,15 +90,15 @@ def test_an_unknown_architecture_is_named() -> None:
         checkpoint("NoSuchModel")
 
 
-def test_cut_texts_have_the_embeddings_of_padded_ones() -> None:
+def test_trimmed_texts_have_the_embeddings_of_padded_ones() -> None:
     forward = Forward("shapes", "float32", "cpu")
-    for cut, padded in zip(
-        forward.batches("text, cut", 32), forward.batches("text, padded", 32), strict=True
+    for trimmed, padded in zip(
+        forward.batches("text, trimmed", 32), forward.batches("text, padded", 32), strict=True
     ):
-        assert cut.shape[1] < padded.shape[1]
+        assert trimmed.shape[1] < padded.shape[1]
         with torch.inference_mode():
             torch.testing.assert_close(
-                forward.towers["text, cut"](cut),
+                forward.towers["text, trimmed"](trimmed),
                 forward.towers["text, padded"](padded),
                 atol=1e-4,
                 rtol=0,

@@ -160,8 +160,8 @@ def test_a_bento_is_made_of_what_is_committed_only(tmp_path: Path) -> None:
         ["git", "rev-parse", "HEAD"], cwd=copy, capture_output=True, text=True, check=True
     ).stdout.strip()
     assert made.returncode == 0, made.stderr
-    told, _, bill = made.stdout.partition("{")
-    assert f"build --label revision={revision}\n{revision}\n" in told
+    printed, _, bill = made.stdout.partition("{")
+    assert f"build --label revision={revision}\n{revision}\n" in printed
     assert json.loads("{" + bill)["bomFormat"] == "CycloneDX"
     assert not (copy / "bento" / "revision.txt").exists()
     assert not (copy / "sbom.cdx.json").exists()

@@ -105,13 +105,13 @@ class Stub:
 
 @contextmanager
 def stub(answers: dict[str, Any]) -> Iterator[Stub]:
-    told = Stub(answers)
+    fake = Stub(answers)
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            told.headers = {name.lower(): value for name, value in self.headers.items()}
+            fake.headers = {name.lower(): value for name, value in self.headers.items()}
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            answer = told.answers.get(self.path, (404, {"error": "no such route", "code": "x"}))
+            answer = fake.answers.get(self.path, (404, {"error": "no such route", "code": "x"}))
             status, body = answer if isinstance(answer, tuple) else (200, answer)
             content = (body if isinstance(body, str) else json.dumps(body)).encode()
             self.send_response(status)
@@ -125,11 +125,11 @@ def stub(answers: dict[str, Any]) -> Iterator[Stub]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    told.url = f"http://127.0.0.1:{server.server_port}"
+    fake.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
-        yield told
+        yield fake
     finally:
         server.shutdown()
         server.server_close()
@@ -156,10 +156,10 @@ def run_against(
     answers: dict[str, Any], *, qdrant: bool = False, **more: str
 ) -> subprocess.CompletedProcess[str]:
     """Run the script against a stub for all services; with `qdrant` for a Qdrant server too."""
-    with stub(answers) as told:
-        targets = {"VISION_ENCODER_URL": told.url, "ROUTER_URL": told.url}
+    with stub(answers) as fake:
+        targets = {"VISION_ENCODER_URL": fake.url, "ROUTER_URL": fake.url}
         if qdrant:
-            targets["QDRANT_URL"] = told.url
+            targets["QDRANT_URL"] = fake.url
         return smoke(**targets, IMAGE_URL="http://a.test/a.png", **more)
 
 
@@ -226,16 +226,16 @@ def test_the_key_is_sent_but_not_in_an_argument(tmp_path: Path) -> None:
     curl = tmp_path / "curl"
     curl.write_text(f'#!/bin/bash\necho "$@" >> {seen}\nPATH="{os.environ["PATH"]}" exec curl "$@"')
     curl.chmod(0o755)
-    with stub(WORKING) as told:
+    with stub(WORKING) as fake:
         done = smoke(
-            VISION_ENCODER_URL=told.url,
-            ROUTER_URL=told.url,
+            VISION_ENCODER_URL=fake.url,
+            ROUTER_URL=fake.url,
             IMAGE_URL="http://a.test/a.png",
             API_KEY="s3cret",
             PATH=f"{tmp_path}:{os.environ['PATH']}",
         )
         assert done.returncode == 0, done.stderr
-        assert told.headers["authorization"] == "Bearer s3cret"
+        assert fake.headers["authorization"] == "Bearer s3cret"
     assert "/embed/text" in seen.read_text()
     assert "s3cret" not in seen.read_text() + done.stdout
 
@@ -255,21 +255,21 @@ def test_nothing_is_left_behind(tmp_path: Path) -> None:
 
 
 def test_a_slash_at_the_end_of_an_address_does_not_matter() -> None:
-    with stub(WORKING) as told:
-        targets = {"VISION_ENCODER_URL": f"{told.url}/", "ROUTER_URL": f"{told.url}/"}
-        done = smoke(**targets, QDRANT_URL=f"{told.url}/", IMAGE_URL="http://a.test/a.png")
+    with stub(WORKING) as fake:
+        targets = {"VISION_ENCODER_URL": f"{fake.url}/", "ROUTER_URL": f"{fake.url}/"}
+        done = smoke(**targets, QDRANT_URL=f"{fake.url}/", IMAGE_URL="http://a.test/a.png")
     assert done.returncode == 0, done.stderr
 
 
 def test_hosts_of_no_proxy_are_reached_directly() -> None:
-    with stub(WORKING) as told:
-        url = told.url.replace("127.0.0.1", "127.0.0.2")
+    with stub(WORKING) as fake:
+        url = fake.url.replace("127.0.0.1", "127.0.0.2")
         done = smoke(
             VISION_ENCODER_URL=url,
             NO_PROXY="127.0.0.2",
             http_proxy=f"http://127.0.0.1:{free_port()}",
             IMAGE_URL="http://a.test/a.png",
-            ROUTER_URL=told.url,
+            ROUTER_URL=fake.url,
         )
     # The stub listens on 127.0.0.1 only: a direct connection fails at 127.0.0.2, not at the proxy.
     assert "connect to 127.0.0.2" in done.stderr
@@ -277,9 +277,9 @@ def test_hosts_of_no_proxy_are_reached_directly() -> None:
 
 
 def test_another_program_on_the_picture_port_is_detected() -> None:
-    with stub({**WORKING, "/circle.png": "something else"}) as told:
-        port = told.url.rpartition(":")[2]
-        targets = {"VISION_ENCODER_URL": told.url, "ROUTER_URL": told.url}
+    with stub({**WORKING, "/circle.png": "something else"}) as fake:
+        port = fake.url.rpartition(":")[2]
+        targets = {"VISION_ENCODER_URL": fake.url, "ROUTER_URL": fake.url}
         done = smoke(**targets, IMAGE_PORT=port)
     assert done.returncode == 1
     assert done.stdout.count("✅ PASS:") == 3

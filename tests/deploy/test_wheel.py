@@ -61,7 +61,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Install the wheel and link its dependencies in a new environment; return its folder."""
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, symlinks=True)
-    install = ["install", "--quiet", "--no-deps", "--no-index", wheel]
+    install: list[str | Path] = ["install", "--quiet", "--no-deps", "--no-index", wheel]
     subprocess.run([*PIP, "--python", folder / "bin" / "python", *install], check=True)
     packages = Path(sysconfig.get_path("purelib", "venv", {"base": str(folder)}))
     for name in needed():
