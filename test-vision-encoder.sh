@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Smoke tests of a deployment: the encoder, the router and the store, each asked once.
-# It stops at the first that fails, with status 1 and what to look at.
+# Smoke tests of a deployment: the encoder, the router and the store.
+# The script stops at the first failure with status 1 and a hint.
 set -uo pipefail
 
 VISION_ENCODER_URL=${VISION_ENCODER_URL:-http://localhost:8001}
@@ -24,23 +24,23 @@ Six tests: health, model info, text embedding, image embedding from a URL, route
 
   VISION_ENCODER_URL  the encoder                     (http://localhost:8001)
   ROUTER_URL          the router                      (http://localhost:9102)
-  QDRANT_URL          a Qdrant server; without it the encoder is asked for its store's health
-  API_KEY             sent to the encoder and the router as a bearer token; of several the first
-  QDRANT_API_KEY      sent to the Qdrant server
-  IMAGE_URL           a picture on the web for the fourth test. Without it the script serves one
-                      itself (with python3), and the encoder must be allowed to fetch it:
+  QDRANT_URL          a Qdrant server; without it the script asks the encoder about its store
+  API_KEY             bearer token for the encoder and the router; the first of several keys
+  QDRANT_API_KEY      key of the Qdrant server
+  IMAGE_URL           a picture on the web for the fourth test. Without it the script serves a
+                      picture (with python3), and the encoder must be allowed to fetch it:
                         ALLOW_IMAGE_URLS=true IMAGE_URL_ALLOWED_HOSTS=127.0.0.1
                         IMAGE_URL_ALLOWED_PORTS=8765
-  IMAGE_HOST          by which name the encoder reaches this machine (127.0.0.1; from a container
-                      of docker-compose.yml: host.docker.internal)
-  IMAGE_PORT          where the picture is served     (8765)
+  IMAGE_HOST          this machine's name for the encoder (127.0.0.1; for a container of
+                      docker-compose.yml: host.docker.internal)
+  IMAGE_PORT          the port of the served picture  (8765)
 HELP
 }
 
 case ${1:-} in
   "") ;;
   -h | --help) usage; exit 0 ;;
-  *) echo "there are no arguments but --help; the targets are variables" >&2; usage >&2; exit 2 ;;
+  *) echo "unknown argument $1: only --help is allowed; variables set the targets" >&2; usage >&2; exit 2 ;;
 esac
 
 work=$(mktemp -d) || exit 1
@@ -51,7 +51,7 @@ cleanup() {
 }
 trap cleanup EXIT
 
-fail() { # what was wrong, what to look at
+fail() { # MESSAGE HINT
   printf '❌ FAIL: %s\n   Look at: %s\n' "$1" "$2" >&2
   exit 1
 }
@@ -61,12 +61,12 @@ for tool in curl jq; do
   command -v "$tool" >/dev/null || fail "$tool is not installed" "apt-get install $tool"
 done
 
-umask 077 # keys go through files, so that nobody reads them in the list of processes
+umask 077 # pass keys in files, because other users can read the arguments of processes
 [ -z "${API_KEY:-}" ] || echo "Authorization: Bearer ${API_KEY%%,*}" >"$work/key"
 [ -z "${QDRANT_API_KEY:-}" ] || echo "api-key: $QDRANT_API_KEY" >"$work/qdrant-key"
 touch "$work/key" "$work/qdrant-key"
 
-# ask FILE-OF-HEADERS URL [CURL ARGUMENTS]: prints what is answered; fails unless that is a success
+# ask FILE-OF-HEADERS URL [CURL ARGUMENTS]: print the answer, or a problem and fail unless it is 2xx
 ask() {
   local headers=$1 url=$2 status
   shift 2
@@ -84,48 +84,48 @@ ask() {
 ask_json() { ask "$1" "$2" -H "Content-Type: application/json" -d "$3"; }
 encoder() { ask "$work/key" "$VISION_ENCODER_URL$1"; }
 json() { printf '%s' "$1" | jq -e "$2" >/dev/null 2>&1; }
-# prints JSON, of an embedding only the beginning
+# show JSON: print it, with embeddings shortened
 show() {
   printf '%s' "$1" | jq '(.. | .embedding? | arrays) |= (.[:3] + ["… \(length) in all"])' 2>/dev/null ||
     printf '%s\n' "$1"
 }
-# an embedding of the model's dimension, of length 1
+# true for an embedding with its dimension and norm 1
 embedding='(.embedding | length) == .dimension and
   ((.embedding | map(. * .) | add) - 1 | . < 0.001 and . > -0.001)'
 
 printf '%s\nVision Encoder Smoke Tests\n%s\n' "$LINE" "$LINE"
 printf 'encoder: %s\nrouter:  %s\nqdrant:  %s\n\n' "$VISION_ENCODER_URL" "$ROUTER_URL" \
-  "${QDRANT_URL:-as the encoder sees it}"
+  "${QDRANT_URL:-through the encoder}"
 
 echo "Test 1 of 6: health"
 answer=$(encoder /health) ||
-  fail "$answer" "is it running? API_KEY, if it asks for one; its log; make serve, or docker compose logs vision-encoder"
+  fail "$answer" "whether the encoder is running (make serve, or docker compose ps), its log, and API_KEY"
 show "$answer"
-json "$answer" '.status == "healthy"' || fail "it is not healthy" "the encoder's log"
+json "$answer" '.status == "healthy"' || fail "the encoder is not healthy" "the encoder's log"
 pass "the encoder is healthy"
 
 echo "Test 2 of 6: model info"
 info=$(encoder /info) || fail "$info" "the encoder's log"
 show "$info"
 json "$info" '.model_name != "" and .embedding_dim > 0' ||
-  fail "that names no model" "whether VISION_ENCODER_URL is a vision encoder's"
+  fail "/info names no model" "whether VISION_ENCODER_URL is the URL of a vision encoder"
 dimension=$(jq .embedding_dim <<<"$info")
 pass "the model is $(jq -r '.model_name + "/" + .pretrained' <<<"$info"), $dimension dimensions"
 
 echo "Test 3 of 6: text embedding"
 answer=$(ask_json "$work/key" "$VISION_ENCODER_URL/embed/text" \
   '{"text": "a red circle", "normalize": true}') ||
-  fail "$answer" "the encoder's log; API_KEY, if it asks for one"
+  fail "$answer" "the encoder's log and API_KEY"
 show "$answer"
 json "$answer" "$embedding and .dimension == $dimension" ||
-  fail "that is no normalised embedding of $dimension dimensions" "the encoder's log"
+  fail "this is not a normalized embedding of $dimension dimensions" "the encoder's log"
 pass "a text has an embedding of $dimension dimensions"
 
 echo "Test 4 of 6: image embedding from a URL"
 allow="whether the encoder runs with ALLOW_IMAGE_URLS=true"
 if [ -z "$IMAGE_URL" ]; then
   allow+=" IMAGE_URL_ALLOWED_HOSTS=$IMAGE_HOST IMAGE_URL_ALLOWED_PORTS=$IMAGE_PORT; or set IMAGE_URL"
-  command -v python3 >/dev/null || fail "there is no python3 to serve a picture" "IMAGE_URL"
+  command -v python3 >/dev/null || fail "python3 is not installed, which serves the picture" "IMAGE_URL, which can name a picture instead"
   mkdir "$work/www"
   base64 -d >"$work/www/circle.png" <<'PNG'
 iVBORw0KGgoAAAANSUhEUgAAADAAAAAwAQMAAABtzGvEAAAABlBMVEX/////AADrWueTAAAAaUlE
@@ -140,7 +140,7 @@ PNG
   picture_server=$!
   for _ in {1..100}; do
     kill -0 "$picture_server" 2>/dev/null ||
-      fail "the picture cannot be served: $(tail -n 1 "$work/www.log")" "IMAGE_PORT"
+      fail "cannot serve the picture: $(tail -n 1 "$work/www.log")" "IMAGE_PORT"
     curl -sf --max-time 5 -o "$work/seen" "http://127.0.0.1:$IMAGE_PORT/circle.png" && break
     sleep 0.1
   done
@@ -152,39 +152,39 @@ body=$(jq -n --arg url "$IMAGE_URL" '{image_url: $url, normalize: true}')
 answer=$(ask_json "$work/key" "$VISION_ENCODER_URL/embed/image" "$body") || fail "$answer" "$allow"
 show "$answer"
 json "$answer" "$embedding and .dimension == $dimension" ||
-  fail "that is no normalised embedding of $dimension dimensions" "the encoder's log"
+  fail "this is not a normalized embedding of $dimension dimensions" "the encoder's log"
 pass "the picture at $IMAGE_URL has an embedding"
 
 echo "Test 5 of 6: router"
 body='{"mode": "vision_embed", "payload": {"operation": "embed_text", "text": "a red circle"}}'
 answer=$(ask_json "$work/key" "$ROUTER_URL/route" "$body") ||
-  fail "$answer" "is the router running? python -m router_client; its VISION_ENCODER_URL"
+  fail "$answer" "whether the router is running (python -m router_client), and its VISION_ENCODER_URL"
 show "$answer"
 json "$answer" '.ok == true and .provider_id == "vision_encoder"' ||
   fail "the router did not embed: $(jq -r '.error // "no reason given"' <<<"$answer" 2>/dev/null)" \
-    "$ROUTER_URL/providers, which says what each provider's service answers"
+    "$ROUTER_URL/providers, which shows the health of each provider"
 json "$answer" ".data | $embedding and .dimension == $dimension" ||
-  fail "the router's embedding is not of $dimension dimensions" "the router's VISION_ENCODER_URL"
+  fail "the router's embedding does not have $dimension dimensions" "the router's VISION_ENCODER_URL"
 pass "the router reaches the encoder"
 
 echo "Test 6 of 6: Qdrant"
 if [ -n "$QDRANT_URL" ]; then
   answer=$(ask "$work/qdrant-key" "$QDRANT_URL/readyz") ||
-    fail "$answer" "is Qdrant running? docker compose logs qdrant"
+    fail "$answer" "whether Qdrant is running, and docker compose logs qdrant"
   echo "$answer"
   answer=$(ask "$work/qdrant-key" "$QDRANT_URL/collections") ||
-    fail "$answer" "QDRANT_API_KEY; Qdrant's log"
+    fail "$answer" "QDRANT_API_KEY and Qdrant's log"
   show "$answer"
-  json "$answer" '.status == "ok"' || fail "that is not Qdrant" "QDRANT_URL"
+  json "$answer" '.status == "ok"' || fail "$QDRANT_URL is not a Qdrant server" "QDRANT_URL"
   pass "Qdrant is ready"
 else
   collection=$(jq -r '.collection // empty' <<<"$info")
   [ -n "$collection" ] ||
-    fail "the encoder runs without search" "QDRANT_ENABLED=true, or set QDRANT_URL"
+    fail "search is off in the encoder" "QDRANT_ENABLED=true at the encoder, or set QDRANT_URL"
   answer=$(encoder "/collections/$collection") ||
     fail "$answer" "the encoder's QDRANT_HOST or QDRANT_PATH, and its log"
   show "$answer"
-  json "$answer" '.points >= 0' || fail "the store does not say what it holds" "the encoder's log"
+  json "$answer" '.points >= 0' || fail "the answer has no number of points" "the encoder's log"
   pass "the store answers, $(jq -r '"\(.points) pictures in \(.collection)"' <<<"$answer")"
 fi
 

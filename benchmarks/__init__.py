@@ -1,1 +1,1 @@
-"""Measurements that decisions rest on; each prints the table that the documents quote."""
+"""Benchmarks. Each prints tables; with `--save` it writes a file in benchmarks/results."""

@@ -1,7 +1,9 @@
-"""Our queues beside BentoML's `batchable=True` and no batching: python -m benchmarks.batching
+"""Compare the service's queues with BentoML's `batchable=True` and with no batching.
 
-One client, then 32 at once, then one again, for each tower. Clients and service share the
-machine: trust the ratios.
+    python -m benchmarks.batching
+
+For each tower one client loads the service, then 32 clients at once, then one again. Clients and
+service share the machine, so trust the ratios.
 """
 
 from __future__ import annotations
@@ -10,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
-from benchmarks.support.command import environment, parse, parser, report, say, table
+from benchmarks.support.command import environment, parse, parser, report, say
 from benchmarks.support.load import Kind, load
+from benchmarks.support.record import table
 from benchmarks.support.servers import serving
 
 _CLIENTS: Final = 32
@@ -23,7 +26,7 @@ _SERVICES: Final[dict[str, tuple[str, tuple[Kind, Kind]]]] = {
 
 
 def measure(port: int, kind: Kind, seconds: float) -> dict[str, Any]:
-    """Load one route with one client, with many, with one again."""
+    """Load a route with one client, with many, and with one again."""
     before = load(port, kind, seconds=seconds)
     crowd = load(port, kind, clients=_CLIENTS, seconds=seconds)
     after = load(port, kind, seconds=seconds)
@@ -43,13 +46,13 @@ def main(argv: Sequence[str] | None = None) -> None:
                 rows.append({"service": service, "kind": kind.rstrip("s"), **measured})
     shown = table(
         (
-            "",
-            "",
+            "service",
+            "kind",
             f"requests/s, {_CLIENTS} clients",
             "p50 ms",
-            "p50 of one before",
+            "p50 ms of one client before",
             "after",
-            "failed",
+            "failures",
         ),
         [
             (
@@ -65,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             for row in rows
         ],
     )
-    report("batching", options, shown, rows)
+    report("batching", options, [shown], rows)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
-"""The clients against requests written by hand: python -m benchmarks.client
+"""Compare the Python clients with requests written by hand.
 
-Texts one by one, and pictures: one upload after the other, as a script would, against
+    python -m benchmarks.client
+
+Texts are sent one by one. Pictures are uploaded one by one, as a script would do it, and with
 `embed_images`. Client and service share the cores.
 """
 
@@ -13,15 +15,16 @@ from typing import Any
 
 import httpx
 
-from benchmarks.support.command import environment, parse, parser, report, say, table
+from benchmarks.support.command import environment, parse, parser, report, say
 from benchmarks.support.inputs import TEXTS, photos
+from benchmarks.support.record import table
 from benchmarks.support.servers import serving
 from loadtests.samples import percentile
 from router_client import AsyncVisionEncoderClient, VisionEncoderClient
 
 
 def each(call: Callable[[str], Any], texts: Sequence[str]) -> list[float]:
-    """Return the seconds of each call."""
+    """Return the duration of each call in seconds."""
     seconds = []
     for text in texts:
         began = time.perf_counter()
@@ -31,7 +34,7 @@ def each(call: Callable[[str], Any], texts: Sequence[str]) -> list[float]:
 
 
 async def each_async(url: str, texts: Sequence[str]) -> list[float]:
-    """Return the seconds of each call of the asyncio client."""
+    """Return the duration of each call of the asyncio client in seconds."""
     async with AsyncVisionEncoderClient(url) as client:
         seconds = []
         for text in texts:
@@ -56,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         def upload(data: bytes) -> Any:
             return by_hand.post("/embed/image/upload", files={"file": data}).json()["embedding"]
 
-        each(embed, TEXTS)  # warm
+        each(embed, TEXTS)  # warm-up
         say("texts")
         latencies = {
             "by hand, httpx and JSON": each(embed, texts),
@@ -76,14 +79,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     p50 = {name: percentile(seconds, 50) * 1000 for name, seconds in latencies.items()}
     reference = p50["by hand, httpx and JSON"]
     rows: list[tuple[Any, ...]] = [
-        ("a text, p50 in ms", name, value, value / reference) for name, value in p50.items()
+        ("p50 of a text, ms", name, value, value / reference) for name, value in p50.items()
     ]
     rows += [
-        ("pictures a second", "by hand, one upload after the other", one_by_one, 1.0),
-        ("pictures a second", "embed_images", streamed, streamed / one_by_one),
+        ("pictures/s", "by hand, one upload after the other", one_by_one, 1.0),
+        ("pictures/s", "embed_images", streamed, streamed / one_by_one),
     ]
-    shown = table(("what", "by", "figure", "of by hand"), rows)
-    report("client", options, shown, {"p50_ms": p50, "pictures": [one_by_one, streamed]})
+    shown = table(("measured", "by", "figure", "over by hand"), rows)
+    report("client", options, [shown], {"p50_ms": p50, "pictures": [one_by_one, streamed]})
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""What the model alone can do, no service around it: python -m benchmarks.forward
+"""Measure the model alone, without a service around it.
 
-Each tower by dtype and batch size. Texts run padded to the context, and cut at the longest of
-their batch, where texts of like length share a batch: the most that any service can reach.
+    python -m benchmarks.forward
+
+It measures each tower by dtype and batch size. Texts are padded to the context, or trimmed to the
+longest text of their batch. Texts of similar length share a batch, as in the best possible service.
 """
 
 from __future__ import annotations
@@ -15,14 +17,17 @@ from functools import cache
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any, Final
 
-from benchmarks.support.command import gpu_name, parse, parser, report, say, table_of
+from benchmarks.support.command import parse, parser, report, say
 from benchmarks.support.inputs import TEXTS, checkpoint
+from benchmarks.support.machine import gpu_name
+from benchmarks.support.record import Table, table, table_of
 from loadtests.samples import percentile
 
 if TYPE_CHECKING:
     import torch
 
-Measure = Callable[[str, str, float], dict[str, Any]]  # what `alone` gives
+Measure = Callable[[str, str, float], dict[str, Any]]
+"""Measures a tower by kind (`image` or `text`), dtype and seconds; see `alone`."""
 
 _DTYPES: Final = ("float32", "bfloat16", "float16")
 _SIZES: Final = (1, 2, 4, 8, 16, 32)
@@ -30,12 +35,12 @@ _GPU_SIZES: Final = (*_SIZES, 64, 128)
 _QUICK_SIZES: Final = (1, 8)
 _LIMIT_SIZES: Final = (1, 8, 16, 32)
 _QUICK_LIMIT_SIZES: Final = (1, 32)
-# Dense 16-bit tensor operations a second, from NVIDIA's data sheets.
+# Dense 16-bit tensor operations per second, from NVIDIA's data sheets.
 _PEAK_FLOPS: Final = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12}
 
 
 class Forward:
-    """A model as plain OpenCLIP loads it, in one dtype on one device."""
+    """A model as OpenCLIP loads it, in one dtype on one device."""
 
     def __init__(self, model: str, dtype: str, device: str) -> None:
         import open_clip
@@ -52,7 +57,7 @@ class Forward:
             "text, padded": self._model.encode_text,
         }
         if isinstance(loaded, open_clip.CLIP):
-            self.towers["text, cut"] = self._encode_cut
+            self.towers["text, trimmed"] = self._encode_trimmed
         self.best_text = list(self.towers)[-1]
 
     def batches(self, tower: str, size: int) -> list[torch.Tensor]:
@@ -66,14 +71,14 @@ class Forward:
         tokens = self._tokenizer(list(TEXTS))
         lengths = tokens.argmax(-1) + 1  # the end-of-text token has the largest id
         order = lengths.argsort(stable=True).repeat_interleave(-(-size // len(TEXTS)))
-        cut = tower == "text, cut"
+        trimmed = tower == "text, trimmed"
         return [
-            tokens[rows, : int(lengths[rows].max()) if cut else None].to(self.device)
+            tokens[rows, : int(lengths[rows].max()) if trimmed else None].to(self.device)
             for rows in order.split(size)
         ]
 
-    def _encode_cut(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Encode (n, length) tokens; exact, since CLIP's text attention is causal."""
+    def _encode_trimmed(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Encode (n, length) tokens; exact, because CLIP's text attention is causal."""
         import torch
 
         model, length = self._model, tokens.shape[1]
@@ -86,10 +91,10 @@ class Forward:
     def measure(
         self, tower: Callable[[Any], Any], batches: Sequence[torch.Tensor], seconds: float
     ) -> tuple[float, float]:
-        """Return items a second, and the p50 of a batch in ms, over whole rounds of batches."""
+        """Return the items/s and the p50 of a batch in ms, over whole rounds of `batches`."""
         import torch
 
-        # a GPU is kept busy by launching ahead; of batches of one, the latency is wanted
+        # Launching several batches ahead keeps a GPU busy. For batches of one, measure the latency.
         ahead = 8 if self.device == "cuda" and len(batches[0]) > 1 else 1
         took, items = [], 0
         with torch.inference_mode():
@@ -109,7 +114,7 @@ class Forward:
         return items / elapsed, percentile(took, 50)
 
     def flops(self, tower: str) -> float:
-        """Count the floating-point operations of one item, on average."""
+        """Return the mean number of floating-point operations per item."""
         import torch
         from torch.utils.flop_counter import FlopCounterMode
 
@@ -138,18 +143,18 @@ def resolved(device: str) -> str:
 
 @contextmanager
 def alone(options: Namespace) -> Iterator[Measure]:
-    """Give what measures a tower alone, by `image` or `text`, dtype and seconds.
+    """Yield a function that measures a tower alone.
 
-    It runs in a process of its own, which loads the model once and idles in between. The answer
-    has items a second by batch size (`rates`) and the best of them (`rate`), and the p50 of a
-    batch of one in ms (`lone_ms`).
+    It runs in a process of its own, which loads the model once and idles in between. The function
+    returns the items/s by batch size (`rates`), the best of them (`rate`), and the p50 of a batch
+    of one in ms (`single_ms`).
     """
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        yield lambda *what: pool.submit(_alone, options, *what).result()
+        yield lambda *arguments: pool.submit(_alone, options, *arguments).result()
 
 
 def limit(measure: Measure, dtypes: dict[str, str], seconds: float) -> dict[str, Any]:
-    """Return what the towers alone reach, by `image` and `text` as `dtypes`."""
+    """Measure the towers alone. `dtypes` has the dtype of `image` and of `text`."""
     return {
         kind: {"dtype": dtype, **measure(kind, dtype, 2 * seconds)}
         for kind, dtype in dtypes.items()
@@ -157,9 +162,9 @@ def limit(measure: Measure, dtypes: dict[str, str], seconds: float) -> dict[str,
 
 
 def best_rates(limits: Sequence[dict[str, Any]]) -> list[float]:
-    """Return the rates of repeated answers at one batch size: the best one on the whole.
+    """Return the rates of repeated measurements at the batch size that is best in total.
 
-    The best of each answer would be the one that luck favoured.
+    Taking the best size of each measurement instead would favour chance.
     """
     best = max(limits[0]["rates"], key=lambda size: sum(each["rates"][size] for each in limits))
     return [each["rates"][best] for each in limits]
@@ -178,17 +183,17 @@ def _alone(options: Namespace, kind: str, dtype: str, seconds: float) -> dict[st
         for size in sizes
     }
     rates = {str(size): rate for size, (rate, _) in figures.items()}
-    return {"rate": max(rates.values()), "lone_ms": figures[1][1], "rates": rates}
+    return {"rate": max(rates.values()), "single_ms": figures[1][1], "rates": rates}
 
 
 def peak_flops(gpu: str | None) -> float | None:
-    """Return what a GPU of this name can do in 16 bits; None when that is not known."""
+    """Return the peak of a GPU in 16 bits, in operations/s; None if it is not known."""
     words = (gpu or "").replace("-", " ").split()
     return next((peak for name, peak in _PEAK_FLOPS.items() if name in words), None)
 
 
 def measured(options: Namespace, dtype: str, device: str) -> Iterator[dict[str, Any]]:
-    """Yield one row per tower and batch size."""
+    """Yield a row for each tower and batch size."""
     import torch
 
     forward = Forward(options.model, dtype, device)
@@ -218,17 +223,32 @@ def measured(options: Namespace, dtype: str, device: str) -> Iterator[dict[str, 
                     compiled(batches[0])
                 row["compile_seconds"] = time.perf_counter() - began
                 row["compiled_rate"] = forward.measure(compiled, batches, options.seconds)[0]
-            say(f"{name}, {dtype}, batches of {size}: {rate:.1f} a second")
+            say(f"{name}, {dtype}, batches of {size}: {rate:.1f} items/s")
             yield row
+
+
+def by_batch(rows: Sequence[dict[str, Any]]) -> Table:
+    """Return the items/s as a table with a column for each batch size."""
+    sizes = sorted({row["batch"] for row in rows})
+    rates: dict[tuple[str, str], dict[int, float]] = {}
+    for row in rows:
+        rates.setdefault((row["tower"], row["dtype"]), {})[row["batch"]] = row["rate"]
+    return table(
+        ("items/s of the tower", "dtype", *(f"batch {size}" for size in sizes)),
+        [(*key, *(found.get(size) for size in sizes)) for key, found in rates.items()],
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     made = parser(__doc__, seconds=(3.0, 0.3))
     made.add_argument(
-        "--dtypes", nargs="+", choices=_DTYPES, help="(default: all that the device is good at)"
+        "--dtypes",
+        nargs="+",
+        choices=_DTYPES,
+        help="default: float32 and bfloat16; on a GPU also float16",
     )
     made.add_argument(
-        "--compile", action="store_true", help="measure images through torch.compile as well"
+        "--compile", action="store_true", help="also measure the image tower with torch.compile"
     )
     options = parse(made, argv)
     device = resolved(options.device)
@@ -244,9 +264,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         "of_peak": "of the peak",
         "memory_mb": "device MB",
         "compiled_rate": "compiled, items/s",
-        "compile_seconds": "s to compile",
+        "compile_seconds": "compiling, s",
     }
-    report("forward", options, table_of(columns, rows), {"device": device, "rows": rows})
+    measured_all = table_of(columns, rows, title="Every measurement", detail=True)
+    report("forward", options, [by_batch(rows), measured_all], {"device": device, "rows": rows})
 
 
 if __name__ == "__main__":

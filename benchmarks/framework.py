@@ -1,6 +1,8 @@
-"""What each layer of BentoML costs, in CPU time per request: python -m benchmarks.framework
+"""Measure the CPU time per request of each layer of BentoML.
 
-A service without a model answers 512 numbers to 8 connections; layers are left out in turn.
+    python -m benchmarks.framework
+
+A service without a model answers 512 numbers to 8 connections, each time without another layer.
 """
 
 from __future__ import annotations
@@ -11,8 +13,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-from benchmarks.support.command import parse, parser, report, say, table
+from benchmarks.support.command import parse, parser, report, say
 from benchmarks.support.load import load
+from benchmarks.support.record import table
 from benchmarks.support.servers import serving
 
 _CONNECTIONS: Final = 8
@@ -29,7 +32,7 @@ _VARIANTS: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
 
 
 def measure(target: str, without: Sequence[str], blocked: str, seconds: float) -> dict[str, Any]:
-    """Return the CPU time per request, and how many requests that is the mean of."""
+    """Return the mean CPU time per request in ms, the requests, requests/s and failures."""
     variables = {"FRAMEWORK_WITHOUT": ",".join(layer for layer in without if layer in _LAYERS)}
     if _UVLOOP in without:
         variables["PYTHONPATH"] = blocked
@@ -47,7 +50,7 @@ def measure(target: str, without: Sequence[str], blocked: str, seconds: float) -
 
 
 def block_uvloop(folder: Path) -> str:
-    """Fill a folder that, on PYTHONPATH, makes uvicorn believe that it has no fast parts."""
+    """Fill a folder that, on PYTHONPATH, keeps uvicorn from importing uvloop and httptools."""
     for name in ("uvloop", "httptools"):
         (folder / name).mkdir()
         (folder / name / "__init__.py").write_text('raise ImportError("blocked")\n')
@@ -60,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name, _, _ in _VARIANTS}
     with tempfile.TemporaryDirectory() as temporary:
         blocked = block_uvloop(Path(temporary))
-        for _ in range(rounds):  # a round has all variants, so that noise hits them alike
+        for _ in range(rounds):  # each round has all variants, so that noise affects them alike
             for name, target, without in _VARIANTS:
                 say(name)
                 runs[name].append(measure(target, without, blocked, seconds))
@@ -79,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             for name, done in runs.items()
         ],
     )
-    report("framework", options, shown, runs)
+    report("framework", options, [shown], runs)
 
 
 if __name__ == "__main__":

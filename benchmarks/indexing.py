@@ -1,9 +1,11 @@
-"""Indexing against what it is made of: python -m benchmarks.indexing
+"""Compare `vision-rag index --local` with its parts: decoding and the forward pass.
 
-In turn, since shared machines change their speed: decoding and preprocessing all pictures, the
-forward pass over as many by this project's tower, and by OpenCLIP's model in a process of its own
-(`benchmarks.forward`), and `vision-rag index --local` over the same files into a fresh collection.
-The last should take little longer than the slower of decoding and the model alone.
+    python -m benchmarks.indexing
+
+Each turn decodes and preprocesses all pictures, indexes the same files into a fresh collection, and
+runs this project's image tower over as many pictures. Between the turns OpenCLIP's model runs alone
+in a process of its own (`benchmarks.forward`). The parts alternate because shared machines vary in
+speed. Indexing should take little longer than the slower of decoding and the model alone.
 """
 
 from __future__ import annotations
@@ -20,8 +22,9 @@ from statistics import mean, median
 from typing import Any, Final
 
 from benchmarks.forward import alone, best_rates
-from benchmarks.support.command import parse, parser, report, say, table_of
+from benchmarks.support.command import parse, parser, report, say
 from benchmarks.support.inputs import checkpoint, encoded, photo
+from benchmarks.support.record import table, table_of
 from bento import Encoder, Settings
 from bento.encoder.cpus import compute_on
 from rag.cli.parser import open_backend
@@ -37,7 +40,7 @@ _THREADS: Final = os.cpu_count() or 1
 
 
 def timed(what: str, call: Callable[[], Any]) -> float:
-    """Return the seconds that a call takes."""
+    """Return the duration of a call in seconds."""
     say(what)
     started = time.perf_counter()
     call()
@@ -52,7 +55,7 @@ def decode_all(encoder: Encoder, files: Sequence[Path]) -> None:
 
 
 def forward_all(encoder: Encoder, count: int, picture: Any) -> None:
-    """Run the image tower over as many pictures, in as many batches at a time as is best."""
+    """Run the image tower over `count` pictures, with one batch on each lane."""
     lanes = encoder.image.lanes
     batches = [[picture] * min(_BATCH, count - start) for start in range(0, count, _BATCH)]
     with ThreadPoolExecutor(lanes, "lane", compute_on, (max(1, _THREADS // lanes),)) as pool:
@@ -108,23 +111,26 @@ def main(argv: Sequence[str] | None = None) -> None:
         row["alone"] = count / rate
         row["ratio"] = row["index"] / max(row["decode"], row["alone"])
         row["own_ratio"] = row["index"] / max(row["decode"], row["forward"])
-    middle = {key: median(row[key] for row in rows) for key in rows[0]}
+    medians = {key: median(row[key] for row in rows) for key in rows[0]}
     columns = {
         "decode": "decoding, s",
         "alone": "the model alone, s",
-        "forward": "our forward, s",
+        "forward": "the service's own forward, s",
         "index": "indexing, s",
         "again": "the same again, s",
         "ratio": "indexing over the model alone",
-        "own_ratio": "over our forward",
+        "own_ratio": "over the service's own forward",
     }
-    shown = table_of(columns, rows)
-    shown += (
-        f"\nmedian: {count / middle['index']:.1f} pictures/s; {middle['ratio']:.3f} of the slower "
-        f"of decoding and the model alone (at most {_BOUND}), {middle['own_ratio']:.3f} of our own "
-        "forward\n"
+    shown = table(
+        ("measured, median of the turns", "reached", "bound"),
+        [
+            ("pictures/s", count / medians["index"], None),
+            ("time over that of the model alone", medians["ratio"], f"at most {_BOUND}"),
+            ("time over that of the service's own forward", medians["own_ratio"], None),
+        ],
     )
-    report("indexing", options, shown, {"rows": rows, **middle})
+    turned = table_of(columns, rows, title="The turns", detail=True)
+    report("indexing", options, [shown, turned], {"rows": rows, **medians})
 
 
 if __name__ == "__main__":

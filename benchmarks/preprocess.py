@@ -1,7 +1,9 @@
-"""What a picture costs before the model: python -m benchmarks.preprocess
+"""Measure decoding, resizing and cropping of a picture.
 
-Decode, resize and crop as the service does, beside JPEG decoding at a fraction of the size
-(`Image.draft`): how much faster that is, and how far its embeddings are from the exact ones.
+    python -m benchmarks.preprocess
+
+The service's way is compared with JPEG decoding at a fraction of the size (`Image.draft`): how much
+faster that is, and how close its embeddings are to the exact ones.
 """
 
 from __future__ import annotations
@@ -17,8 +19,9 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image
 
-from benchmarks.support.command import parse, parser, report, say, table_of
+from benchmarks.support.command import parse, parser, report, say
 from benchmarks.support.inputs import checkpoint, encoded, photo
+from benchmarks.support.record import table_of
 from bento import Encoder, Settings
 
 _PICTURES: Final = (
@@ -41,7 +44,7 @@ def drafted(data: bytes, side: int) -> Image.Image:
 
 
 def milliseconds(prepare: Prepare, files: list[bytes], seconds: float, threads: int) -> float:
-    """Return the wall time per picture of a pool that is never idle."""
+    """Return the wall time per picture in ms, with all threads busy."""
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(prepare, files))
         done, started = 0, time.perf_counter()
@@ -51,12 +54,12 @@ def milliseconds(prepare: Prepare, files: list[bytes], seconds: float, threads: 
 
 
 def prepare_drafted(encoder: Encoder, side: int, data: bytes) -> Any:
-    """Prepare a picture as the service would if it decoded at a fraction of the size."""
+    """Prepare a JPEG that is decoded at a fraction of the size."""
     return encoder.preprocess(drafted(data, side))
 
 
 def cosine(encoder: Encoder, files: list[bytes]) -> float:
-    """Return the least cosine between embeddings of exactly decoded and drafted pictures."""
+    """Return the smallest cosine between the embeddings of exact and of drafted pictures."""
     side = max(encoder.preprocess(files[0]).shape)
     exact = encoder.encode_images(files)
     scaled = encoder.encode_images([drafted(data, side) for data in files])
@@ -67,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parse(parser(__doc__), argv)
     seconds = 0.3 if options.quick else 5.0
     encoder = Encoder.load(Settings(model_name=checkpoint(options.model), device=options.device))
-    # random weights give all pictures much the same embedding: a trained model tells them apart
+    # With random weights all pictures have nearly the same embedding, so compare a trained model's.
     trained = Encoder.load(Settings(model_name=checkpoint("shapes"), device=options.device))
     rows = []
     for format, width, height in _PICTURES:
@@ -96,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "draft_cosine": "cosine to exact (bundled model)",
     }
     shown = [{**row, "draft_cosine": _five_digits(row.get("draft_cosine"))} for row in rows]
-    report("preprocess", options, table_of(columns, shown), rows)
+    report("preprocess", options, [table_of(columns, shown)], rows)
 
 
 def _five_digits(value: float | None) -> str | None:

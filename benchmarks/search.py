@@ -1,8 +1,10 @@
-"""The embedded store with 100 000 points: python -m benchmarks.search
+"""Measure the embedded store with 100,000 random vectors of 512 dimensions.
 
-Random vectors of 512 dimensions: upserts, reopening, searches with and without a filter that lets
-5 % through, the memory that this adds to a process that does nothing else, and how many of the
-best are missed, since the engine chooses by 4 bits a number which it scores exactly.
+    python -m benchmarks.search
+
+It measures upserts, reopening, searches with and without filters (one matches 5 % of the points),
+and the memory that the store adds to an idle process. The engine selects candidates by 4 bits of
+each number and scores only those exactly. So the benchmark also counts the best points it misses.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from uuid import UUID
 import numpy as np
 import psutil  # type: ignore[import-untyped]
 
-from benchmarks.support.command import parse, parser, report, say, table_of
+from benchmarks.support.command import parse, parser, report, say
+from benchmarks.support.record import table_of
 from bento.contract.filters import Filter, all_of, match_any, tenant
 from loadtests.samples import percentile
 from rag.store.edge.store import EdgeStore
@@ -28,7 +31,7 @@ from rag.store.interface import ModelIdentity, Point
 
 _DIMENSION: Final = 512
 _BATCH: Final = 256
-_TAGS: Final = 20  # each point has one, so that a tag lets 5 % through
+_TAGS: Final = 20  # each point has one, so that a tag matches 5 % of them
 _IDENTITY: Final = ModelIdentity("random", "none", "sha256:0", "none", _DIMENSION)
 _ALL: Final = "search"
 _DEEP: Final = "search, 1,000 results"
@@ -40,18 +43,18 @@ _SEARCHES: Final[dict[str, tuple[int, Filter | None]]] = {
 }
 
 T = TypeVar("T")
-Found = dict[str, list[list[str]]]  # by search: for each query the ids, best first
+Found = dict[str, list[list[str]]]  # by search, the ids of each query's results, best first
 
 
 def in_fresh_process(measure: Callable[..., T], *args: Any) -> T:
-    """Return what a function measures in a process of its own."""
+    """Return the result of a function that runs in a process of its own."""
     spawned = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawned) as pool:
         return pool.submit(measure, *args).result()
 
 
 def fill(folder: Path, count: int) -> dict[str, float]:
-    """Upsert all points into a fresh store; points/s."""
+    """Upsert all points into a fresh store; return the points/s."""
     rng = np.random.default_rng(0)
     took = 0.0
     with closing(EdgeStore(folder)) as store:
@@ -65,7 +68,7 @@ def fill(folder: Path, count: int) -> dict[str, float]:
 
 
 def point(n: int, rng: np.random.Generator) -> Point:
-    """Return a point with a payload such as indexing gives it."""
+    """Return a point with a payload as indexing writes it."""
     payload = {
         "dao_id": "default",
         "image_id": f"{n:032x}",
@@ -84,7 +87,10 @@ def query(seed: int) -> np.ndarray[Any, np.dtype[np.float32]]:
 
 
 def search(folder: Path, count: int, queries: int) -> tuple[dict[str, float], Found]:
-    """Reopen the store, then search; seconds, milliseconds and added megabytes."""
+    """Reopen the store and search it.
+
+    Return the seconds of reopening, the milliseconds of searches and the added MB; and the results.
+    """
     empty = psutil.Process().memory_info().rss
     began = time.perf_counter()
     with closing(EdgeStore(folder)) as store:
@@ -107,7 +113,7 @@ def search(folder: Path, count: int, queries: int) -> tuple[dict[str, float], Fo
 
 
 def missed(count: int, found: Found) -> dict[str, float]:
-    """Return the percentages of the best points, by their true cosines, that were not found."""
+    """Return the percentages of the best points, by exact cosine, that were not found."""
     rng = np.random.default_rng(0)
     points = [point(n, rng) for n in range(count)]
     vectors = np.stack([p.vector for p in points])
@@ -133,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         say("searching")
         searched, found = in_fresh_process(search, folder, count, queries)
         figures |= searched
-        say("comparing with true cosines")
+        say("comparing with exact cosines")
         figures |= in_fresh_process(missed, count, found)
     targets = {"search p50": 15, "search, 5 % by a tag p50": 5, "reopen": 2, "memory": 500}
     units = {"upsert": "points/s", "reopen": "s", "memory": "MB"}
@@ -146,8 +152,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         }
         for name, value in figures.items()
     ]
-    columns = {"what": "what", "value": "measured", "unit": "unit", "target": "at most"}
-    report("search", options, table_of(columns, rows), {"points": count, "rows": rows})
+    columns = {"what": "operation", "value": "measured", "unit": "unit", "target": "at most"}
+    report("search", options, [table_of(columns, rows)], {"points": count, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""Long mixed traffic, and whether anything grows: python -m benchmarks.soak --minutes 20
+"""Check that nothing grows under long mixed traffic.
 
-The traffic is texts, pictures, searches, indexing, deleting and bad input at a steady rate, beside
-clients that vanish or stay silent. The service's memory, open files and threads are sampled. The
-growth of each, by a straight-line fit, must stay within its bound; the first third is warm-up and
-does not count. The exit status is 1 when a bound was exceeded or an answer was wrong. The usual
-model is --model shapes.
+    python -m benchmarks.soak --model shapes --minutes 20
+
+The traffic is texts, pictures, searches, indexing, deleting and bad input at a steady rate, besides
+clients that vanish or stay silent. Meanwhile the service's memory, open files and threads are
+sampled. The growth of each, by a straight-line fit, must stay within its bound; the first third is
+warm-up. The exit status is 1 if a bound was exceeded or an answer was wrong.
 """
 
 from __future__ import annotations
@@ -19,17 +20,18 @@ from typing import Any, Final
 
 import numpy as np
 
-from benchmarks.support.command import environment, parse, parser, report, say, table_of
+from benchmarks.support.command import environment, parse, parser, report, say
 from benchmarks.support.inputs import ROOT
 from benchmarks.support.load import KINDS, Loaded, load
+from benchmarks.support.record import table_of
 from benchmarks.support.servers import Server, serving
 
 PLOT: Final = ROOT / ".data" / "soak.svg"
-GROWTH: Final = {"memory_mb": 25.0, "files": 4.0, "threads": 2.0}  # at most, in the whole window
+GROWTH: Final = {"memory_mb": 25.0, "files": 4.0, "threads": 2.0}  # bounds over the whole window
 _NAMES: Final = {"memory_mb": "memory, MB", "files": "open files", "threads": "threads"}
-_CROWDS: Final = (4, 8, 16, 32, 64)  # clients before the traffic
+_CROWDS: Final = (4, 8, 16, 32, 64)  # clients of the loads before the traffic
 _COLUMNS: Final = {
-    "figure": "",
+    "figure": "of all processes",
     "first": "after the warm-up",
     "last": "at the end",
     "most": "most",
@@ -41,7 +43,7 @@ _COLUMNS: Final = {
 
 @dataclass(frozen=True)
 class Sample:
-    """The resources of all processes of the service, `at` seconds after the start."""
+    """The resources of the service's processes together, `at` seconds after the start."""
 
     at: float
     memory_mb: float
@@ -50,7 +52,7 @@ class Sample:
 
 
 def judge(samples: Sequence[Sample]) -> list[dict[str, Any]]:
-    """Return the growth of each figure after the first third, by least squares, and its bound."""
+    """Return for each figure its growth after the first third, by least squares, and its bound."""
     window = [sample for sample in samples if sample.at >= samples[-1].at / 3]
     at = np.array([sample.at for sample in window])
     rows = []
@@ -82,12 +84,12 @@ def sample(server: Server, began: float) -> Sample:
 
 
 def soak(server: Server, seconds: float, rate: float) -> tuple[list[Sample], Loaded]:
-    """Send the mixture and sample the service's processes meanwhile."""
+    """Send the mixture, and sample the service's processes until it ends."""
     began, step = time.monotonic(), max(0.5, seconds / 400)
     samples = [sample(server, began)]
     with ThreadPoolExecutor(1) as pool:
         loading = pool.submit(load, server.port, "mixture", rate=rate, seconds=seconds)
-        # The traffic outlasts the samples: closing its connections must not hide a growth.
+        # Stop sampling before the traffic ends: closing its connections would hide growth.
         while samples[-1].at < seconds - step and not loading.done():
             wait([loading], timeout=step)
             samples.append(sample(server, began))
@@ -119,9 +121,11 @@ def plot(samples: Sequence[Sample]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     made = parser(__doc__)
-    made.add_argument("--minutes", type=float, default=20.0, help="how long (default: 20)")
-    made.add_argument("--rate", type=float, default=20.0, help="requests a second (default: 20)")
-    made.add_argument("--plot", type=Path, default=PLOT, help="where to draw it, as SVG")
+    made.add_argument(
+        "--minutes", type=float, default=20.0, help="duration of the traffic (default: 20)"
+    )
+    made.add_argument("--rate", type=float, default=20.0, help="requests per second (default: 20)")
+    made.add_argument("--plot", type=Path, default=PLOT, help="where to write the plot, as SVG")
     options = parse(made, argv)
     seconds = 20.0 if options.quick else 60 * options.minutes
     with tempfile.TemporaryDirectory() as folder:
@@ -132,26 +136,26 @@ def main(argv: Sequence[str] | None = None) -> None:
             **environment(options),
         }
         with serving("service:VisionEncoder", **variables) as server:
-            say("crowds first: each batch size keeps some memory once it was used")
+            say("loading each batch size first, because each keeps some memory once used")
             brief = 0.5 if options.quick else 2.0
             for kind in KINDS:
                 for clients in _CROWDS:
                     load(server.port, kind, clients=clients, seconds=brief, busy_allowed=True)
-            say(f"mixed traffic, {options.rate:g} requests a second for {seconds:g} s")
+            say(f"mixed traffic, {options.rate:g} requests/s for {seconds:g} s")
             samples, loaded = soak(server, seconds, options.rate)
     rows = judge(samples)
     options.plot.parent.mkdir(parents=True, exist_ok=True)
     options.plot.write_text(plot(samples))
-    say(f"drawn in {options.plot}")
-    shown = table_of(_COLUMNS, rows)
-    shown += f"\nanswers: {loaded.statuses}; wrong: {loaded.problems}\n"
+    say(f"plot written to {options.plot}")
+    counts = ", ".join(f"{n:,} with {status}" for status, n in loaded.statuses.items())
+    notes = [f"Answers: {counts}.", f"Wrong answers: {loaded.problems or 'none'}."]
     results = {
         "growth": rows,
         "statuses": loaded.statuses,
         "wrong": loaded.problems,
         "samples": [asdict(one) for one in samples[:: max(1, len(samples) // 40)]],
     }
-    report("soak", options, shown, results)
+    report("soak", options, [table_of(_COLUMNS, rows)], results, notes)
     if loaded.failures or any(row["met"] == "no" for row in rows):
         raise SystemExit(1)
 

@@ -1,8 +1,10 @@
-"""How long a cold start takes: python -m benchmarks.startup
+"""Measure a cold start.
 
-From starting the service to `/livez`, `/readyz` and the first embedding of a text: `bentoml serve`
-from the checkout, of a Bento and in a container, beside fresh interpreters that only import torch,
-also map the weights and read each, or load them as OpenCLIP does.
+    python -m benchmarks.startup
+
+It measures the time from `bentoml serve` to `/livez`, to `/readyz` and to the first embedding of a
+text: for the checkout, a Bento and a container. For comparison a fresh interpreter imports torch;
+imports torch, maps the weights and reads them; or loads them with OpenCLIP.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from contextlib import suppress
 from statistics import median
 from typing import Final
 
-from benchmarks.support.command import environment, parse, parser, report, say, table
+from benchmarks.support.command import environment, parse, parser, report, say
+from benchmarks.support.record import table
 from benchmarks.support.servers import Server, free_port, running, wait_for
 
 _IN_CONTAINER: Final = "/opt/model"
@@ -40,7 +43,7 @@ def start(command: Sequence[str], port: int, variables: Mapping[str, str]) -> tu
     with running(command, port, "/livez", **variables) as server:
         live = time.perf_counter() - began
         if not wait_for(server, "/readyz"):
-            raise RuntimeError("the service is alive and never got ready")
+            raise RuntimeError("/livez answered 200, but /readyz did not within the time limit")
         ready = time.perf_counter() - began
         _ask(server)
         return live, ready, time.perf_counter() - began
@@ -57,12 +60,12 @@ def _ask(server: Server) -> None:
 
 
 def serve(target: str, variables: Mapping[str, str]) -> tuple[float, ...]:
-    """Start the checkout (`service:VisionEncoder`) or a Bento."""
+    """Start the checkout (`service:VisionEncoder`) or a Bento; return its times as `start` does."""
     return start([sys.executable, "-m", "bentoml", "serve", target], free_port(), variables)
 
 
 def contain(engine: str, image: str, variables: Mapping[str, str]) -> tuple[float, ...]:
-    """Start a container, with the model mounted into it."""
+    """Start a container with the model mounted into it; return its times as `start` does."""
     port, name = free_port(), f"startup-{free_port()}"
     folder = variables["MODEL_NAME"].removeprefix("local-dir:")
     given = {**variables, "MODEL_NAME": f"local-dir:{_IN_CONTAINER}", "PORT": str(port)}
@@ -72,12 +75,12 @@ def contain(engine: str, image: str, variables: Mapping[str, str]) -> tuple[floa
         command = [engine, "run", "--rm", "--name", name, "--network=host", mounted, *options]
         return start([*command, "--env=HOST=127.0.0.1", image], port, {})
     finally:
-        with suppress(subprocess.CalledProcessError):  # it is gone, as it should be
+        with suppress(subprocess.CalledProcessError):  # it has ended, as it should
             subprocess.run([engine, "kill", name], check=True, capture_output=True)
 
 
 def interpreter(code: str, folder: str) -> tuple[float, ...]:
-    """Return the seconds that a fresh interpreter takes for some code."""
+    """Return the seconds that a fresh interpreter takes to run some code."""
     began = time.perf_counter()
     subprocess.run([sys.executable, "-c", code, folder], check=True)
     return (time.perf_counter() - began,)
@@ -85,10 +88,12 @@ def interpreter(code: str, folder: str) -> tuple[float, ...]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     made = parser(__doc__)
-    made.add_argument("--dtype", default="auto", help="auto measures at start (default)")
-    made.add_argument("--bento", metavar="TAG", help="start this Bento too")
-    made.add_argument("--image", metavar="NAME", help="start this image too")
-    made.add_argument("--engine", default="podman", help="with this engine (podman)")
+    made.add_argument("--dtype", default="auto", help="auto measures at the start (default)")
+    made.add_argument("--bento", metavar="TAG", help="also start this Bento")
+    made.add_argument("--image", metavar="NAME", help="also start this image")
+    made.add_argument(
+        "--engine", default="podman", help="start the image with this engine (default: podman)"
+    )
     options = parse(made, argv)
     variables = {**environment(options), "DTYPE": options.dtype}
     folder = variables["MODEL_NAME"].removeprefix("local-dir:")
@@ -123,14 +128,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         for name in floors
     ]
     columns = (
-        "from nothing",
+        "start of",
         "/livez s",
         "/readyz s",
         "first answer, or end, s",
-        "of mapping",
-        "of OpenCLIP",
+        "over mapping",
+        "over OpenCLIP",
     )
-    report("startup", options, table(columns, rows), seconds)
+    report("startup", options, [table(columns, rows)], seconds)
 
 
 if __name__ == "__main__":

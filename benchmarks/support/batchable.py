@@ -1,4 +1,4 @@
-"""The same encoder as BentoML serves it, with and without `batchable=True`, to compare with."""
+"""The same encoder served by BentoML with `batchable=True` and without batching."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class _Encoding:
 
 @bentoml.service(name="batchable", **_SERVICE)
 class Batchable(_Encoding):
-    """BentoML gathers the batches."""
+    """BentoML forms the batches."""
 
     @bentoml.api(route="/embed/texts", **_BATCHES)
     def embed_texts(self, texts: list[str]) -> npt.NDArray[np.float32]:
@@ -43,7 +43,7 @@ class Batchable(_Encoding):
 
 @bentoml.service(name="unbatched", **_SERVICE)
 class Unbatched(_Encoding):
-    """Every request is a batch of its own."""
+    """Each request is a batch of its own."""
 
     @bentoml.api(route="/embed/texts")
     def embed_texts(self, texts: list[str]) -> npt.NDArray[np.float32]:

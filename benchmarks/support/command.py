@@ -1,25 +1,20 @@
-"""The command line of a benchmark, and its report: tables, and one line of JSON."""
+"""The command line of a benchmark, and its report: tables, one line of JSON, a result file."""
 
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import os
-import platform
 import shlex
-import shutil
-import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import psutil  # type: ignore[import-untyped]
-
 from benchmarks.support.inputs import checkpoint
+from benchmarks.support.machine import hardware, versions
+from benchmarks.support.record import RESULTS, Result, Table
 
 
 def say(text: str) -> None:
@@ -38,36 +33,48 @@ def parser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     made.add_argument(
-        "--quick", action="store_true", help="under a minute: a check, not a measurement"
+        "--quick", action="store_true", help="check in under a minute that the benchmark runs"
+    )
+    made.add_argument(
+        "--save",
+        nargs="?",
+        type=Path,
+        const=Path(),
+        metavar="PATH",
+        help="write a result file (default PATH: benchmarks/results/NAME.json)",
     )
     if seconds:
         usual, quick = seconds
         made.add_argument(
             "--seconds",
             type=float,
-            help=f"how long each step takes (default: {usual:g}; with --quick: {quick:g})",
+            help=f"duration of each step in seconds (default: {usual:g}; with --quick: {quick:g})",
         )
         made.set_defaults(usual_seconds=seconds)
     if model:
         made.add_argument(
             "--model",
-            help="an OpenCLIP architecture, served with random weights, or shapes, the bundled "
+            help="an OpenCLIP architecture, served with random weights, or `shapes`, the bundled "
             "model (default: ViT-B-32; with --quick: shapes)",
         )
         made.add_argument(
             "--device",
             choices=("auto", "cpu", "cuda"),
             default="auto",
-            help="auto takes a GPU if there is one (default)",
+            help="auto uses a GPU if there is one (default)",
         )
     return made
 
 
 def parse(made: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the arguments and keep them for the report."""
+    """Parse the arguments, and keep for the report what it needs."""
     given = list(sys.argv[1:] if argv is None else argv)
     options = made.parse_args(given)
+    if options.quick and options.save:
+        made.error("--save keeps measurements, and --quick makes none: leave out one of them")
     options.argv = given
+    options.title = (made.description or "").partition("\n")[0].removesuffix(".")
+    options.load = os.getloadavg()[0]
     if getattr(options, "model", "") is None:
         options.model = "shapes" if options.quick else "ViT-B-32"
     if getattr(options, "seconds", 0.0) is None:
@@ -80,64 +87,54 @@ def environment(options: argparse.Namespace) -> dict[str, str]:
     return {"MODEL_NAME": checkpoint(options.model), "DEVICE": options.device}
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Return a markdown table; floats keep three digits, None is a dash."""
-    lines = [columns, ["---"] * len(columns), *([_cell(value) for value in row] for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+def report(
+    benchmark: str,
+    options: argparse.Namespace,
+    tables: Sequence[Table],
+    results: Any,
+    notes: Sequence[str] = (),
+) -> None:
+    """Print tables, notes and, as the last line, everything as JSON; with --save write a file.
 
-
-def table_of(columns: Mapping[str, str], records: Iterable[Mapping[str, Any]]) -> str:
-    """Return a table of records. `columns` maps their keys to the headings."""
-    return table(list(columns.values()), [[row.get(key) for key in columns] for row in records])
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "–"
-    if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-    return str(value)
-
-
-def report(benchmark: str, options: argparse.Namespace, shown: str, results: Any) -> None:
-    """Print a table and, as the last line, everything as JSON."""
+    A file that is replaced keeps its title.
+    """
+    path = None
+    if options.save:
+        path = RESULTS / f"{benchmark}.json" if options.save == Path() else options.save
+    now = datetime.now(UTC)
+    saved = Result(
+        title=Result.read(path).title if path and path.exists() else options.title,
+        command=shlex.join(["python", "-m", f"benchmarks.{benchmark}", *_measured(options.argv)]),
+        date=now.date(),
+        hardware=hardware(options.load),
+        versions=versions(),
+        tables=list(tables),
+        notes=list(notes),
+    )
+    if path:
+        saved.write(path)
+        say(f"saved in {path}")
     record = {
         "benchmark": benchmark,
-        "command": shlex.join(["python", "-m", f"benchmarks.{benchmark}", *options.argv]),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": machine(),
+        "command": saved.command,
+        "date": now.isoformat(timespec="seconds"),
+        "hardware": saved.hardware,
+        "versions": saved.versions,
         "model": getattr(options, "model", None),
         "results": results,
     }
+    shown = "\n".join([*(table.markdown() for table in tables), *notes])
     print(f"{shown}\n{json.dumps(record)}", flush=True)
 
 
-def machine() -> dict[str, Any]:
-    """Return the hardware and the versions of the libraries."""
-    version = importlib.metadata.version
-    return {
-        "cpu": _cpu_name(),
-        "cores": os.cpu_count(),
-        "ram_gb": round(psutil.virtual_memory().total / 2**30, 1),
-        "gpu": gpu_name(),
-        "python": platform.python_version(),
-        "torch": version("torch"),
-        "open_clip": version("open_clip_torch"),
-        "bentoml": version("bentoml"),
-    }
-
-
-def _cpu_name() -> str:
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def gpu_name() -> str | None:
-    if not shutil.which("nvidia-smi"):
-        return None
-    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-    done = subprocess.run(query, capture_output=True, text=True)
-    return done.stdout.partition("\n")[0].strip() or None
+def _measured(argv: Sequence[str]) -> list[str]:
+    """Return the arguments without `--save` and its path."""
+    kept, saves = [], False
+    for argument in argv:
+        if saves and not argument.startswith("-"):
+            saves = False
+            continue
+        saves = argument == "--save"
+        if not saves and not argument.startswith("--save="):
+            kept.append(argument)
+    return kept

@@ -1,6 +1,8 @@
-"""A service without a model, for `benchmarks.framework`: it answers the same every time.
+"""A service without a model, for `benchmarks.framework`. It always gives the same answer.
 
-`FRAMEWORK_WITHOUT` names the layers that are left out.
+The APIs take a request only so that BentoML parses it.
+
+`FRAMEWORK_WITHOUT` names the layers to turn off, separated by commas.
 """
 
 from __future__ import annotations
@@ -30,10 +32,10 @@ _BODY: Final = _ANSWER.model_dump_json().encode()
 
 @bentoml.service(name="framework", **_settings)
 class Models:
-    """Returns a pydantic model, which BentoML turns into a response."""
+    """Returns a pydantic model, which BentoML serializes."""
 
     @bentoml.api(route="/embed/text")
-    async def embed_text(self, request: TextRequest, /) -> EmbeddingResponse:
+    async def embed_text(self, request: TextRequest, /) -> EmbeddingResponse:  # noqa: ARG002
         return _ANSWER
 
 
@@ -42,5 +44,5 @@ class Responses:
     """Returns a response that is ready to send."""
 
     @bentoml.api(route="/embed/text")
-    async def embed_text(self, request: TextRequest, /) -> EmbeddingResponse:
+    async def embed_text(self, request: TextRequest, /) -> EmbeddingResponse:  # noqa: ARG002
         return Response(_BODY, media_type="application/json")  # type: ignore[return-value]

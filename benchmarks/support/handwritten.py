@@ -1,9 +1,9 @@
-"""The usual hand-written service, to compare with.
+"""A typical hand-written service, for comparison.
 
-    MODEL_NAME=… python -m benchmarks.support.handwritten
+    MODEL_NAME=… PORT=… python -m benchmarks.support.handwritten
 
-One Starlette app on uvicorn: float32, no batching, texts padded to the context, and the blocking
-work in Starlette's thread pool.
+It is a Starlette app on uvicorn: float32, no batching, texts padded to the context, and inference
+in Starlette's thread pool.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from starlette.routing import Route
 
 
 class Embedder:
-    """OpenCLIP used as its README shows."""
+    """OpenCLIP, used as in its README."""
 
     def __init__(self, model_name: str, device: str) -> None:
         if device == "auto":
@@ -54,7 +54,7 @@ class Embedder:
 
 
 def application(embedder: Embedder) -> Starlette:
-    """Return the app: the routes that the load generator asks."""
+    """Return the app with the routes that the load generator uses."""
 
     async def embed_text(request: Request) -> Response:
         body = await request.json()

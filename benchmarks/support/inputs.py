@@ -1,4 +1,4 @@
-"""The inputs of the benchmarks: models, texts and photo-like pictures, the same every time."""
+"""The inputs of the benchmarks: models, texts and photo-like pictures. All are reproducible."""
 
 from __future__ import annotations
 
@@ -43,13 +43,14 @@ TEXTS: Final = tuple(subject + ending for ending in _ENDINGS for subject in _SUB
 UKRAINIAN: Final = tuple(
     subject + ending for ending in _ENDINGS.values() for subject in _SUBJECTS.values()
 )
-"""The same in Ukrainian, which has about three times as many tokens."""
+"""The same queries in Ukrainian, with about three times as many tokens."""
 
 
 def checkpoint(model: str) -> str:
     """Return the `MODEL_NAME` of `shapes` or of an OpenCLIP architecture, without a download.
 
-    An architecture gets random weights, made once: speed does not depend on their values.
+    An architecture gets random weights, which are made once; speed does not depend on their values.
+    Raises `SystemExit` for an unknown architecture.
     """
     if model == "shapes":
         return f"local-dir:{ROOT / 'models' / 'shapes'}"
@@ -66,8 +67,10 @@ def _make_checkpoint(model: str, folder: Path) -> None:
 
     config = open_clip.get_model_config(model)
     if config is None:
-        raise SystemExit(f"--model {model}: allowed are shapes and open_clip.list_models()")
-    print(f"making {model} with random weights, once", file=sys.stderr, flush=True)
+        raise SystemExit(
+            f"--model {model} is unknown: use shapes or a name from open_clip.list_models()"
+        )
+    print(f"making {model} with random weights", file=sys.stderr, flush=True)
     torch.manual_seed(0)
     weights = open_clip.create_model(model, pretrained=None).state_dict()
     _CHECKPOINTS.mkdir(parents=True, exist_ok=True)
@@ -76,14 +79,14 @@ def _make_checkpoint(model: str, folder: Path) -> None:
         made.mkdir()
         file = made / "open_clip_model.safetensors"
         save_file({name: value.contiguous() for name, value in weights.items()}, file)
-        file.chmod(0o644)  # containers run as another user
+        file.chmod(0o644)  # because containers run as another user
         described = {"model_cfg": config, "preprocess_cfg": _OPENAI_PREPROCESS}
         (made / "open_clip_config.json").write_text(json.dumps(described, indent=2) + "\n")
         made.rename(folder)
 
 
 def photo(seed: int, width: int, height: int) -> Image.Image:
-    """Draw gradients, blobs and fine noise, which compress like a photograph."""
+    """Draw gradients, blobs and fine noise, which JPEG compresses like a photograph."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j].astype(np.float32)
     tilt = rng.uniform(-90, 90, (2, 3)).astype(np.float32)
@@ -97,12 +100,12 @@ def photo(seed: int, width: int, height: int) -> Image.Image:
 
 
 def encoded(image: Image.Image, format: str = "JPEG") -> bytes:
-    """Return the bytes of an image file; a JPEG has quality 85."""
+    """Return the bytes of an image file. A JPEG has quality 85."""
     buffer = io.BytesIO()
     image.save(buffer, format, quality=85)
     return buffer.getvalue()
 
 
 def photos(count: int) -> list[bytes]:
-    """Return photo-like JPEGs of 320 x 240, the same every time."""
+    """Return different photo-like JPEGs of 320 x 240."""
     return [encoded(photo(seed, 320, 240)) for seed in range(count)]

@@ -1,4 +1,4 @@
-"""Put a server under load: `load` runs the generator in a process of its own."""
+"""Load a server: `load` runs the generator in a process of its own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 from benchmarks.support.inputs import ROOT
 
 Kind = Literal["text", "ukrainian", "image", "texts", "images", "bulk", "mixture"]
-"""What to send. `texts` and `images` are lists of one, `bulk` is lists of `BULK` images."""
+"""The kind of request. `texts` and `images` are lists of one, `bulk` is lists of `BULK` images."""
 KINDS: Final[tuple[Kind, ...]] = ("image", "text")
 BULK: Final = 16
 
@@ -20,9 +20,9 @@ BULK: Final = 16
 class Job:
     """A load.
 
-    Without `rate` it is a closed loop: each client sends its next request when the last is
-    answered. With `rate` requests arrive at random at this rate, in requests/s, even if earlier
-    ones have no answer yet. `mixture` needs a rate: a few clients with pauses send it together.
+    Without `rate` it is a closed loop: each client sends its next request when the last one is
+    answered. With `rate`, in requests/s, it is an open loop: requests arrive at random, even if
+    earlier ones have no answer yet. `mixture` needs a rate; a few clients with pauses send it.
     """
 
     port: int
@@ -30,7 +30,7 @@ class Job:
     clients: int = 1
     rate: float | None = None
     seconds: float = 5.0
-    busy_allowed: bool = False  # True: a 429 is no failure
+    busy_allowed: bool = False  # True: a 429 is not a failure
 
     @property
     def warm_up(self) -> float:
@@ -42,14 +42,16 @@ class Job:
 class Loaded:
     """The result of a load. Latencies are in milliseconds."""
 
-    rate: float  # right answers/s within the window
+    rate: float  # answers with the expected status per second, within the window
     statuses: dict[str, int]  # of the answers after the warm-up
     errors: int  # after the warm-up: failed connections and requests without an answer
-    failures: int  # these and unexpected statuses, warm-up included
+    failures: int  # errors and unexpected statuses, warm-up included
     requests: int  # warm-up included
-    problems: dict[str, int]  # the failures by description
-    latency: dict[str, float] | None  # p50, p95, p99, max of right answers; None without any
-    busy_latency: dict[str, float] | None  # the same of 429s
+    problems: dict[str, int]  # failures by description
+    latency: (
+        dict[str, float] | None
+    )  # p50, p95, p99, max of the answers in `rate`; None if there are none
+    busy_latency: dict[str, float] | None  # the same for 429s
     cpu_ms: float  # CPU time of the generator per request
 
     @property
@@ -57,14 +59,14 @@ class Loaded:
         return self.of("p50")
 
     def of(self, name: str) -> float:
-        """Return a latency of the right answers. Raises `RuntimeError` when there is none."""
+        """Return a figure of `latency`. Raises `RuntimeError` if there are no such answers."""
         if self.latency is None:
-            raise RuntimeError(f"nothing was answered with 200: {self.statuses}")
+            raise RuntimeError(f"no request was answered with 200; statuses: {self.statuses}")
         return self.latency[name]
 
 
 def load(port: int, kind: Kind, **options: Any) -> Loaded:
-    """Run a `Job` with these options until its last request is answered."""
+    """Run a `Job` with these options; return when its last request is answered."""
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.support.generator"],
         cwd=ROOT,

@@ -1,4 +1,4 @@
-"""The traffic of the soak: the requests of all routes, and clients that vanish or stay silent."""
+"""The traffic of the soak: requests, and clients that vanish or stay silent."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Final
 from benchmarks.support.inputs import TEXTS, UKRAINIAN, photos
 from loadtests.traffic.bodies import Prepared, base64_of, posted, upload
 
-_IDS: Final = 100  # each is indexed several times, each time with another picture
+_IDS: Final = 100  # each is indexed several times, with different pictures
 _BAD: Final = (400, 415)
 
 
 def mixture() -> list[Prepared]:
-    """Return in random order texts, pictures, searches, indexing, deleting and bad input."""
+    """Return texts, pictures, searches, indexing, deleting and bad input in random order."""
     files = photos(16)
     pictures = [base64_of(data) for data in files]
     requests = [posted("/embed/text", {"text": text}) for text in TEXTS + UKRAINIAN]
@@ -37,9 +37,9 @@ def mixture() -> list[Prepared]:
 
 
 def vanish(port: int) -> None:
-    """Connect four clients every second, for ever; none waits for an answer.
+    """Connect four clients every second, forever. None waits for an answer.
 
-    One breaks off its upload, one leaves after it, one sends nothing, one half a line.
+    One breaks off its upload, one leaves after its upload, one sends nothing, and one half a line.
     """
     sent = upload("/embed/image/upload", "file", photos(1)).encoded()
     while True:

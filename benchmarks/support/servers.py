@@ -1,4 +1,4 @@
-"""Servers under measurement: start one, ask it, read its CPU time and memory, stop it."""
+"""Start a server, send it requests, read its CPU time and memory, stop it."""
 
 from __future__ import annotations
 
@@ -49,19 +49,19 @@ class Server:
         return answer
 
     def cpu_seconds(self) -> float:
-        """Return the CPU time of the process tree."""
+        """Return the CPU time of the process tree in seconds."""
         return self._sum(lambda process: sum(process.cpu_times()[:2]))
 
     def memory_bytes(self) -> int:
         """Return the memory of the process tree without shared mappings.
 
-        Other processes may map the same files, as tests map torch's libraries.
+        Other processes may map the same files, for example torch's libraries.
         """
         return int(self._sum(_memory))
 
     @contextmanager
     def memory_samples(self) -> Iterator[list[int]]:
-        """Sample the memory every 0.1 s while the block runs."""
+        """Sample the memory in bytes every 0.1 s while the block runs."""
         samples = [self.memory_bytes()]
         stop = threading.Event()
 
@@ -102,7 +102,10 @@ def serving(target: str, **environment: str) -> Iterator[Server]:
 def running(
     argv: Sequence[str], port: int, ready_path: str, **environment: str
 ) -> Iterator[Server]:
-    """Run a service on `PORT` of its environment; enter the block when `ready_path` answers 200."""
+    """Run a service on `port`; enter the block when `ready_path` answers 200.
+
+    Raises `RuntimeError` with the end of its log if it did not start, or ended early.
+    """
     defaults = {"BENTOML_DO_NOT_TRACK": "True", "QDRANT_ENABLED": "false", "PORT": str(port)}
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
@@ -119,13 +122,13 @@ def running(
             if not ready or process.poll() is not None:
                 log.seek(0)
                 tail = log.read().decode(errors="replace")[-3000:]
-                raise RuntimeError(f"{shlex.join(argv)} did not start, or ended early:\n{tail}")
+                raise RuntimeError(f"{shlex.join(argv)} did not start or ended early:\n{tail}")
         finally:
             _stop(server, process)
 
 
 def wait_for(server: Server, path: str) -> bool:
-    """Wait until a route answers 200. False: the process ended, or took too long."""
+    """Wait until a route answers 200. Return False if the process ended or took over 180 s."""
     deadline = time.monotonic() + _START_SECONDS
     while server.process.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
         with suppress(OSError, http.client.HTTPException):
@@ -147,7 +150,7 @@ def _get(port: int, path: str) -> tuple[int, bytes]:
 
 def _stop(server: Server, process: subprocess.Popen[bytes]) -> None:
     tree: list[psutil.Process] = []
-    with suppress(psutil.NoSuchProcess):  # it ended early
+    with suppress(psutil.NoSuchProcess):  # it has ended already
         tree = server.process.children(recursive=True)
     process.terminate()
     try:

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Make the image of the newest Bento with the engine that is here: docker, podman or buildah.
-# Usage: deploy/oci/build.sh NAME:TAG [options of the engine's build]    (bentoml and python on PATH)
-#   COMPILER=1       with what COMPILE=true needs
-#   BAKE_WEIGHTS=1   with the weights of MODEL_NAME and MODEL_PRETRAINED, fetched into .data/weights
+# Build the image of the newest Bento with docker, podman or buildah (ENGINE, or the first that exists).
+# Usage: deploy/oci/build.sh NAME:TAG [options of `ENGINE build`]    (needs bentoml and python on PATH)
+#   COMPILER=1       include the compiler and Triton, which COMPILE=true needs
+#   BAKE_WEIGHTS=1   include the weights of MODEL_NAME and MODEL_PRETRAINED, fetched into .data/weights
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-name=${1:?the name of the image is missing, such as vision-encoder:latest}
+name=${1:?the name of the image is missing, for example vision-encoder:latest}
 version=$(sed -n 's/^VERSION = "\(.*\)"$/\1/p' bento/version.py)
 revision=$(git rev-parse HEAD 2>/dev/null || echo unknown)
 
@@ -15,11 +15,11 @@ for candidate in docker podman buildah; do
   [ -n "$engine" ] || ! command -v "$candidate" >/dev/null || engine=$candidate
 done
 if [ -z "$engine" ]; then
-  echo "there is no docker, podman or buildah here: install one of them" >&2
+  echo "docker, podman and buildah are not installed: install one of them" >&2
   exit 1
 fi
 if [ "$engine" = docker ] && ! docker version >/dev/null 2>&1; then
-  echo "docker is here, but its daemon does not answer: start it, or choose ENGINE=podman" >&2
+  echo "docker is installed, but its daemon does not answer: start it, or set ENGINE=podman" >&2
   exit 1
 fi
 
@@ -27,22 +27,22 @@ model=${MODEL_NAME:-${VISION_MODEL_NAME:-ViT-L-14}}
 pretrained=${MODEL_PRETRAINED:-${VISION_MODEL_PRETRAINED:-openai}}
 if [ -n "${BAKE_WEIGHTS:-}" ]; then
   case $model in local-dir:*)
-    echo "BAKE_WEIGHTS=1 bakes what a hub has, not $model: mount the folder, or serve the bundled model, which is in every image" >&2
+    echo "BAKE_WEIGHTS=1 needs weights from a hub, not $model: mount the folder instead (every image has the bundled model)" >&2
     exit 1
   esac
   weights=.data/weights/${model//[\/:]/-}-$pretrained
   mkdir -p "$weights"
-  # before the build, which takes minutes
+  # Fetch before the build, which takes minutes.
   MODEL_NAME=$model MODEL_PRETRAINED=$pretrained HF_HUB_CACHE=$PWD/$weights python -m bento.fetch_weights
   if ! compgen -G "$weights/models--*" >/dev/null; then
-    echo "the weights of $model $pretrained are no hub's: mount them instead (MODEL_PRETRAINED=/path)" >&2
+    echo "the weights of $model $pretrained do not come from a hub: mount them instead (MODEL_PRETRAINED=/path)" >&2
     exit 1
   fi
 fi
 
 python=$(sed -n 's/^ *python_version: "\(.*\)"/\1/p' bentofile.yaml)
 bento=$(bentoml get vision-encoder:latest -o path)
-# podman's own format drops what docker's images know besides, such as health checks
+# Podman's own format has no health checks.
 export BUILDAH_FORMAT=docker
 "$engine" build --tag "$name" --file deploy/oci/Dockerfile \
   --build-arg "PYTHON_VERSION=$python" --build-arg "COMPILER=${COMPILER:-}" \
@@ -53,4 +53,4 @@ if [ -n "${BAKE_WEIGHTS:-}" ]; then
   "$engine" build --tag "$name" --file deploy/oci/weights.Dockerfile --build-arg "IMAGE=$name" \
     --build-arg "NAME=$model" --build-arg "PRETRAINED=$pretrained" "$weights"
 fi
-echo "made $name with $engine: version $version, revision $revision${BAKE_WEIGHTS:+, weights of $model $pretrained}"
+echo "built $name with $engine: version $version, revision $revision${BAKE_WEIGHTS:+, weights of $model $pretrained}"

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs as root while the image is built. A new named volume takes the owner of the folder that it
-# is mounted on; without these folders it would be root's, and the service could not write.
+# Runs as root during the build of the image. A new named volume gets the owner of its mount point.
+# Without these folders root would own it, and the service could not write to it.
 set -eu
 install -d -o bentoml -g bentoml /data/weights /data/thumbnails /data/qdrant

@@ -1,6 +1,6 @@
-"""Prints the software bill of materials of the image: CycloneDX 1.6, of constraints.txt.
+"""Print the image's software bill of materials (CycloneDX 1.6) from constraints.txt.
 
-The same bytes for the same packages: no date, no serial number, no machine and no index.
+The same packages give the same bytes: there is no date, serial number, machine or index in it.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Build the image with podman and hold the container to the checkout's answers (`make image-test`).
-# Needs root and Debian's packages; where that cannot be had it says "skipped" and why.
+# Build the image with podman and compare the container's answers with the checkout's
+# (`make image-test`). It needs root and Debian's packages; without them it prints SKIPPED and why.
 #
-# No image registry is asked: the base image is made of Debian's packages, under the name that the
-# generated Dockerfile asks for. That proves the Dockerfile, the pinned packages, the entry point
-# and that the container answers as `bentoml serve` does; it does not prove the official base image.
-# Everything lies in .data/oci; of it wheels, packages and the base are kept for the next time, the
-# rest is removed at the end, as are the Debian packages that were not there before.
+# No image registry is used: the base image is made from Debian's packages, under the name in the
+# Dockerfile. This tests the Dockerfile, the pinned packages, the entry point and the answers of the
+# container, but not the official base image. All files are in .data/oci. Wheels, packages and the
+# base image stay there for the next run. The rest is removed at the end, and so are the Debian
+# packages that the test installed.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -25,7 +25,7 @@ command -v apt-get >/dev/null || skip "it needs Debian's packages"
 mkdir -p "$work"/{cache,bentos,run}
 dpkg-query -W -f '${Package}\n' | sort >"$work/packages-before"
 
-# Before anything is done with podman, its clean-up above all: never the containers of this machine.
+# Set these before the first podman command, so that the clean-up never touches other containers.
 export CONTAINERS_STORAGE_CONF=$work/storage.conf CONTAINERS_CONF=$work/containers.conf
 
 cleanup() {
@@ -39,7 +39,7 @@ cleanup() {
   dpkg-query -W -f '${Package}\n' | sort | comm -13 "$work/packages-before" - >"$work/packages-new"
   if [ -s "$work/packages-new" ]; then
     DEBIAN_FRONTEND=noninteractive xargs apt-get purge -qq -y <"$work/packages-new" >/dev/null ||
-      echo "these packages were installed and could not be removed: $(xargs <"$work/packages-new")"
+      echo "could not remove these packages, which the test installed: $(xargs <"$work/packages-new")"
   fi
   exit $status
 }
@@ -53,10 +53,10 @@ if [ ${#missing[@]} -gt 0 ]; then
   echo "installing ${missing[*]}"
   export DEBIAN_FRONTEND=noninteractive
   { apt-get update -qq && apt-get install -qq -y --no-install-recommends "${missing[@]}"; } \
-    >"$work/apt.log" 2>&1 || skip "the packages ${missing[*]} cannot be had: $(tail -n 1 "$work/apt.log")"
+    >"$work/apt.log" 2>&1 || skip "the packages ${missing[*]} could not be installed: $(tail -n 1 "$work/apt.log")"
 fi
 
-# The engine, in files of its own.
+# Podman gets its own storage and configuration.
 cat >"$CONTAINERS_STORAGE_CONF" <<CONF
 [storage]
 driver = "overlay"
@@ -72,7 +72,7 @@ cgroup_manager = "cgroupfs"
 events_logger = "file"
 CONF
 echo "system-certs = true" >"$work/uv.toml"
-# While it is built: the network, certificates and caches of this machine.
+# The build uses the network, certificates and caches of this machine.
 sed "/nproc/a netns = \"host\"\nvolumes = [\"/etc/ssl/certs/ca-certificates.crt:/etc/ssl/certs/ca-certificates.crt:ro\", \"$work/uv.toml:/etc/uv/uv.toml:ro\", \"$work/cache:/root/.cache\"]" \
   "$CONTAINERS_CONF" >"$work/build.conf"
 
@@ -87,13 +87,13 @@ if [ ! -s "$work/base.tar" ]; then
     --customize-hook='echo "APT::Keep-Downloaded-Packages \"false\";" >"$1"/etc/apt/apt.conf.d/99drop' \
     bookworm "$work/base.part.tar" >"$work/base.log" 2>&1 || {
     rm -f "$work/base.part.tar"
-    skip "the base image cannot be made: $(tail -n 1 "$work/base.log")"
+    skip "the base image could not be made: $(tail -n 1 "$work/base.log")"
   }
   mv "$work/base.part.tar" "$work/base.tar"
 fi
 podman import -q "$work/base.tar" "docker.io/library/$base" >/dev/null
 said=$(podman run --rm --network=host "docker.io/library/$base" true 2>&1) ||
-  skip "containers cannot be run here: $(tail -n 1 <<<"$said")"
+  skip "podman cannot run containers: $(tail -n 1 <<<"$said")"
 
 echo "building the Bento and its image"
 export BENTOML_HOME=$work/bentos BENTOML_DO_NOT_TRACK=True PATH=$bin:$PATH
@@ -101,7 +101,7 @@ bentoml build -o tag >"$work/build.log" 2>&1 &&
   CONTAINERS_CONF=$work/build.conf ENGINE=podman timeout 1500 deploy/oci/build.sh "$image" \
     --build-arg UV_NO_CACHE=false >>"$work/build.log" 2>&1 || {
   tail -n 30 "$work/build.log"
-  echo "image-test: FAILED: the image cannot be built; all of it is in .data/oci/build.log"
+  echo "image-test: FAILED: the build of the image failed; its log is .data/oci/build.log"
   exit 1
 }
 podman images --format '{{.Repository}}:{{.Tag}} {{.Size}}' "$image"
@@ -109,7 +109,7 @@ left=$(podman run --rm --entrypoint sh "$image" -c 'command -v gcc g++ make git 
 podman history --no-trunc --format '{{.Size}}\t{{.CreatedBy}}' "$image" | grep -E '^[0-9.]+ [MG]B' |
   sed -E 's/\|[0-9]+ .*\/bin\/sh -c //' | cut -c1-120
 
-echo "running it: not root, nothing writable but /tmp and volumes, no capabilities"
+echo "running it without root, capabilities and writable folders except /tmp and volumes"
 container=$(podman run -d --network=host --read-only --read-only-tmpfs=false --tmpfs /tmp:rw,noexec \
   --cap-drop=all --security-opt=no-new-privileges --stop-timeout 40 \
   -v /data/qdrant -v /data/thumbnails \
@@ -124,11 +124,11 @@ done
 problem=
 curl -sf -o "$work/ready" "http://127.0.0.1:$PORT/readyz" || problem="the container is not ready"
 [ "$(podman exec "$container" id -u)" != 0 ] || problem="the container runs as root"
-[ -z "$left" ] || problem="build tools are left in the image: $(xargs <<<"$left")"
-podman healthcheck run "$container" || problem="its HEALTHCHECK fails although it is ready"
+[ -z "$left" ] || problem="the image has build tools: $(xargs <<<"$left")"
+podman healthcheck run "$container" || problem="HEALTHCHECK fails although /readyz answers 200"
 if [ -z "$problem" ]; then
   CONTAINER_URL=http://127.0.0.1:$PORT "$bin/python" -m pytest -q tests/parity -k container ||
-    problem="the container answers otherwise than the checkout"
+    problem="the container's answers differ from the checkout's"
 fi
 worker() { podman top "$container" hpid args | sed -n 's/^\([0-9]*\) .*worker\.service.*/\1/p'; }
 if [ -z "$problem" ]; then
@@ -140,21 +140,21 @@ if [ -z "$problem" ]; then
     sleep 1
   done
   curl -sf -o "$work/ready" "http://127.0.0.1:$PORT/readyz" && [ "$(worker)" != "$killed" ] ||
-    problem="a worker that was killed did not come back"
+    problem="a killed worker was not replaced within 60 s"
 fi
 podman stop -t 30 "$container" >/dev/null
 status=$(podman inspect -f '{{.State.ExitCode}}' "$container")
-[ "$status" = 0 ] || problem=${problem:-"on SIGTERM it ended with $status"}
+[ "$status" = 0 ] || problem=${problem:-"the container exited with status $status on SIGTERM"}
 
 if [ -z "$problem" ]; then
-  echo "baking weights into it, as a hub would have given them, and running it without a network"
+  echo "baking weights in from a stand-in for a hub, and running the image without a network"
   weights=.data/weights/hf-hub-tests-shapes-openai/models--tests--shapes
   mkdir -p "$weights/refs" "$weights/snapshots/0000"
   echo -n 0000 >"$weights/refs/main"
   cp models/shapes/open_clip_* "$weights/snapshots/0000/"
   HF_HUB_OFFLINE=1 BAKE_WEIGHTS=1 MODEL_NAME=hf-hub:tests/shapes CONTAINERS_CONF=$work/build.conf \
     ENGINE=podman deploy/oci/build.sh "$image-baked" --build-arg UV_NO_CACHE=false >>"$work/build.log" 2>&1 ||
-    problem="weights cannot be baked in: $(tail -n 1 "$work/build.log")"
+    problem="baking the weights in failed: $(tail -n 1 "$work/build.log")"
   rm -r .data/weights/hf-hub-tests-shapes-openai
 fi
 if [ -z "$problem" ]; then
@@ -165,11 +165,11 @@ if [ -z "$problem" ]; then
   done
   said=$(podman exec "$container" python -c \
     'from urllib.request import urlopen; print(urlopen("http://127.0.0.1:8001/info").read().decode())') || true
-  grep -q '"model_name":"hf-hub:tests/shapes"' <<<"$said" || problem="baked weights are not served: $said"
+  grep -q '"model_name":"hf-hub:tests/shapes"' <<<"$said" || problem="the baked weights are not served; /info: $said"
 fi
 if [ -n "$problem" ]; then
   podman logs --tail 30 "$container"
   echo "image-test: FAILED: $problem"
   exit 1
 fi
-echo "image-test: passed: the container answers as the checkout does and ends with 0 on SIGTERM"
+echo "image-test: passed: the container answers like the checkout and exits with 0 on SIGTERM"

@@ -1,12 +1,12 @@
-# The image with the weights of one model in it: `make image BAKE_WEIGHTS=1` builds this upon the
-# other, from a folder that `python -m bento.fetch_weights` has filled.
+# Adds the weights of a model to the image. `make image BAKE_WEIGHTS=1` builds it from a folder that
+# `python -m bento.fetch_weights` has filled.
 ARG IMAGE
 FROM ${IMAGE}
 COPY . /opt/weights
-# Under other names than the variables, whose values in the first image would go before them.
+# Not named as the variables, because the values of the base image's ENV would override them.
 ARG NAME
 ARG PRETRAINED
-# Offline, since all that is needed is here: a start asks no hub for news. HF_HUB_CACHE goes before
-# HF_HOME, which compose and Kubernetes set.
+# Everything is in the image, so never ask the hub for updates. HF_HUB_CACHE takes precedence over
+# HF_HOME, which Compose and Kubernetes set.
 ENV HF_HUB_CACHE=/opt/weights HF_HUB_OFFLINE=1 \
     MODEL_NAME=${NAME} MODEL_PRETRAINED=${PRETRAINED}

@@ -1,11 +1,9 @@
-"""The measuring itself: inputs, load generator, report."""
+"""The load generator, the servers and the help of the benchmarks."""
 
 from __future__ import annotations
 
 import asyncio
 import importlib
-import io
-import json
 import sys
 import threading
 from collections import Counter
@@ -14,15 +12,13 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from PIL import Image
 
-from benchmarks.forward import Forward, peak_flops
-from benchmarks.support.command import parse, parser, report, table
-from benchmarks.support.inputs import TEXTS, UKRAINIAN, checkpoint, photos
+from benchmarks.forward import Forward
+from benchmarks.support.inputs import checkpoint
 from benchmarks.support.load import load
 from benchmarks.support.servers import free_port, running
-from loadtests.samples import percentile
-from tests.support.paths import BUNDLED
+
+pytestmark = pytest.mark.service
 
 BENCHMARKS = (
     "batching",
@@ -37,11 +33,11 @@ BENCHMARKS = (
     "soak",
     "startup",
 )
-CLOSED = 0  # stands for a connection that the loopback server closes without an answer
+CLOSED = 0  # instead of a status: the server closes the connection without an answer
 
 
 class Loopback:
-    """Answers the n-th request with the status that it is told, and counts what it did."""
+    """Answers the n-th request with the status `status_of(n)`, and counts the answers."""
 
     def __init__(self, status_of: Callable[[int], int], delay: float) -> None:
         self.counts: Counter[int] = Counter()
@@ -67,7 +63,7 @@ class Loopback:
                     return
                 writer.write(b"HTTP/1.1 %d X\r\ncontent-length: 2\r\n\r\n{}" % status)
         except asyncio.IncompleteReadError:
-            pass  # the client is done
+            pass  # the client has closed the connection
         finally:
             writer.close()
 
@@ -89,60 +85,28 @@ def loopback(status_of: Callable[[int], int], delay: float = 0.001) -> Iterator[
         loop.close()
 
 
-def test_a_percentile_is_a_value_that_was_measured() -> None:
-    assert percentile([3.0, 1.0, 2.0, 4.0], 50) == 2.0
-    assert percentile(range(1, 101), 95) == 95
-    assert percentile([7.0], 99) == 7.0
-
-
-def test_photos_are_small_jpegs_and_the_same_every_time() -> None:
-    files = photos(3)
-    assert files == photos(3)
-    assert len(set(files)) == 3
-    for data in files:
-        assert 10_000 < len(data) < 25_000
-        with Image.open(io.BytesIO(data)) as image:
-            assert (image.format, image.size) == ("JPEG", (320, 240))
-
-
-def test_the_texts_are_different_short_queries() -> None:
-    assert len(set(TEXTS)) == len(set(UKRAINIAN)) == 32
-    assert {len(text.split()) for text in TEXTS} == set(range(2, 13))
-
-
-def test_shapes_is_the_bundled_model() -> None:
-    assert checkpoint("shapes") == BUNDLED
-
-
-def test_a_model_that_openclip_does_not_know_is_named() -> None:
+def test_an_unknown_architecture_is_named() -> None:
     with pytest.raises(SystemExit, match="NoSuchModel"):
         checkpoint("NoSuchModel")
 
 
-def test_cut_texts_have_the_embeddings_of_padded_ones() -> None:
+def test_trimmed_texts_have_the_embeddings_of_padded_ones() -> None:
     forward = Forward("shapes", "float32", "cpu")
-    for cut, padded in zip(
-        forward.batches("text, cut", 32), forward.batches("text, padded", 32), strict=True
+    for trimmed, padded in zip(
+        forward.batches("text, trimmed", 32), forward.batches("text, padded", 32), strict=True
     ):
-        assert cut.shape[1] < padded.shape[1]
+        assert trimmed.shape[1] < padded.shape[1]
         with torch.inference_mode():
             torch.testing.assert_close(
-                forward.towers["text, cut"](cut),
+                forward.towers["text, trimmed"](trimmed),
                 forward.towers["text, padded"](padded),
                 atol=1e-4,
                 rtol=0,
             )
 
 
-def test_a_peak_is_known_for_known_gpus_only() -> None:
-    assert peak_flops("NVIDIA H200") == 989e12
-    assert peak_flops("NVIDIA L40S") != peak_flops("NVIDIA L4")
-    assert peak_flops("Some GPU") is None
-    assert peak_flops(None) is None
-
-
 @pytest.mark.parametrize("busy_allowed", [False, True])
-def test_every_request_that_was_not_answered_well_is_a_failure(busy_allowed: bool) -> None:
+def test_unexpected_statuses_and_closed_connections_are_failures(busy_allowed: bool) -> None:
     with loopback(lambda n: (200, 429, 500, CLOSED)[n % 4]) as server:
         loaded = load(server.port, "text", clients=4, seconds=0.6, busy_allowed=busy_allowed)
     counts = server.counts
@@ -154,14 +118,14 @@ def test_every_request_that_was_not_answered_well_is_a_failure(busy_allowed: boo
     assert loaded.busy_latency
 
 
-def test_a_server_that_is_not_there_is_all_failures() -> None:
+def test_without_a_server_every_request_fails() -> None:
     loaded = load(free_port(), "text", seconds=0.3)
     assert loaded.failures == loaded.requests > 0
-    with pytest.raises(RuntimeError, match="nothing was answered"):
+    with pytest.raises(RuntimeError, match="no request was answered with 200"):
         _ = loaded.p50
 
 
-def test_a_closed_loop_waits_for_answers_and_counts_those_in_its_window() -> None:
+def test_a_closed_loop_waits_for_each_answer() -> None:
     with loopback(lambda _: 200, delay=0.05) as server:
         loaded = load(server.port, "image", clients=5, seconds=1.0)
     assert loaded.failures == 0
@@ -170,7 +134,7 @@ def test_a_closed_loop_waits_for_answers_and_counts_those_in_its_window() -> Non
     assert loaded.rate == pytest.approx(5000 / loaded.p50, rel=0.25)
 
 
-def test_an_open_loop_sends_what_it_was_asked_for_however_slow_the_answers() -> None:
+def test_an_open_loop_keeps_its_rate_although_answers_are_slow() -> None:
     with loopback(lambda _: 200, delay=0.3) as server:
         loaded = load(server.port, "text", rate=200, seconds=1.0)
     assert loaded.failures == 0
@@ -185,18 +149,6 @@ def test_a_service_that_does_not_start_shows_its_log() -> None:
         running(command, free_port(), "/readyz"),
     ):
         pass
-
-
-def test_a_report_ends_with_one_line_of_json(capsys: pytest.CaptureFixture[str]) -> None:
-    options = parse(parser("x"), ["--quick"])
-    report("startup", options, table(("a", "b"), [(1, None), (0.12345, 1234.5)]), {"x": 1})
-    *shown, _, last = capsys.readouterr().out.splitlines()
-    assert shown == ["| a | b |", "| --- | --- |", "| 1 | – |", "| 0.123 | 1,234 |"]
-    record = json.loads(last)
-    assert record["command"] == "python -m benchmarks.startup --quick"
-    assert record["model"] == "shapes"
-    assert record["results"] == {"x": 1}
-    assert record["machine"]["cores"] > 0
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)

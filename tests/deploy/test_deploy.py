@@ -1,4 +1,4 @@
-"""What docs/deploy.md says is so: messages, metrics, and a store that is copied."""
+"""Claims of docs/deploy.md: messages, metrics, and copying a store."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ from contextlib import closing
 from pathlib import Path
 
 import httpx
+import pytest
 
 from rag.store.edge.store import EdgeStore
 from tests.support.paths import ROOT
 from tests.support.rag.engines import CLIP, make_points
 from tests.support.serving import Server
 
+pytestmark = pytest.mark.service
+
 PAGE = (ROOT / "docs" / "deploy.md").read_text()
 
 
 def texts_of_the_code() -> list[str]:
-    """Return every piece of text that the software can print, as written in its source."""
+    """Return every string literal of the packages."""
     files = [ROOT / "service.py", *(ROOT / "bento").rglob("*.py"), *(ROOT / "rag").rglob("*.py")]
     return [
         node.value
@@ -29,7 +32,7 @@ def texts_of_the_code() -> list[str]:
     ]
 
 
-def test_every_message_is_one_that_the_software_prints() -> None:
+def test_every_quoted_message_exists() -> None:
     section = PAGE.split("## Troubleshooting")[1]
     messages = re.findall(r"^\| `([^`]+)`", section, re.M)
     assert len(messages) > 10
@@ -39,10 +42,12 @@ def test_every_message_is_one_that_the_software_prints() -> None:
             assert any(part in text for text in texts), f"nothing prints {part!r}"
 
 
-def test_every_metric_is_one_that_is_served(server: Server) -> None:
+def test_every_named_metric_is_served(server: Server) -> None:
     httpx.post(f"{server.url}/embed/text", json={"text": "a"})
     served = httpx.get(f"{server.url}/metrics").text
-    for metric in set(re.findall(r"`(vision_encoder_\w+)`", PAGE)):
+    metrics = set(re.findall(r"`(vision_encoder_\w+)`", PAGE))
+    assert metrics
+    for metric in metrics:
         assert f"# TYPE {metric}" in served, metric
 
 

@@ -1,4 +1,4 @@
-"""Making the Bento and its image: what cannot be made is a clear line and a failure."""
+"""Building the Bento and its image, and the messages when that fails."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from tests.support.deploy.pins import pinned
 from tests.support.paths import ROOT
 from tests.support.serving import free_port
 
+pytestmark = pytest.mark.service
+
 
 def program(folder: Path, name: str, script: str) -> None:
     (folder / name).write_text(f"#!/bin/sh\n{script}\n")
@@ -27,7 +29,7 @@ def program(folder: Path, name: str, script: str) -> None:
 
 @pytest.fixture
 def tools(tmp_path: Path) -> Path:
-    """Return a folder with what the scripts use of the system, and no container engine."""
+    """Return a folder with the programs that the scripts use, without a container engine."""
     folder = tmp_path / "bin"
     folder.mkdir()
     for name in ("bash", "sh", "sed", "git", "dirname", "env", "cat", "mkdir"):
@@ -49,10 +51,10 @@ def build(tools: Path, **environment: str) -> subprocess.CompletedProcess[str]:
 def test_without_an_engine_no_image_is_made(tools: Path) -> None:
     done = build(tools)
     assert done.returncode == 1
-    assert done.stderr == "there is no docker, podman or buildah here: install one of them\n"
+    assert done.stderr == "docker, podman and buildah are not installed: install one of them\n"
 
 
-def test_a_docker_without_its_daemon_is_told(tools: Path) -> None:
+def test_a_docker_without_its_daemon_fails(tools: Path) -> None:
     program(tools, "docker", "exit 1")
     done = build(tools)
     assert done.returncode == 1
@@ -61,25 +63,25 @@ def test_a_docker_without_its_daemon_is_told(tools: Path) -> None:
 
 @pytest.fixture
 def podman(tools: Path) -> Path:
-    """Return the tools with a podman that tells how it was called, and a Bento."""
+    """Return the tools with a podman that prints its arguments, and with a Bento."""
     program(tools, "podman", 'echo "$BUILDAH_FORMAT $*"')
     program(tools, "bentoml", 'test "$*" = "get vision-encoder:latest -o path" && echo /the/bento')
     return tools
 
 
-def test_the_engine_that_is_here_makes_the_image_with_its_labels(podman: Path) -> None:
+def test_the_installed_engine_builds_the_image_with_its_labels(podman: Path) -> None:
     done = build(podman)
     assert done.returncode == 0, done.stderr
     revision = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.strip()
-    command, said = done.stdout.splitlines()
+    command, message = done.stdout.splitlines()
     assert command.startswith("docker build --tag name:tag --file deploy/oci/Dockerfile ")
     assert command.endswith(" /the/bento")
     for label in ("title=vision-encoder", "version=0.1.0", f"revision={revision}"):
         assert f"--label org.opencontainers.image.{label} " in command
     assert "--build-arg PYTHON_VERSION=3.11 --build-arg COMPILER= " in command
-    assert said == f"made name:tag with podman: version 0.1.0, revision {revision}"
+    assert message == f"built name:tag with podman: version 0.1.0, revision {revision}"
     assert "--build-arg COMPILER=1 " in build(podman, COMPILER="1").stdout
 
 
@@ -92,14 +94,14 @@ def test_an_engine_that_fails_makes_no_image(podman: Path) -> None:
 
 def test_the_image_has_the_variables_of_the_bento() -> None:
     dockerfile = (ROOT / "deploy" / "oci" / "Dockerfile").read_text()
-    said = dict(re.findall(r"([A-Z_]+)=(\S+)", dockerfile.partition("ENV LANG")[2]))
+    variables = dict(re.findall(r"([A-Z_]+)=(\S+)", dockerfile.partition("ENV LANG")[2]))
     bento = yaml.safe_load((ROOT / "bentofile.yaml").read_text())
     assert len(bento["envs"]) >= 4
     for variable in bento["envs"]:
-        assert said[variable["name"]] == variable["value"]
+        assert variables[variable["name"]] == variable["value"]
 
 
-def test_weights_are_baked_into_the_image_that_was_made(podman: Path) -> None:
+def test_weights_are_baked_into_the_built_image(podman: Path) -> None:
     fetching = 'echo "fetched $MODEL_NAME $MODEL_PRETRAINED"'
     program(podman, "python", f'{fetching}; mkdir -p "$HF_HUB_CACHE/models--$MODEL_NAME"')
     given = {"BAKE_WEIGHTS": "1", "MODEL_NAME": "no/model", "MODEL_PRETRAINED": "of-a-test"}
@@ -109,7 +111,7 @@ def test_weights_are_baked_into_the_image_that_was_made(podman: Path) -> None:
     finally:
         shutil.rmtree(folder)
     assert done.returncode == 0, done.stderr
-    fetched, made, baked, said = done.stdout.splitlines()
+    fetched, made, baked, message = done.stdout.splitlines()
     assert fetched == "fetched no/model of-a-test"
     assert made.endswith("/the/bento")
     assert baked == (
@@ -117,15 +119,19 @@ def test_weights_are_baked_into_the_image_that_was_made(podman: Path) -> None:
         "IMAGE=name:tag --build-arg NAME=no/model --build-arg PRETRAINED=of-a-test "
         ".data/weights/no-model-of-a-test"
     )
-    assert said.endswith("weights of no/model of-a-test")
+    assert message.endswith("weights of no/model of-a-test")
 
 
 @pytest.mark.parametrize(
     ("python", "model", "problem"),
     [
-        ("exit 1", "a-model", ""),  # fetch_weights says what it is
-        ("exit 0", "a-model", "the weights of a-model openai are no hub's"),
-        ("exit 0", "local-dir:models/shapes", "bakes what a hub has, not local-dir:models/shapes"),
+        ("exit 1", "a-model", ""),  # fetch_weights prints the problem
+        ("exit 0", "a-model", "the weights of a-model openai do not come from a hub"),
+        (
+            "exit 0",
+            "local-dir:models/shapes",
+            "needs weights from a hub, not local-dir:models/shapes",
+        ),
     ],
 )
 def test_weights_that_cannot_be_baked_make_no_image(
@@ -154,8 +160,8 @@ def test_a_bento_is_made_of_what_is_committed_only(tmp_path: Path) -> None:
         ["git", "rev-parse", "HEAD"], cwd=copy, capture_output=True, text=True, check=True
     ).stdout.strip()
     assert made.returncode == 0, made.stderr
-    told, _, bill = made.stdout.partition("{")
-    assert f"build --label revision={revision}\n{revision}\n" in told
+    printed, _, bill = made.stdout.partition("{")
+    assert f"build --label revision={revision}\n{revision}\n" in printed
     assert json.loads("{" + bill)["bomFormat"] == "CycloneDX"
     assert not (copy / "bento" / "revision.txt").exists()
     assert not (copy / "sbom.cdx.json").exists()
@@ -183,7 +189,7 @@ def test_the_bill_of_materials_names_what_the_image_installs_and_nothing_of_this
         assert private not in printed
 
 
-def test_the_image_is_run_with_search_and_what_it_needs_in_volumes(tmp_path: Path) -> None:
+def test_the_image_runs_with_search_and_volumes(tmp_path: Path) -> None:
     names = ("MODEL_NAME", "MODEL_PRETRAINED", "API_KEY", "UI_PUBLIC")
     program(tmp_path, "docker", 'echo "$@"; env')
     port = free_port()
@@ -191,7 +197,7 @@ def test_the_image_is_run_with_search_and_what_it_needs_in_volumes(tmp_path: Pat
         f"PORT=1\nPORT='{port}'  # the last one counts\nexport API_KEY=\"one,two\"\r\n"
         "VISION_MODEL_NAME=ViT-B-32\nVISION_MODEL_PRETRAINED=laion2b_s34b_b79k # a tag\n"
     )
-    unset = {name: "" for name in (*names, "PORT", "QDRANT_ENABLED", "VISION_MODEL_NAME")}
+    unset = dict.fromkeys((*names, "PORT", "QDRANT_ENABLED", "VISION_MODEL_NAME"), "")
     done = subprocess.run(
         ["make", "-f", ROOT / "Makefile", "image-run", "IMAGE=a:b"],
         cwd=tmp_path,
@@ -212,12 +218,12 @@ def test_the_image_is_run_with_search_and_what_it_needs_in_volumes(tmp_path: Pat
     mounted = [a.split(":")[1] for a in arguments if a.startswith("vision-encoder-")]
     made = (ROOT / "deploy" / "oci" / "make-data-folders.sh").read_text()
     assert len(mounted) == 3
-    for folder in mounted:  # of the image's user, or it could not write there
+    for folder in mounted:  # must belong to the image's user, or the service cannot write
         assert folder in made
         assert any(value.startswith(folder) for value in given.values())
 
 
-def test_where_the_image_cannot_be_tested_it_says_skipped_and_why(tmp_path: Path) -> None:
+def test_image_test_prints_why_it_is_skipped(tmp_path: Path) -> None:
     program(tmp_path, "id", "echo 1000")
     done = subprocess.run(
         ["deploy/oci/test.sh"],

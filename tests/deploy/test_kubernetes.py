@@ -1,6 +1,6 @@
-"""The files in deploy/kubernetes and deploy/knative, held to the schemas and to the code.
+"""The files in deploy/kubernetes and deploy/knative, compared with the schemas and the code.
 
-No cluster runs them here.
+No cluster runs them.
 """
 
 from __future__ import annotations
@@ -40,9 +40,11 @@ from tests.support.deploy.variables import FIELDS
 from tests.support.paths import ROOT
 from tests.support.serving import Server
 
+pytestmark = pytest.mark.service
+
 
 def in_compose(workload: str) -> dict[str, Any]:
-    """Return compose's service of a workload; the job that fetches weights is of the encoder's."""
+    """Return the Compose service of a workload; `fetch-weights` belongs to the encoder."""
     return dict(SERVICES.get(workload) or SERVICES["vision-encoder"])
 
 
@@ -91,7 +93,7 @@ def test_images_are_those_of_compose(name: str) -> None:
 
 
 @EVERY
-def test_an_image_of_another_registry_reaches_all_pods_of_ours(name: str, tmp_path: Path) -> None:
+def test_an_image_of_another_registry_reaches_all_our_pods(name: str, tmp_path: Path) -> None:
     shutil.copytree(DEPLOY, tmp_path / "deploy")
     for file in (tmp_path / "deploy").rglob("kustomization.yaml"):
         written = file.read_text().replace("newName: vision-encoder", "newName: r.example/encoder")
@@ -109,7 +111,7 @@ def test_a_pod_is_given_only_variables_that_are_read(name: str) -> None:
 
 
 @EVERY
-def test_the_settings_of_a_pod_are_what_the_code_takes(
+def test_the_settings_of_a_pod_are_valid(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -130,7 +132,7 @@ def test_the_settings_of_a_pod_are_what_the_code_takes(
 
 
 @BOTH
-def test_what_compose_fixes_is_fixed_in_the_same_way(name: str) -> None:
+def test_variables_fixed_in_compose_have_the_same_values(name: str) -> None:
     for each, fixed in FIXED.items():
         assert fixed.items() <= variables(rendered(name), each).items()
         theirs = SERVICES[each]["environment"]
@@ -139,7 +141,7 @@ def test_what_compose_fixes_is_fixed_in_the_same_way(name: str) -> None:
 
 
 @EVERY
-def test_keys_come_from_a_secret_that_the_operator_makes_and_may_leave_out(name: str) -> None:
+def test_keys_come_from_an_optional_secret(name: str) -> None:
     assert of_kind(rendered(name), "Secret") == {}
     asked = {}
     for each, pod in pods(rendered(name)).items():
@@ -186,7 +188,7 @@ def test_a_pod_has_no_more_rights_than_it_needs(name: str) -> None:
         user = 1000 if each == "qdrant" else BENTO_UID_GID
         assert (rights["runAsUser"], rights["runAsGroup"]) == (user, user)
         if any("laim" in kind for _, kind, v in mounts(pod) if not v.get("readOnly")):
-            assert rights["fsGroup"] == user  # else a new volume is root's
+            assert rights["fsGroup"] == user  # otherwise root owns a new volume
         assert rights["runAsNonRoot"] is True
         assert rights["readOnlyRootFilesystem"] is True
         assert rights["allowPrivilegeEscalation"] is False
@@ -205,7 +207,7 @@ def gigabytes(quantity: str) -> float:
 
 
 @BOTH
-def test_a_stopped_pod_may_end_what_is_under_way(name: str) -> None:
+def test_a_pod_has_time_to_drain(name: str) -> None:
     waits = {"vision-encoder": 60, "router": 30, "qdrant": 60}
     for each, pod in pods(rendered(name)).items():
         pause = container(pod)["lifecycle"]["preStop"]["sleep"]["seconds"]
@@ -251,7 +253,7 @@ def test_the_router_runs_as_in_compose(name: str) -> None:
 
 
 @EVERY
-def test_qdrant_is_a_cluster_that_its_first_pod_founds(name: str) -> None:
+def test_qdrant_is_a_cluster_that_its_first_pod_starts(name: str) -> None:
     spec = of_kind(rendered(name), "StatefulSet")["qdrant"]["spec"]
     headless = of_kind(rendered(name), "Service")[spec["serviceName"]]["spec"]
     assert headless["clusterIP"] == "None"
@@ -260,7 +262,9 @@ def test_qdrant_is_a_cluster_that_its_first_pod_founds(name: str) -> None:
     first = str(given["QDRANT_URI"]).replace("$(POD_NAME)", "qdrant-0")
     assert given["QDRANT_BOOTSTRAP"] == first == f"http://qdrant-0.{spec['serviceName']}:6335"
     names = [variable["name"] for variable in container(spec["template"])["env"]]
-    assert names.index("POD_NAME") < names.index("QDRANT_URI")  # else it is not filled in
+    assert names.index("POD_NAME") < names.index(
+        "QDRANT_URI"
+    )  # otherwise Kubernetes does not expand it
     copies = int(given["QDRANT__STORAGE__COLLECTION__REPLICATION_FACTOR"] or 0)
     assert 1 < copies < spec["replicas"]
     assert int(given["QDRANT__STORAGE__COLLECTION__WRITE_CONSISTENCY_FACTOR"] or 0) < copies
@@ -269,7 +273,7 @@ def test_qdrant_is_a_cluster_that_its_first_pod_founds(name: str) -> None:
             assert given[variable] == value
 
 
-def test_the_collection_of_the_page_is_one_that_qdrant_takes() -> None:
+def test_the_collection_of_the_page_is_valid_in_qdrant() -> None:
     page = (ROOT / "docs" / "deploy.md").read_text()
     (body,) = re.findall(
         r"-X PUT http://localhost:6333/collections/(\w+).*?-d '([^']+)'", page, re.S

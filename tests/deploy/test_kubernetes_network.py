@@ -1,4 +1,4 @@
-"""Who reaches whom in deploy/kubernetes and deploy/knative: ports, probes, services, policies."""
+"""The network of deploy/kubernetes and deploy/knative: ports, probes, services, policies."""
 
 from __future__ import annotations
 
@@ -25,14 +25,16 @@ from tests.support.deploy.manifests import (
 from tests.support.paths import ROOT
 from tests.support.serving import Server
 
+pytestmark = pytest.mark.service
+
 OPEN_PORTS = {"vision-encoder": {8001}, "qdrant": {6333, 6334, 6335}, "router": {9102}}
 
 
 @EVERY
-def test_variables_that_kubernetes_makes_of_services_stay_out(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("QDRANT_PORT", "tcp://10.0.0.1:6333")  # of the Service qdrant
+def test_pods_get_no_variables_of_services(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(
+        "QDRANT_PORT", "tcp://10.0.0.1:6333"
+    )  # as Kubernetes sets it for the Service `qdrant`
     with pytest.raises(ValidationError):
         RagSettings()
     assert "qdrant" in of_kind(rendered(name), "Service")
@@ -41,8 +43,8 @@ def test_variables_that_kubernetes_makes_of_services_stay_out(
 
 
 @EVERY
-def test_every_probe_asks_for_what_is_served(name: str, server: Server) -> None:
-    routes = {route.path for route in create_router([], {}).routes}
+def test_every_probe_requests_a_served_route(name: str, server: Server) -> None:
+    routes = {getattr(route, "path", None) for route in create_router([], {}).routes}
     for each, pod in pods(rendered(name)).items():
         if each == "fetch-weights":
             continue
@@ -50,7 +52,7 @@ def test_every_probe_asks_for_what_is_served(name: str, server: Server) -> None:
         ports = {port.get("name") for port in only["ports"]}
         for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
             (asked,) = (only[kind][how] for how in only[kind] if how == "httpGet")
-            assert asked.get("port") in ports  # Knative has one port and no name for it
+            assert asked.get("port") in ports  # Knative has one port without a name
             if each == "router":
                 assert asked["path"] in routes
             elif each == "qdrant":
@@ -63,7 +65,7 @@ def test_every_probe_asks_for_what_is_served(name: str, server: Server) -> None:
 
 
 @EVERY
-def test_ports_are_those_that_the_programs_listen_on(name: str) -> None:
+def test_ports_are_those_on_which_the_programs_listen(name: str) -> None:
     objects = rendered(name)
     for each, pod in pods(objects).items():
         if each != "fetch-weights":
@@ -96,7 +98,7 @@ def test_every_service_leads_to_a_port_of_a_pod(name: str) -> None:
 
 
 @EVERY
-def test_the_addresses_that_pods_are_given_are_services(name: str) -> None:
+def test_the_addresses_in_pods_are_services(name: str) -> None:
     services = of_kind(rendered(name), "Service")
     asked = {("qdrant", 6334): variables(rendered(name), "vision-encoder")["QDRANT_HOST"]}
     if "router" in pods(rendered(name)):
@@ -107,7 +109,7 @@ def test_the_addresses_that_pods_are_given_are_services(name: str) -> None:
 
 
 def allowed(policies: dict[str, Object], direction: str, peer: str) -> set[tuple[str, str, int]]:
-    """Return who may ask whom on which port, as the policies of one end say it."""
+    """Return (client, server, port) as the policies allow it at one end of the connection."""
     found = set()
     for policy in policies.values():
         here = policy["spec"]["podSelector"].get("matchLabels", {}).get("app.kubernetes.io/name")
@@ -122,7 +124,7 @@ def allowed(policies: dict[str, Object], direction: str, peer: str) -> set[tuple
 
 
 @BOTH
-def test_pods_may_reach_one_another_where_they_must_and_nowhere_else(name: str) -> None:
+def test_pods_reach_one_another_only_as_needed(name: str) -> None:
     policies = of_kind(rendered(name), "NetworkPolicy")
     needed = {
         ("router", "vision-encoder", 8001),
@@ -143,7 +145,7 @@ def test_pods_may_reach_one_another_where_they_must_and_nowhere_else(name: str) 
 
 
 @BOTH
-def test_the_world_is_reached_by_the_encoder_alone_and_by_https_alone(name: str) -> None:
+def test_only_the_encoder_reaches_public_addresses_and_only_by_https(name: str) -> None:
     policies = of_kind(rendered(name), "NetworkPolicy")
     out = {
         (each, port["port"])
@@ -158,9 +160,9 @@ def test_the_world_is_reached_by_the_encoder_alone_and_by_https_alone(name: str)
 
 
 @EVERY
-def test_a_pod_that_may_not_reach_all_may_ask_for_names(name: str) -> None:
+def test_a_restricted_pod_reaches_the_dns(name: str) -> None:
     policies = of_kind(rendered(name), "NetworkPolicy")
-    assert "qdrant" in policies  # here without the others' default too
+    assert "qdrant" in policies  # also on Knative, which lacks the other policies
     for pod in pods(rendered(name)).values():
         labels = pod["metadata"].get("labels", {}) if "metadata" in pod else {}
         rules = [
@@ -171,12 +173,12 @@ def test_a_pod_that_may_not_reach_all_may_ask_for_names(name: str) -> None:
         ]
         asked = [rule["to"] for rule in rules for port in rule["ports"] if port["port"] == 53]
         assert bool(rules) == bool(asked)
-        for whom in asked:
-            assert [list(each) for each in whom] == [["namespaceSelector"], ["ipBlock"]]
+        for targets in asked:
+            assert [list(each) for each in targets] == [["namespaceSelector"], ["ipBlock"]]
 
 
 @BOTH
-def test_clients_are_the_namespaces_that_the_page_has_labelled(name: str) -> None:
+def test_clients_are_the_namespaces_with_the_label_of_the_page(name: str) -> None:
     page = (ROOT / "docs" / "deploy.md").read_text()
     label, value = re.findall(r"kubectl label namespace \S+ (\S+)=(\S+)", page)[0]
     clients = {

@@ -1,4 +1,4 @@
-"""The smoke script, against real processes, and against broken ones."""
+"""The smoke tests' script, against real processes and against broken ones."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ import pytest
 from tests.support.paths import BUNDLED, ROOT
 from tests.support.router_client.routing import routing
 from tests.support.serving import Server, free_port, serving
+
+pytestmark = pytest.mark.service
 
 PASSED = "======================================\nVision Encoder Smoke Tests PASSED\n"
 
@@ -43,7 +45,7 @@ def picture_port() -> int:
 
 @pytest.fixture(scope="module")
 def fetching(tmp_path_factory: pytest.TempPathFactory, picture_port: int) -> Iterator[Server]:
-    """A service with keys that may fetch the picture which the script serves."""
+    """Run a service with keys that may fetch the script's picture."""
     folder = tmp_path_factory.mktemp("smoke")
     with serving(
         folder,
@@ -78,10 +80,11 @@ def test_a_deployment_that_works_passes(fetching: Server, picture_port: int) -> 
         assert qdrant.headers["api-key"] == "k"
         refused = smoke(**{**targets, "API_KEY": "another"})
         assert refused.returncode == 1
-        assert "not one of this service's" in refused.stderr and "API_KEY" in refused.stderr
+        assert "not one of this service's" in refused.stderr
+        assert "API_KEY" in refused.stderr
 
 
-def test_a_service_that_may_not_fetch_is_told_by_which_setting(server: Server) -> None:
+def test_the_setting_that_allows_fetching_is_named(server: Server) -> None:
     done = smoke(VISION_ENCODER_URL=server.url, IMAGE_PORT=str(free_port()))
     assert done.returncode == 1
     assert done.stdout.count("✅ PASS:") == 3
@@ -91,11 +94,8 @@ def test_a_service_that_may_not_fetch_is_told_by_which_setting(server: Server) -
     assert "url_refused" in given.stderr
 
 
-# Broken ones
-
-
 class Stub:
-    """Answers each path with what it is told, a body or (status, body), and keeps the headers."""
+    """Answers each path with a body or (status, body), and keeps the last request's headers."""
 
     def __init__(self, answers: dict[str, Any]) -> None:
         self.answers = answers
@@ -105,13 +105,13 @@ class Stub:
 
 @contextmanager
 def stub(answers: dict[str, Any]) -> Iterator[Stub]:
-    told = Stub(answers)
+    fake = Stub(answers)
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            told.headers = {name.lower(): value for name, value in self.headers.items()}
+            fake.headers = {name.lower(): value for name, value in self.headers.items()}
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            answer = told.answers.get(self.path, (404, {"error": "no such route", "code": "x"}))
+            answer = fake.answers.get(self.path, (404, {"error": "no such route", "code": "x"}))
             status, body = answer if isinstance(answer, tuple) else (200, answer)
             content = (body if isinstance(body, str) else json.dumps(body)).encode()
             self.send_response(status)
@@ -125,11 +125,11 @@ def stub(answers: dict[str, Any]) -> Iterator[Stub]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    told.url = f"http://127.0.0.1:{server.server_port}"
+    fake.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
-        yield told
+        yield fake
     finally:
         server.shutdown()
         server.server_close()
@@ -155,15 +155,15 @@ NOT_NORMAL = {"embedding": [3.0, 4.0], "dimension": 2}
 def run_against(
     answers: dict[str, Any], *, qdrant: bool = False, **more: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run the script against one stub that is everything, Qdrant's server too if asked."""
-    with stub(answers) as told:
-        targets = {"VISION_ENCODER_URL": told.url, "ROUTER_URL": told.url}
+    """Run the script against a stub for all services; with `qdrant` for a Qdrant server too."""
+    with stub(answers) as fake:
+        targets = {"VISION_ENCODER_URL": fake.url, "ROUTER_URL": fake.url}
         if qdrant:
-            targets["QDRANT_URL"] = told.url
+            targets["QDRANT_URL"] = fake.url
         return smoke(**targets, IMAGE_URL="http://a.test/a.png", **more)
 
 
-def test_the_stub_that_the_broken_ones_come_from_passes() -> None:
+def test_a_stub_of_a_working_deployment_passes() -> None:
     for qdrant in (False, True):
         done = run_against(WORKING, qdrant=qdrant)
         assert done.returncode == 0, done.stderr
@@ -171,71 +171,71 @@ def test_the_stub_that_the_broken_ones_come_from_passes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("passed", "path", "broken", "said"),
+    ("passed", "path", "broken", "problem"),
     [
         (0, "/health", (503, {"error": "the device hangs", "code": "not_ready"}), "device hangs"),
-        (0, "/health", {"status": "degraded"}, "it is not healthy"),
-        (0, "/health", "<html>", "it is not healthy"),
+        (0, "/health", {"status": "degraded"}, "the encoder is not healthy"),
+        (0, "/health", "<html>", "the encoder is not healthy"),
         (1, "/info", {"model_name": "m"}, "names no model"),
         (1, "/info", (500, "oops"), "answered 500: oops"),
         (2, "/embed/text", (401, {"error": "no key", "code": "u"}), "API_KEY"),
-        (2, "/embed/text", ONE_LONG, "no normalised embedding of 2 dimensions"),
-        (2, "/embed/text", NOT_NORMAL, "no normalised embedding of 2 dimensions"),
-        (2, "/embed/text", {**EMBEDDED, "embedding": None}, "no normalised embedding"),
+        (2, "/embed/text", ONE_LONG, "not a normalized embedding of 2 dimensions"),
+        (2, "/embed/text", NOT_NORMAL, "not a normalized embedding of 2 dimensions"),
+        (2, "/embed/text", {**EMBEDDED, "embedding": None}, "not a normalized embedding"),
         (3, "/embed/image", (422, {"error": "refused", "code": "url_refused"}), "ALLOW_IMAGE_URLS"),
-        (3, "/embed/image", ONE_LONG, "no normalised embedding of 2 dimensions"),
-        (4, "/route", (404, "nothing"), "is the router running?"),
+        (3, "/embed/image", ONE_LONG, "not a normalized embedding of 2 dimensions"),
+        (4, "/route", (404, "nothing"), "whether the router is running"),
         (4, "/route", {"ok": False, "error": "no encoder"}, "did not embed: no encoder"),
         (4, "/route", {"ok": True, "provider_id": "other"}, "did not embed: no reason"),
-        (4, "/route", {**WORKING["/route"], "data": ONE_LONG}, "not of 2 dimensions"),
+        (4, "/route", {**WORKING["/route"], "data": ONE_LONG}, "does not have 2 dimensions"),
         (5, "/collections/c", (503, {"error": "Qdrant away", "code": "s"}), "Qdrant away"),
-        (5, "/collections/c", {"points": None}, "does not say what it holds"),
-        (5, "/readyz", (503, "some shards are not ready"), "is Qdrant running?"),
+        (5, "/collections/c", {"points": None}, "no number of points"),
+        (5, "/readyz", (503, "some shards are not ready"), "whether Qdrant is running"),
         (5, "/collections", (401, "Must provide an API key"), "QDRANT_API_KEY"),
-        (5, "/collections", {"collections": []}, "that is not Qdrant"),
+        (5, "/collections", {"collections": []}, "is not a Qdrant server"),
     ],
 )
-def test_a_broken_one_fails_at_its_test_and_says_what_to_look_at(
-    passed: int, path: str, broken: Any, said: str
+def test_a_broken_service_fails_its_test_with_a_hint(
+    passed: int, path: str, broken: Any, problem: str
 ) -> None:
     qdrant = path in ("/readyz", "/collections")
     done = run_against({**WORKING, path: broken}, qdrant=qdrant)
     assert done.returncode == 1
     assert done.stdout.count("✅ PASS:") == passed
     assert "PASSED" not in done.stdout
-    assert said in done.stderr
+    assert problem in done.stderr
     assert done.stderr.count("❌ FAIL:") == done.stderr.count("Look at:") == 1
 
 
-def test_an_encoder_without_search_is_told() -> None:
+def test_an_encoder_without_search_fails() -> None:
     info = {**WORKING["/info"], "collection": None}
     done = run_against({**WORKING, "/info": info})
     assert done.returncode == 1
     assert "QDRANT_ENABLED=true" in done.stderr
 
 
-def test_no_encoder_is_told() -> None:
+def test_a_missing_encoder_fails() -> None:
     done = smoke(VISION_ENCODER_URL=f"http://127.0.0.1:{free_port()}")
     assert done.returncode == 1
     assert "PASS" not in done.stdout
-    assert "is it running?" in done.stderr
+    assert "whether the encoder is running" in done.stderr
 
 
-def test_the_key_is_sent_and_in_no_argument(tmp_path: Path) -> None:
+def test_the_key_is_sent_but_not_in_an_argument(tmp_path: Path) -> None:
     seen = tmp_path / "arguments"
     curl = tmp_path / "curl"
     curl.write_text(f'#!/bin/bash\necho "$@" >> {seen}\nPATH="{os.environ["PATH"]}" exec curl "$@"')
     curl.chmod(0o755)
-    with stub(WORKING) as told:
+    with stub(WORKING) as fake:
         done = smoke(
-            VISION_ENCODER_URL=told.url,
-            ROUTER_URL=told.url,
+            VISION_ENCODER_URL=fake.url,
+            ROUTER_URL=fake.url,
             IMAGE_URL="http://a.test/a.png",
             API_KEY="s3cret",
             PATH=f"{tmp_path}:{os.environ['PATH']}",
         )
         assert done.returncode == 0, done.stderr
-        assert told.headers["authorization"] == "Bearer s3cret"
+        assert fake.headers["authorization"] == "Bearer s3cret"
     assert "/embed/text" in seen.read_text()
     assert "s3cret" not in seen.read_text() + done.stdout
 
@@ -255,38 +255,38 @@ def test_nothing_is_left_behind(tmp_path: Path) -> None:
 
 
 def test_a_slash_at_the_end_of_an_address_does_not_matter() -> None:
-    with stub(WORKING) as told:
-        targets = {"VISION_ENCODER_URL": f"{told.url}/", "ROUTER_URL": f"{told.url}/"}
-        done = smoke(**targets, QDRANT_URL=f"{told.url}/", IMAGE_URL="http://a.test/a.png")
+    with stub(WORKING) as fake:
+        targets = {"VISION_ENCODER_URL": f"{fake.url}/", "ROUTER_URL": f"{fake.url}/"}
+        done = smoke(**targets, QDRANT_URL=f"{fake.url}/", IMAGE_URL="http://a.test/a.png")
     assert done.returncode == 0, done.stderr
 
 
-def test_hosts_that_the_proxy_is_not_for_stay_so() -> None:
-    with stub(WORKING) as told:
-        url = told.url.replace("127.0.0.1", "127.0.0.2")
+def test_hosts_of_no_proxy_are_reached_directly() -> None:
+    with stub(WORKING) as fake:
+        url = fake.url.replace("127.0.0.1", "127.0.0.2")
         done = smoke(
             VISION_ENCODER_URL=url,
             NO_PROXY="127.0.0.2",
             http_proxy=f"http://127.0.0.1:{free_port()}",
             IMAGE_URL="http://a.test/a.png",
-            ROUTER_URL=told.url,
+            ROUTER_URL=fake.url,
         )
-    # the stub listens on 127.0.0.1 alone: asked directly it is refused there, not at the proxy
+    # The stub listens on 127.0.0.1 only: a direct connection fails at 127.0.0.2, not at the proxy.
     assert "connect to 127.0.0.2" in done.stderr
     assert done.returncode == 1
 
 
-def test_another_program_at_the_picture_port_is_not_taken_for_the_scripts_own() -> None:
-    with stub({**WORKING, "/circle.png": "something else"}) as told:
-        port = told.url.rpartition(":")[2]
-        targets = {"VISION_ENCODER_URL": told.url, "ROUTER_URL": told.url}
+def test_another_program_on_the_picture_port_is_detected() -> None:
+    with stub({**WORKING, "/circle.png": "something else"}) as fake:
+        port = fake.url.rpartition(":")[2]
+        targets = {"VISION_ENCODER_URL": fake.url, "ROUTER_URL": fake.url}
         done = smoke(**targets, IMAGE_PORT=port)
     assert done.returncode == 1
     assert done.stdout.count("✅ PASS:") == 3
     assert "IMAGE_PORT" in done.stderr
 
 
-def test_without_a_place_for_its_files_it_does_nothing() -> None:
+def test_without_a_temporary_folder_it_does_nothing() -> None:
     done = smoke(TMPDIR="/no/such/folder", API_KEY="s3cret")
     assert done.returncode == 1
     assert not Path("/key").exists()

@@ -1,4 +1,4 @@
-"""The wheel: which files it holds, and that it works without the packages of any extra."""
+"""The wheel: its files, and that it works without the packages of any extra."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from zipfile import ZipFile
 
 import pytest
 
-from tests.deploy.test_packaging import needed
+from tests.support.deploy.pins import needed
 from tests.support.paths import ROOT
 
-PACKAGES = ("bento", "rag", "router_client")
-PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input"]
+pytestmark = pytest.mark.service
 
-# Imports what users get without an extra; `bento.Encoder` is the only public name that needs one.
+PACKAGES = ("bento", "rag", "router_client")
+PIP: list[str | Path] = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input"]
+
+# Imports everything that needs no extra. `bento.Encoder` is the only public name that needs one.
 IMPORTS = """
 import importlib, importlib.util, pkgutil
 
@@ -44,7 +46,7 @@ router_client.VisionEncoderClient().close()
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the wheel from a copy of the checkout, since setuptools writes beside the sources."""
+    """Build the wheel from a copy of the checkout, because setuptools writes into the sources."""
     folder = tmp_path_factory.mktemp("wheel")
     unwanted = shutil.ignore_patterns(".*", "__pycache__", "build", "*.egg-info")
     shutil.copytree(ROOT, folder / "checkout", ignore=unwanted)
@@ -56,10 +58,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Install the wheel and its dependencies in an empty environment; return its folder."""
+    """Install the wheel and link its dependencies in a new environment; return its folder."""
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, symlinks=True)
-    install = ["install", "--quiet", "--no-deps", "--no-index", wheel]
+    install: list[str | Path] = ["install", "--quiet", "--no-deps", "--no-index", wheel]
     subprocess.run([*PIP, "--python", folder / "bin" / "python", *install], check=True)
     packages = Path(sysconfig.get_path("purelib", "venv", {"base": str(folder)}))
     for name in needed():
@@ -76,7 +78,7 @@ def _link(distribution: importlib.metadata.Distribution, packages: Path) -> None
 
 
 def run(installed: Path, *command: str) -> str:
-    """Run a command of the environment outside the checkout; return what it prints."""
+    """Run a command of the environment outside the checkout; return its output."""
     done = subprocess.run(
         [installed / "bin" / command[0], *command[1:]],
         cwd=installed,
@@ -95,7 +97,7 @@ def test_the_wheel_holds_every_file_of_the_packages_and_nothing_else(wheel: Path
     expected |= {"service.py"}
     assert "rag/web/page/index.html" in expected
     held = {name for name in ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    assert held == expected - {"bento/revision.txt"}  # made for a Bento alone
+    assert held == expected - {"bento/revision.txt"}  # `make bento` writes that file
 
 
 def test_the_public_names_need_no_extra(installed: Path) -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import yaml
 
 from tests.support.paths import ROOT
 
-SERVICES: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+COMPOSE = ROOT / "docker-compose.yml"
+GPU = ROOT / "docker-compose.gpu.yml"
+SERVICES: dict[str, Any] = yaml.safe_load(COMPOSE.read_text())["services"]
+OURS = ("vision-encoder", "router")
+VARIABLE = re.compile(r"\$\{([A-Z_]+):-([^${}]*)\}")
 
-# What the containers say for themselves, whatever the operator sets for a service without them.
+# Variables with a fixed value in the containers, whatever the operator sets.
 FIXED = {
     "vision-encoder": {
         "HOST": "0.0.0.0",
@@ -21,5 +26,19 @@ FIXED = {
     },
     "router": {"VISION_ENCODER_URL": "http://vision-encoder:8001"},
 }
-# Variables of libraries, not of ours.
+# Folders of libraries; no setting of this project reads them.
 FOLDERS = {"HF_HOME", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "BENTOML_HOME"}
+
+
+def environment(service: str, operator: dict[str, str] | None = None) -> dict[str, str]:
+    """Return the variables of a service's container if an operator sets those of `operator`."""
+    given = operator or {}
+    return {
+        name: VARIABLE.sub(lambda found: given.get(found[1]) or found[2], value)
+        for name, value in SERVICES[service]["environment"].items()
+    }
+
+
+def mounted(service: str) -> list[str]:
+    """Return the folders of a service's container that volumes are mounted on."""
+    return [volume.split(":")[1] for volume in SERVICES[service]["volumes"]]

@@ -1,4 +1,4 @@
-"""The files in deploy/ as `kubectl apply -k` renders them, and what several tests ask of them."""
+"""The files in deploy/ as `kubectl apply -k` renders them, and queries on them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import yaml
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import best_match
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
+from jsonschema.exceptions import best_match  # type: ignore[import-untyped]
 
 from tests.support.paths import ROOT
 
@@ -36,7 +36,7 @@ def kustomize(folder: Path) -> list[Object]:
 
 @cache
 def rendered(name: str) -> list[Object]:
-    """Return the objects of a folder in deploy/; nobody may change them."""
+    """Return the objects of a folder in deploy/. They are shared: do not change them."""
     return kustomize(DEPLOY / name)
 
 
@@ -45,7 +45,7 @@ def of_kind(objects: list[Object], *kinds: str) -> dict[str, Object]:
 
 
 def pods(objects: list[Object]) -> dict[str, Object]:
-    """Return what each workload makes its pods of."""
+    """Return the pod template of each workload."""
     return {
         each["metadata"]["name"]: each["spec"]["template"]
         for each in objects
@@ -59,7 +59,7 @@ def container(pod: Object) -> Object:
 
 
 def variables(objects: list[Object], name: str) -> dict[str, str | None]:
-    """Return what a workload's container gets; None is what only a Secret knows."""
+    """Return the variables of a workload's container; None for a value from a Secret."""
     found: dict[str, str | None] = {}
     only = container(pods(objects)[name])
     for source in only.get("envFrom", ()):
@@ -71,7 +71,7 @@ def variables(objects: list[Object], name: str) -> dict[str, str | None]:
 def _schema(api_version: str, kind: str) -> Draft202012Validator:
     """Return the schema of a kind, as Kubernetes or Knative publishes it.
 
-    Fields that it does not know are refused, which the models themselves do not do.
+    It rejects unknown fields, unlike the models that it is made from.
     """
     group, _, version = api_version.rpartition("/")
     package = "knative_serving" if group.endswith("knative.dev") else "kubernetes"
@@ -85,13 +85,13 @@ def _schema(api_version: str, kind: str) -> Draft202012Validator:
 
 
 def problem(each: Object) -> str | None:
-    """Return what is wrong with an object by the schema of its kind."""
+    """Return how an object violates the schema of its kind; None if it is valid."""
     error = best_match(_schema(each["apiVersion"], each["kind"]).iter_errors(each))
     return f"{error.json_path}: {error.message}" if error else None
 
 
 def mounts(pod: Object) -> Iterator[tuple[str, str, Object]]:
-    """Give the path, the kind of volume and the volume of each mount of a pod."""
+    """Yield the path, the kind of volume and the volume of each mount of a pod."""
     volumes = {volume["name"]: volume for volume in pod["spec"].get("volumes", ())}
     for mount in container(pod)["volumeMounts"]:
         volume = volumes.get(mount["name"], {"claim": mount["name"]})

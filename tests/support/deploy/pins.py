@@ -1,7 +1,10 @@
-"""The pinned packages."""
+"""The packages that are pinned, and those that are needed."""
 
 from __future__ import annotations
 
+import importlib.metadata
+
+from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from tests.support.paths import ROOT
@@ -12,3 +15,21 @@ def pinned(name: str) -> dict[str, str]:
     lines = (ROOT / name).read_text().splitlines()
     pins = dict(line.split("==") for line in lines if not line.startswith("#"))
     return {canonicalize_name(package): version for package, version in pins.items()}
+
+
+def needed(*extras: str) -> set[str]:
+    """Return the names of all packages that this project needs with these extras."""
+    found: dict[str, set[str]] = {}
+    waiting = [("vision-encoder", set(extras))]
+    while waiting:
+        name, wanted = waiting.pop()
+        name = canonicalize_name(name)
+        if name in found and wanted <= found[name]:
+            continue
+        found.setdefault(name, set()).update(wanted)
+        for line in importlib.metadata.requires(name) or []:
+            requirement = Requirement(line)
+            marker = requirement.marker
+            if marker is None or any(marker.evaluate({"extra": e}) for e in ("", *found[name])):
+                waiting.append((requirement.name, requirement.extras))
+    return found.keys() - {"vision-encoder", "setuptools"}

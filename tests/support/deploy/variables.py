@@ -1,4 +1,4 @@
-"""The variables that the packages' settings read, and the README's table of them."""
+"""The variables that the settings read, and the README's table of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FIELDS = {name.upper(): field for cls in ALL for name, field in cls.model_fields
 
 
 def settings_table() -> dict[str, str]:
-    """Return the README's variables with their defaults as written."""
+    """Return the variables of the README's table with their defaults as written."""
     section = (ROOT / "README.md").read_text().split("## Settings")[1].split("## ")[0]
     found = {}
     for names, defaults in re.findall(r"^\| (`[A-Z_`, ]+`) \|([^|]*)\|", section, re.M):
