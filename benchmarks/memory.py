@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.support.command import parse, parser, report, say, table_of
+from benchmarks.support.command import parse, parser, report, say
 from benchmarks.support.inputs import ROOT, checkpoint
+from benchmarks.support.record import table_of
 
 _MODELS: Final = ("ViT-B-32", "ViT-L-14", "ViT-B-16-SigLIP2")
 _QUICK_MODELS: Final = ("shapes",)
@@ -71,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parse(made, argv)
     models = _QUICK_MODELS if options.quick else _MODELS
     rows = [measure(model) for model in models]
-    report("memory", options, table_of(_COLUMNS, rows), rows)
+    report("memory", options, [table_of(_COLUMNS, rows)], rows)
 
 
 if __name__ == "__main__":

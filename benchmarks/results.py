@@ -48,6 +48,10 @@ MEASURES: Final = {
         "the embedded store with 100,000 points: searches, reopening, memory",
     ),
     "startup": ("`python -m benchmarks.startup`", "a cold start, up to the first answer"),
+    "memory": (
+        "`python -m benchmarks.memory`",
+        "memory of one worker with each of the recommended models",
+    ),
     "soak": ("`make soak`", "growth of memory, open files and threads in 20 minutes"),
 }
 """The benchmarks in the order of the page: the command, and what it measures.
@@ -58,7 +62,7 @@ A key is a result file's name without extension and variant.
 _OTHERS: Final = ("fidelity", "recall", "demo", "make", "decision")
 _METHOD: Final = """\
 Each `python -m benchmarks.NAME` has `--help` and `--quick`. `--save` writes a result file, and
-`make benchmark-docs` writes this page from those files, which hold further tables and the versions.
+`make docs` writes this page from those files, which hold further tables and the versions.
 
 * The models have random weights, because speed does not depend on their values.
 * "The model alone" is OpenCLIP's forward pass in a process of its own, in the service's dtype.
