@@ -16,7 +16,11 @@ work=$PWD/.data/oci
 image=localhost/vision-encoder:test
 bin=${BIN:-$PWD/.venv/bin}
 
-skip() { echo "image-test: SKIPPED: $1"; exit 0; }
+skip() {
+  case " ${REQUIRED_TOOLS:-} " in *" Podman "*) echo "image-test: FAILED: $1"; exit 1 ;; esac
+  echo "image-test: SKIPPED: $1"
+  exit 0
+}
 
 [ "$(id -u)" = 0 ] || skip "it needs root"
 command -v apt-get >/dev/null || skip "it needs Debian's packages"

@@ -22,7 +22,7 @@ from tests.support.deploy.compose import (
     environment,
     mounted,
 )
-from tests.support.deploy.variables import FIELDS, PREFIXED, settings_table
+from tests.support.deploy.variables import FIELDS, PREFIXED
 from tests.support.paths import ROOT
 
 # The network fixes Qdrant's ports, and the embedded store is not used.
@@ -85,7 +85,6 @@ def test_every_variable_of_a_compose_file_is_documented_and_read(file: Path) -> 
     assert used <= example
     fields = {name.removeprefix("VISION_") if name in PREFIXED else name for name in used}
     assert fields <= FIELDS.keys()
-    assert fields <= settings_table().keys()
 
 
 @pytest.mark.parametrize("name", OURS)

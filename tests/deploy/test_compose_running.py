@@ -21,7 +21,7 @@ import httpx
 import pytest
 import yaml
 
-from tests.support.deploy.compose import COMPOSE, GPU, OURS, SERVICES, environment, mounted
+from tests.support.deploy.compose import COMPOSE, GPU, OURS, SERVICES, compose, environment, mounted
 from tests.support.paths import ROOT
 from tests.support.serving import Server, free_port
 
@@ -159,16 +159,6 @@ def test_a_health_check_ignores_the_proxy_of_a_container(name: str) -> None:
 
 def test_the_served_encoder_is_healthy(server: Server) -> None:
     assert check("vision-encoder", int(server.url.rpartition(":")[2])) == 0
-
-
-def compose() -> list[str]:
-    """Return the command of Docker Compose 2, which needs no daemon to read files."""
-    for command in (["docker", "compose"], ["docker-compose"]):
-        if shutil.which(command[0]):
-            done = subprocess.run([*command, "version", "--short"], capture_output=True, text=True)
-            if done.returncode == 0 and not done.stdout.startswith("1."):
-                return command
-    pytest.skip("Docker Compose 2 or newer is not installed")
 
 
 def configured(folder: Path, *files: Path) -> subprocess.CompletedProcess[str]:

@@ -22,6 +22,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.support.deploy.compose import compose
 from tests.support.paths import ROOT
 from tests.support.pictures import scene_image
 from tests.support.serving import free_port
@@ -177,8 +178,7 @@ def test_own_pictures_are_indexed_and_found_and_the_programs_run(reader: Reader)
 
 
 def test_the_commands_that_deploy_it_are_right(reader: Reader) -> None:
-    if subprocess.run(["docker", "compose", "version"], capture_output=True).returncode != 0:
-        pytest.skip("Docker Compose 2 or newer is not installed")
+    compose()
     check, image, copy, up, test = CONSOLE[4]
     for command in (check, image.replace("make", "make --dry-run"), copy, up, f"{test} --help"):
         reader.runs(command)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from typing import Any
 
+import pytest
 import yaml
 
 from tests.support.paths import ROOT
@@ -42,3 +45,13 @@ def environment(service: str, operator: dict[str, str] | None = None) -> dict[st
 def mounted(service: str) -> list[str]:
     """Return the folders of a service's container that volumes are mounted on."""
     return [volume.split(":")[1] for volume in SERVICES[service]["volumes"]]
+
+
+def compose() -> list[str]:
+    """Return the command of Docker Compose 2, which needs no daemon to read files."""
+    for command in (["docker", "compose"], ["docker-compose"]):
+        if shutil.which(command[0]):
+            done = subprocess.run([*command, "version", "--short"], capture_output=True, text=True)
+            if done.returncode == 0 and not done.stdout.startswith("1."):
+                return command
+    pytest.skip("Docker Compose 2 or newer is not installed")
