@@ -34,7 +34,7 @@ def sending(tls: ssl.SSLContext | None = None) -> Iterator[httpx.Client]:
 
 @contextmanager
 def listening(tls: ssl.SSLContext | None = None) -> Iterator[tuple[int, list[int]]]:
-    """Answer requests over persistent connections. Yield the port and, per request, its connection."""
+    """Serve over persistent connections. Yield the port and the connection of each request."""
     answered: list[int] = []
 
     def serve(connection: socket.socket, number: int) -> None:

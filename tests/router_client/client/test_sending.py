@@ -60,7 +60,7 @@ def test_an_error_carries_status_code_and_message(
     ask: Ask, status: int, kind: type[VisionEncoderError]
 ) -> None:
     script = Script(refused(status, "some_code"))
-    with pytest.raises(VisionEncoderError, match="^what was wrong$") as caught:
+    with pytest.raises(VisionEncoderError, match=r"^what was wrong$") as caught:
         ask(lambda c: c.embed_text("a"), transport=mock(script), max_retries=0)
     assert type(caught.value) is kind
     assert (caught.value.status, caught.value.code) == (status, "some_code")

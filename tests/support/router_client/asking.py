@@ -16,6 +16,8 @@ from router_client import AsyncVisionEncoderClient, VisionEncoderClient
 from router_client.client.embeddings import read_json
 from router_client.client.sending import Sender
 from router_client.client.waiting import BlockingWaiting, run
+from router_client.router.providers import Provider
+from router_client.router.rules import RouterRequest, RouterResponse
 
 Handler = Callable[[httpx.Request], httpx.Response]
 Ask = Callable[..., Any]
@@ -84,6 +86,18 @@ def send(waiting: Unpaused, *, max_retries: int = 4, safe: bool = True) -> Any:
     """Send one request through a `Sender` and return the JSON of the answer."""
     sender = Sender(waiting, URL, timeout=60, max_retries=max_retries)
     return run(sender.call("POST", "/embed/text", read_json, safe=safe))
+
+
+def call_provider(provider: Provider, **fields: Any) -> RouterResponse:
+    """Call a provider once in its own event loop, and close it."""
+
+    async def ask() -> RouterResponse:
+        try:
+            return await provider.call(RouterRequest(**{"mode": "any", **fields}))
+        finally:
+            await provider.close()
+
+    return asyncio.run(ask())
 
 
 def ok(body: Any = EMBEDDED) -> httpx.Response:
