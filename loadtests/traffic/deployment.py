@@ -18,6 +18,7 @@ from loadtests.traffic.expected import Expected
 from loadtests.traffic.inputs import INDEXED, TEXTS, pictures
 
 _SECONDS: Final = 90.0  # timeout of a request
+_THREADS: Final = 4  # that index images
 _ATTEMPTS: Final = 20  # for a request that gets a 429
 _INFO: Final = ("model_name", "device", "embedding_dim", "qdrant_enabled")
 _NORM: Final = 1e-3  # the largest allowed difference of a norm from 1
@@ -61,14 +62,16 @@ class Deployment:
     def index(self, progress: Callable[[], None]) -> None:
         """Index the images for the searches. Images that are already indexed cost little."""
 
-        def one(n: int) -> None:
-            with self._understood():
-                self._ask("POST", "/images", indexing(n))
-            progress()
+        def share(first: int) -> None:
+            # Threads must not share a client: httpx can close a connection in one thread while
+            # another is about to use it ("Bad file descriptor").
+            with Deployment(self.host) as own, own._understood():
+                for n in range(first, INDEXED, _THREADS):
+                    own._ask("POST", "/images", indexing(n))
+                    progress()
 
-        with ThreadPoolExecutor(4) as pool:
-            for _ in pool.map(one, range(INDEXED)):
-                pass
+        with ThreadPoolExecutor(_THREADS) as pool:
+            list(pool.map(share, range(_THREADS)))
 
     def expected(self, embeddings: Expected | None, *, with_searches: bool) -> Expected:
         """Return the table of correct answers. Query missing embeddings, one at a time."""

@@ -122,10 +122,8 @@ def test_a_soak_that_gets_slower_fails() -> None:
 
 def test_texts_that_wait_for_bulk_images_fail() -> None:
     observed = Observed(SHAPES["mixed"](20, 60))
-    observed.add(
-        "image", observed.spans[1].start + 5, 500, 900
-    )  # the latency of bulk images has no limit
-    assert observed.missed() == []
+    observed.add("image", observed.spans[1].start + 5, 500, 900)
+    assert observed.missed() == []  # the latency of bulk images has no limit
     observed.add("text", observed.spans[1].start + 5, 30, 37)
     assert observed.missed() == [("", "text", "p95 beside bulk / texts alone")]
 

@@ -19,7 +19,7 @@ RUNS = {
     "silent": local("silent", *SILENT),
     "busy": local("busy", "--shape", "mixed", "--seconds", "12"),
     "swapping, distributed": distributed("swapping"),
-    "none": local("none"),
+    "none": local("none", indexes=True),
     # Its summary cannot be written, because a folder has the same name.
     "slow": local("slow", "--seconds", "6", prepare=lambda reports: (reports / SUMMARY).mkdir()),
     "swapping": local("swapping", "--seconds", "6"),

@@ -45,13 +45,18 @@ class Done:
         return (self.reports / SUMMARY).read_text()
 
 
-def local(fault: str, *options: str, prepare: Callable[[Path], object] | None = None) -> Start:
+def local(
+    fault: str,
+    *options: str,
+    indexes: bool = False,
+    prepare: Callable[[Path], object] | None = None,
+) -> Start:
     """Return a run against a stub that requires a key."""
 
     def start(reports: Path) -> Done:
         if prepare:
             prepare(reports)
-        with Stub(fault).serving() as stub:
+        with Stub(fault, indexes=indexes).serving() as stub:
             stub.key = "a-key"
             command = [
                 *(sys.executable, "-m", "loadtests", "--host", stub.url, "--router", stub.url),

@@ -52,7 +52,7 @@ class Stub:
     `early` counts the requests of clients that did not wait for the time in Retry-After.
     """
 
-    def __init__(self, fault: str = "none", takes: float = TAKES) -> None:
+    def __init__(self, fault: str = "none", takes: float = TAKES, *, indexes: bool = True) -> None:
         assert fault in FAULTS
         self.url = f"http://127.0.0.1:{free_port()}"
         self.key = ""  # the API key that it requires
@@ -60,6 +60,7 @@ class Stub:
         self.refused = self.early = 0
         self._fault = fault
         self._takes = takes
+        self._indexes = indexes  # without it, a run is quicker by the indexing of 500 images
         self._pause_until: dict[int, float] = {}  # by the client's port
         self._seconds: Counter[int] = Counter()
         self._tired = self._over = False
@@ -104,7 +105,7 @@ class Stub:
 
     async def _info(self, request: Request) -> Response:
         said = {"model_name": "stub", "device": "none", "embedding_dim": DIM}
-        return JSONResponse({**said, "qdrant_enabled": True})
+        return JSONResponse({**said, "qdrant_enabled": self._indexes})
 
     async def _respond(self, request: Request, answer: Any) -> Response:
         path = request.url.path

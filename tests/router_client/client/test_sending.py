@@ -181,20 +181,20 @@ def test_a_wrong_number_of_embeddings_is_an_error(ask: Ask) -> None:
 
 # Retries
 
-NOT_CARRIED_OUT = [
+NOT_CARRIED_OUT: list[httpx.Response | Exception] = [
     refused(429, "busy"),
     refused(503, "not_ready"),
     httpx.ConnectError("refused"),
     httpx.ConnectTimeout("no answer"),
 ]
-PERHAPS_CARRIED_OUT = [
+PERHAPS_CARRIED_OUT: list[httpx.Response | Exception] = [
     refused(503, "store_unavailable"),
     httpx.Response(502, html="<html>"),
     httpx.Response(504, html="<html>"),
     httpx.ReadError("reset"),
     httpx.RemoteProtocolError("cut"),
 ]
-PERMANENT = [
+PERMANENT: list[httpx.Response | Exception] = [
     refused(400),
     refused(401),
     refused(422),
@@ -273,7 +273,8 @@ def test_pauses_grow_and_retries_are_limited() -> None:
 
 
 def test_pauses_have_jitter() -> None:
-    waiting = Unpaused(Script(*[httpx.ConnectError("refused"), ok()] * 20))
+    steps: list[httpx.Response | Exception] = [httpx.ConnectError("refused"), ok()]
+    waiting = Unpaused(Script(*steps * 20))
     for _ in range(20):
         send(waiting)
     assert max(waiting.pauses) - min(waiting.pauses) > 0.005
