@@ -1,1 +1,1 @@
-"""Load tests that end in pass or fail: `python -m loadtests --help`."""
+"""Load tests with a pass or fail verdict: `python -m loadtests --help`."""

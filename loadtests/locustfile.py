@@ -1,6 +1,6 @@
-"""What locust runs: the users, the shape, and the verdict at the end.
+"""The locustfile: the users, the load shape, and the verdict at the end of a run.
 
-`python -m loadtests` starts it; `python -m locust -f loadtests/locustfile.py` does by hand.
+`python -m loadtests` runs it. To run it by hand: `python -m locust -f loadtests/locustfile.py`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from loadtests.users import (
     TextUser,
 )
 
-__all__ = [  # what locust looks for in a locustfile
+__all__ = [  # locust finds the users and the shape by these names
     "BatchUser",
     "ImageUser",
     "OpenAIUser",
@@ -44,44 +44,43 @@ __all__ = [  # what locust looks for in a locustfile
     "TextUser",
 ]
 
-_SPAWN_RATE: Final = 100.0  # users a second; locust advises against more
-_START_SECONDS: Final = 300.0  # until the users have come: workers ask the deployment first
-_END_SECONDS: Final = 90.0  # until the users have gone: they wait for answers, see --stop-timeout
-_SEEN_SECONDS: Final = 4.0  # until workers have sent what they saw of a phase; it is every 3 s
-
+_SPAWN_RATE: Final = 100.0  # users per second; locust advises against more
+_START_SECONDS: Final = 300.0  # for all users to start; workers first query the deployment
+_END_SECONDS: Final = 90.0  # for all users to stop; they wait for answers, see --stop-timeout
+_REPORT_SECONDS: Final = 4.0  # for the samples of a phase to arrive; workers send them every 3 s
 
 _run = Run()
 
 
 class Phases(LoadTestShape):
-    """Goes through the phases of the run's shape."""
+    """Apply the load of each phase of the run's shape in turn."""
 
     def tick(self) -> tuple[int, float, list[type[CheckingUser]]] | None:  # type: ignore[override]
-        """Return users, how many may come in a second, and their kinds; None at the end."""
+        """Return the number of users, the spawn rate and the user classes; None ends the run."""
         phases, spans, now = _run.shape.phases, _run.spans, time.time()
         if _run.problem:
             return None
         if _run.complete:
-            return self._leaving(now)
-        if not spans and not self._have_come(phases[0]):
+            return self._stopping(now)
+        if not spans and not self._have_started(phases[0]):
             return self._users(phases[0])
         if not spans or now >= spans[-1].end:
-            if len(spans) == len(phases) or self._is_over(now):
+            if len(spans) == len(phases) or self._has_broken(now):
                 _run.complete = True
-                return self._leaving(now)
+                return self._stopping(now)
             phase = phases[len(spans)]
             spans.append(Span(phase, now, now + phase.seconds))
             print(f"{phase.name}: {phase.rate:.3g} requests/s for {phase.seconds:g} s", flush=True)
         return self._users(spans[-1].phase)
 
-    def _have_come(self, first: Phase) -> bool:
+    def _have_started(self, first: Phase) -> bool:
         if self.get_run_time() > _START_SECONDS:
-            _run.problem = f"the users did not come within {_START_SECONDS:g} s"
+            _run.problem = f"not all users had started after {_START_SECONDS:g} s"
         assert self.runner is not None
         return self.runner.user_count >= self._users(first)[0]
 
-    def _leaving(self, now: float) -> tuple[int, float, list[type[CheckingUser]]] | None:
-        """Return no users; None when all have gone, so that workers have sent what these saw."""
+    def _stopping(self, now: float) -> tuple[int, float, list[type[CheckingUser]]] | None:
+        """Request 0 users. Return None once all have stopped, and so have sent their samples."""
         assert self.runner is not None
         last = _run.spans[-1]
         if self.runner.user_count and now < last.end + _END_SECONDS:
@@ -93,32 +92,37 @@ class Phases(LoadTestShape):
         kinds = [_run.users[kind] for kind in phase.users or _run.users]
         return count, _SPAWN_RATE, kinds
 
-    def _is_over(self, now: float) -> bool:
-        """Say whether a climb has met the step that it cannot keep."""
+    def _has_broken(self, now: float) -> bool:
+        """Return whether the latest step of a climb missed an objective."""
         if not _run.shape.climbs:
             return False
-        seen = [span for span in _run.spans if span.end + _SEEN_SECONDS <= now]
-        return bool(_run.held.climb(_run.samples, seen[-1:])[1])  # earlier ones were kept
+        reported = [span for span in _run.spans if span.end + _REPORT_SECONDS <= now]
+        return bool(_run.judge.climb(_run.samples, reported[-1:])[1])  # the others met theirs
 
 
 @events.init_command_line_parser.add_listener
 def _on_parser(parser: Any) -> None:
     group = parser.add_argument_group("load test")
     names = list(profiles())
-    group.add_argument("--slo-profile", choices=names, default="cpu", help="of loadtests/slo.yaml")
+    group.add_argument(
+        "--slo-profile",
+        choices=names,
+        default="cpu",
+        help="the objectives, from loadtests/slo.yaml (default: cpu)",
+    )
     add_options(group)
     group.add_argument(
-        "--router", default="", metavar="URL", help="the agent router; without it no RouterUser"
+        "--router", default="", metavar="URL", help="agent router; without it, no RouterUser runs"
     )
-    group.add_argument("--reports", default="loadtests/reports", help="the reports' folder")
-    group.add_argument("--expected", default="", help="what loadtests.traffic.reference wrote")
+    group.add_argument("--reports", default="loadtests/reports", help="folder for the reports")
+    group.add_argument("--expected", default="", help="file from loadtests.traffic.reference")
     group.add_argument(
         "--fact",
         type=lambda text: text.split("=", 1),
         action="append",
         default=[],
         metavar="NAME=TEXT",
-        help="a line for the report",
+        help="a line to add to the report",
     )
 
 
@@ -127,14 +131,14 @@ def _on_init(environment: Environment, **_: Any) -> None:
     runner = environment.runner
     if isinstance(runner, WorkerRunner):
         environment.events.report_to_master.add_listener(
-            lambda client_id, data: data.update(loadtest=_run.samples.take())
+            lambda data, **_: data.update(loadtest=_run.samples.take())
         )
-        return  # it takes the master's options, when these have come
+        return  # `_on_start` configures it, with the options of the master
     _run.configure(environment.parsed_options or argparse.Namespace())
-    logging.getLogger("locust.stats_logger").disabled = True  # the report has its own tables
+    logging.getLogger("locust.stats_logger").disabled = True  # our report replaces it
     if isinstance(runner, MasterRunner):
         environment.events.worker_report.add_listener(
-            lambda client_id, data: _run.samples.merge(data["loadtest"])
+            lambda data, **_: _run.samples.merge(data["loadtest"])
         )
         runner.register_message("unusable", _on_unusable)
 
@@ -167,7 +171,7 @@ def _on_start(environment: Environment, **_: Any) -> None:
 
 
 def _watch(runner: Runner) -> None:
-    """Take down once a second what this process of the generator uses."""
+    """Record the CPU time of this generator process once a second."""
     process = psutil.Process()
     name = runner.client_id if isinstance(runner, WorkerRunner) else "generator"
     process.cpu_percent()
@@ -189,6 +193,6 @@ def _on_quitting(environment: Environment, **_: Any) -> None:
         report.write(folder)
         (folder / "report.html").write_text(get_html_report(environment, show_download_link=False))
     except OSError as error:
-        print(f"the report could not be written: {error}", flush=True)
+        print(f"cannot write the report: {error}", flush=True)
     else:
         print(f"report: {folder}", flush=True)

@@ -1,4 +1,4 @@
-"""What a run is held to (slo.yaml), and whether it kept it."""
+"""The objectives of a run, from slo.yaml, and whether a run meets them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from loadtests.shapes import Phase, Shape
 
 FILE: Final = Path(__file__).with_name("slo.yaml")
 _PERCENTILES: Final = {"p50": 50.0, "p95": 95.0, "p99": 99.0}
-_STARTING_SECONDS: Final = 2.0  # of a phase, until its users have come
+_WARMUP_SECONDS: Final = 2.0  # at the start of a phase, while its users start; not judged
 
 Time = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -28,18 +28,18 @@ class _Read(BaseModel):
 
 
 class Limits(_Read):
-    """Of one user: latencies of what was answered with 200, shares of what was asked."""
+    """The limits of one user: latencies of its correct answers, and shares of its requests."""
 
     p50: Time
     p95: Time
     p99: Time
     failed: Share = 0.0
     busy: Share
-    rate: Share = Field(description="right answers a second, of the requests that were offered")
+    rate: Share = Field(description="correct answers as a share of the offered requests")
 
 
 class Profile(_Read):
-    """One of slo.yaml."""
+    """A profile of slo.yaml, whose comments explain the fields."""
 
     times: Literal["ms", "calibrated"]
     rate: Annotated[float, Field(gt=0)]
@@ -50,14 +50,14 @@ class Profile(_Read):
 
 
 def profiles() -> dict[str, Profile]:
-    """Return the profiles of slo.yaml by their names."""
+    """Read the profiles of slo.yaml, by name."""
     read = yaml.safe_load(FILE.read_text())
     return {name: Profile.model_validate(profile) for name, profile in read.items()}
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A figure and its limit: `value` must be at most, or at least, `limit`."""
+    """A figure and its limit: an upper one, or a lower one if `at_least` is true."""
 
     phase: str
     user: str
@@ -72,16 +72,15 @@ class Objective:
         return self.value >= self.limit if self.at_least else self.value <= self.limit
 
     def __str__(self) -> str:
+        phase = f" ({self.phase})" if self.phase else ""
         bound = "at least" if self.at_least else "at most"
-        return (
-            f"{self.user} {self.figure}{f' ({self.phase})' if self.phase else ''}: "
-            f"{shown(self.value, self.unit)}, allowed is {bound} {shown(self.limit, self.unit)}"
-        )
+        value, limit = shown(self.value, self.unit), shown(self.limit, self.unit)
+        return f"{self.user} {self.figure}{phase}: {value}; the objective is {bound} {limit}"
 
 
 @dataclass(frozen=True)
 class Span:
-    """When a phase was, in Unix time."""
+    """The start and the end of a phase, in seconds of Unix time."""
 
     phase: Phase
     start: float
@@ -89,12 +88,12 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Held:
-    """What was asked of a run, and all that follows from what was observed.
+class Judge:
+    """Compare the samples of a run with the limits of a profile.
 
     Args:
-        kinds: the users that take part.
-        unit_ms: what a time of the profile is multiplied by, to give milliseconds.
+        kinds: the kinds of users that run.
+        unit_ms: the factor that turns a time of the profile into milliseconds.
     """
 
     profile: Profile
@@ -102,8 +101,8 @@ class Held:
     kinds: Sequence[str]
     unit_ms: float = 1.0
 
-    def judge(self, samples: Samples, spans: Sequence[Span]) -> list[Objective]:
-        """Return every objective of a run that went through all its phases."""
+    def objectives(self, samples: Samples, spans: Sequence[Span]) -> list[Objective]:
+        """Return every objective of a complete run."""
         if self.shape.climbs:
             return self._judge_climb(samples, spans)
         several = len(self.shape.phases) > 1
@@ -115,22 +114,22 @@ class Held:
         return rows + self._compare(samples, spans) + self._wrong(samples)
 
     def climb(self, samples: Samples, spans: Sequence[Span]) -> tuple[float, list[Objective]]:
-        """Return the knee, the highest rate before the first step that broke objectives, and these.
+        """Return the knee and the objectives that the step above it missed.
 
-        0 when the first step did, and none when no step did.
+        The knee is the highest rate at which every step met its objectives, 0 if the first step
+        missed one. The list is empty if no step did.
         """
         knee = 0.0
         for span in spans:
-            if broken := [row for row in self._judge_step(samples, span) if not row.met]:
-                return knee, broken
+            if missed := [row for row in self._judge_step(samples, span) if not row.met]:
+                return knee, missed
             knee = span.phase.rate
         return knee, []
 
     def _judge_phase(self, samples: Samples, span: Span, name: str) -> list[Objective]:
-        """Return the objectives of a phase."""
         if span.phase.held_to == "nothing":
             return []
-        start = min(span.start + _STARTING_SECONDS, span.end)
+        start = min(span.start + _WARMUP_SECONDS, span.end)
         answers = list(samples.within(start, span.end))
         rows = []
         for kind in span.phase.users or self.kinds:
@@ -144,17 +143,17 @@ class Held:
         return rows
 
     def _judge_step(self, samples: Samples, span: Span) -> list[Objective]:
-        """Return the objectives of a step: p95, that nothing fails, and the rate of all together.
+        """Return the objectives of a step: every p95, no failure, and the rate of all users.
 
-        It is too short for a p99, and for the rates of users that are few.
+        A step is too short to judge a p99, or the rate of a kind with few users.
         """
-        start, name = min(span.start + _STARTING_SECONDS, span.end), span.phase.name
+        start, name = min(span.start + _WARMUP_SECONDS, span.end), span.phase.name
         answers = list(samples.within(start, span.end))
         rows, least = [], 0.0
         for kind in self.kinds:
             own = [answer for answer in answers if answer.user == kind]
             least += self._least(samples, kind, start, span.end)
-            if samples.offered(kind, start, span.end):  # there may be fewer users than kinds
+            if samples.offered(kind, start, span.end):  # with few users, a kind may have none
                 wrong = sum(answer.outcome == "wrong" for answer in own)
                 rows.append(Objective(name, kind, "wrong", wrong, 0))
                 rows += self._answers(name, kind, own)
@@ -163,18 +162,18 @@ class Held:
         return [*rows, Objective(name, "all", "rate", rate, least, "/s", at_least=True)]
 
     def _least(self, samples: Samples, kind: str, start: float, end: float) -> float:
-        """Return the least rate that is right, of what a kind of user offered."""
+        """Return the lowest rate of correct answers that is allowed for the offered rate."""
         offered = samples.offered(kind, start, end) / max(1e-9, end - start)
         return self.profile.objectives[kind].rate * offered
 
     def _answers(self, phase: str, kind: str, own: Sequence[Answer]) -> list[Objective]:
-        """Return what holds always: something is answered, and nothing fails."""
+        """Return the limit of failures, and at least one correct answer if there is none."""
         outcomes = Counter(answer.outcome for answer in own)
-        asked = max(1, len(own))
+        count = max(1, len(own))
         failed = self.profile.objectives[kind].failed
-        rows = [Objective(phase, kind, "failed", outcomes["failed"] / asked, failed, "%")]
+        rows = [Objective(phase, kind, "failed", outcomes["failed"] / count, failed, "%")]
         if not outcomes["ok"]:
-            rows.append(Objective(phase, kind, "right answers", 0, 1, at_least=True))
+            rows.append(Objective(phase, kind, "correct answers", 0, 1, at_least=True))
         return rows
 
     def _figures(
@@ -203,25 +202,25 @@ class Held:
         return [Objective("", compared.user or "all", figure, after / before, limit, "times")]
 
     def _judge_climb(self, samples: Samples, spans: Sequence[Span]) -> list[Objective]:
-        """Return the knee, at the profile's rate or above, and that nothing was wrong."""
+        """Return two objectives: a knee not below the profile's rate, and no wrong answer."""
         knee, _ = self.climb(samples, spans)
         row = Objective("", "all", "knee", knee, self.profile.rate, "/s", at_least=True)
         return [row, *self._wrong(samples)]
 
     def _wrong(self, samples: Samples) -> list[Objective]:
-        """Return that no answer was another's, in a phase or beside them."""
+        """Count the answers that belong to other requests, also those outside all phases."""
         wrong = Counter(answer.user for answer in samples.answers if answer.outcome == "wrong")
         return [Objective("", kind, "wrong", wrong[kind], 0) for kind in self.kinds]
 
 
 def latency(answers: Iterable[Answer], name: str) -> float:
-    """Return a percentile of the right answers, in ms, by nearest rank; NaN when there are none."""
-    right = [answer.ms for answer in answers if answer.outcome == "ok"]
-    return percentile(right, _PERCENTILES[name]) if right else math.nan
+    """Return a percentile of the latencies of correct answers, in ms; NaN if there are none."""
+    correct = [answer.ms for answer in answers if answer.outcome == "ok"]
+    return percentile(correct, _PERCENTILES[name]) if correct else math.nan
 
 
 def shown(value: float, unit: str) -> str:
-    """Return a figure with three digits and its unit; a share (%) is 0 to 1."""
+    """Format a figure with three digits and its unit. For the unit %, 1.0 is 100 %."""
     if unit == "%":
         return f"{100 * value:.3g} %"
     number = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

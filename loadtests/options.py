@@ -1,4 +1,4 @@
-"""The options of a run that `python -m loadtests` and locust both read."""
+"""The options that `python -m loadtests` and locust share."""
 
 from __future__ import annotations
 
@@ -11,43 +11,43 @@ from loadtests.traffic import bodies
 
 
 def add_options(group: Any) -> None:
-    """Add the shape, the rate, the seconds and the weights to a parser, or a group of one."""
-    group.add_argument("--shape", choices=list(SHAPES), default="steady", help="of the load")
+    """Add --shape, --rate, --seconds and --weights to a parser or an argument group."""
+    group.add_argument("--shape", choices=list(SHAPES), default="steady", help="default: steady")
     group.add_argument("--rate", type=_positive, help="requests/s (default: the profile's)")
-    group.add_argument("--seconds", type=_positive, default=60.0, help="how long (default: 60)")
+    group.add_argument("--seconds", type=_positive, default=60.0, help="duration (default: 60)")
     group.add_argument(
         "--weights",
         type=_weights,
         default={},
         metavar="USER=N,…",
-        help=f"instead of the profile's: {', '.join(bodies.USERS)}",
+        help=f"share of each user's requests (default: the profile's): {', '.join(bodies.USERS)}",
     )
 
 
 def shape_of(options: argparse.Namespace) -> Shape:
-    """Return the shape, at the rate that was asked for or the profile's."""
+    """Return the shape with the given rate, or else the profile's."""
     rate = options.rate or profiles()[options.slo_profile].rate
     return SHAPES[options.shape](rate, options.seconds)
 
 
 def weights_of(options: argparse.Namespace, *, router: bool) -> dict[str, int]:
-    """Return of how many requests each user's are. Raises `SystemExit` when no user is left."""
+    """Return the weight of each user. Raises `SystemExit` if all are 0."""
     weights = {**profiles()[options.slo_profile].weights, **options.weights}
     if not router:
         weights["router"] = 0
     if chosen := {kind for phase in shape_of(options).phases for kind in phase.users}:
         weights = {kind: int(kind in chosen) for kind in weights}
     if not any(weights.values()):
-        raise SystemExit("the weights leave no user")
+        raise SystemExit("all weights are 0; give at least one user a weight above 0")
     return weights
 
 
 def check_profile(name: str, *, measured: bool) -> None:
-    """Raise `SystemExit` when a profile is relative to a machine that is not measured."""
+    """Raise `SystemExit` if a profile needs the times of a machine that was not measured."""
     if profiles()[name].times == "calibrated" and not measured:
         raise SystemExit(
-            f"the profile {name} is relative to this machine, where the service is started by "
-            "`python -m loadtests`; --slo-profile cpu or gpu is for a deployment"
+            f"the profile {name} works only if `python -m loadtests` starts the service on this "
+            "machine; for a deployment use --slo-profile cpu or gpu"
         )
 
 
@@ -57,7 +57,9 @@ def _weights(text: str) -> dict[str, int]:
         kind, _, weight = part.partition("=")
         if kind not in bodies.USERS or not weight.isdecimal():
             allowed = ", ".join(bodies.USERS)
-            raise argparse.ArgumentTypeError(f"{part!r} is not USER=NUMBER with one of {allowed}")
+            raise argparse.ArgumentTypeError(
+                f"{part!r} is not USER=NUMBER; the users are {allowed}"
+            )
         weights[kind] = int(weight)
     return weights
 
@@ -65,5 +67,5 @@ def _weights(text: str) -> dict[str, int]:
 def _positive(text: str) -> float:
     number = float(text)
     if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
     return number

@@ -1,4 +1,4 @@
-"""The report of a run: a summary as Markdown, and a plot."""
+"""The report of a run: a summary in Markdown, a plot and a timeline in CSV."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from loadtests.samples import Answer, Outcome, Samples
 SUMMARY: Final = "summary.md"
 PLOT: Final = "plot.png"
 TIMELINE: Final = "timeline.csv"
-_LIMIT: Final = 0.8  # of one core: a process of the generator that took more was in its own way
-_PROBLEMS: Final = 10
+_LIMIT: Final = 0.8  # of one core; above it, the generator slows down its own requests
+_PROBLEMS: Final = 10  # kinds of failures that the summary lists
 _LATENCIES: Final = ("p50", "p95", "p99")
 _COLOURS: Final[dict[Outcome, str]] = {
     "ok": "#2563eb",
@@ -29,7 +29,7 @@ _COLOURS: Final[dict[Outcome, str]] = {
 
 @dataclass(frozen=True)
 class Report:
-    """A run and its verdict."""
+    """The result of a run, and the verdict."""
 
     title: str
     facts: Mapping[str, str]
@@ -37,23 +37,23 @@ class Report:
     samples: Samples
     spans: Sequence[Span]
     knee: str = ""
-    problem: str = ""  # why there is nothing to judge
+    problem: str = ""  # why the run was not judged
 
     @property
-    def violated(self) -> list[Objective]:
+    def missed(self) -> list[Objective]:
         return [objective for objective in self.objectives if not objective.met]
 
     @property
     def passed(self) -> bool:
-        return bool(self.objectives) and not self.violated
+        return bool(self.objectives) and not self.missed
 
     def verdict(self) -> str:
-        """Return the lines to end with: pass or fail, and what was violated."""
+        """Return the last lines of the output: pass or fail, and the missed objectives."""
         lines = [f"{'PASS' if self.passed else 'FAIL'}: {self.title}"]
         if not self.objectives:
-            why = self.problem or "it was stopped before its end"
-            lines.append(f"- nothing was judged: {why}")
-        lines += [f"- {objective}" for objective in self.violated]
+            reason = self.problem or "it was stopped before its end"
+            lines.append(f"- the run was not judged: {reason}")
+        lines += [f"- {objective}" for objective in self.missed]
         if self.knee:
             lines.append(self.knee)
         if warning := self.warning():
@@ -61,7 +61,7 @@ class Report:
         return "\n".join(lines)
 
     def generator(self) -> dict[str, float]:
-        """Return the mean share of a core that each process of the generator took."""
+        """Return the mean share of a core that each generator process used."""
         shares = defaultdict(list)
         for usage in self.samples.usages:
             if self.spans and self.spans[0].start <= usage.at < self.spans[-1].end:
@@ -69,13 +69,13 @@ class Report:
         return {process: sum(each) / len(each) for process, each in shares.items()}
 
     def warning(self) -> str | None:
-        """Return what to do if the generator was the limit."""
+        """Return a warning if the generator may have limited the load."""
         most = max(self.generator().values(), default=0.0)
         if most <= _LIMIT:
             return None
         return (
-            f"warning: the generator took {100 * most:.0f} % of a core, so that it was the limit: "
-            "use more processes (--processes) or machines (--master, --worker)"
+            f"warning: the generator used {100 * most:.0f} % of a core and may have limited the "
+            "load; use more processes (--processes) or machines (--master, --worker)"
         )
 
     def write(self, folder: Path) -> None:
@@ -89,28 +89,28 @@ class Report:
         return "\n\n".join((title, f"```\n{self.verdict()}\n```", f"![]({PLOT})", self.tables()))
 
     def tables(self) -> str:
-        """Return what was observed, each figure with its limit, as tables in Markdown."""
+        """Return the facts, the counts and every figure with its limit as Markdown tables."""
         shares = self.generator()
         facts = {
             **self.facts,
             "generator": ", ".join(
                 f"{process} {100 * share:.0f} % of a core" for process, share in shares.items()
             )
-            or "not observed",
+            or "not measured",
         }
         parts = [
             _table(("", ""), list(facts.items())),
-            _table(("user", "answered", "429", "failed", "wrong"), self._counts()),
+            _table(("user", "correct", "429", "failed", "wrong"), self._counts()),
         ]
-        for phase in dict.fromkeys(objective.phase for objective in self.objectives):
-            parts.append(self._held(phase))
+        phases = dict.fromkeys(objective.phase for objective in self.objectives)
+        parts += map(self._figures, phases)
         if self.samples.problems:
-            said = self.samples.problems.most_common(_PROBLEMS)
-            parts.append(_table(("times", "what was wrong"), [(str(n), text) for text, n in said]))
+            most = self.samples.problems.most_common(_PROBLEMS)
+            parts.append(_table(("count", "failure"), [(str(n), text) for text, n in most]))
         return "\n\n".join(parts) + "\n"
 
-    def _held(self, phase: str) -> str:
-        """Return the table of a phase: its users' figures, each with its limit."""
+    def _figures(self, phase: str) -> str:
+        """Return the table of a phase: the figures of its users, each with its limit."""
         rows: dict[str, dict[str, str]] = defaultdict(dict)
         for objective in self.objectives:
             if objective.phase == phase:
@@ -129,7 +129,7 @@ class Report:
         ]
 
     def _timeline(self, file: Path) -> None:
-        """Write for each second of the run and each user the outcomes and the latencies."""
+        """Write the outcomes and latencies of each user in each second of the run."""
         of: dict[tuple[int, str], list[Answer]] = defaultdict(list)
         for second, answers in self._seconds().items():
             for answer in answers:
@@ -143,7 +143,7 @@ class Report:
                 rows.writerow([second, user, *(outcomes[each] for each in _COLOURS), *latencies])
 
     def _seconds(self) -> dict[int, list[Answer]]:
-        """Return the answers of the run by the second in which they were asked for."""
+        """Group the answers by the second of the run in which their requests were sent."""
         seconds: dict[int, list[Answer]] = defaultdict(list)
         if self.spans:
             begin = self.spans[0].start
@@ -152,7 +152,7 @@ class Report:
         return seconds
 
     def _plot(self, file: Path) -> None:
-        """Draw answers a second by outcome, latencies over all users, and each user's p95."""
+        """Draw answers per second, latencies over all users, and the p95 of each user."""
         import matplotlib
 
         matplotlib.use("agg")
@@ -169,7 +169,7 @@ class Report:
         rates.stackplot(
             times,
             [[counted[outcome] for counted in outcomes] for outcome in _COLOURS],
-            labels=["right", "429", "failed", "wrong"],
+            labels=["correct", "429", "failed", "wrong"],
             colors=list(_COLOURS.values()),
             step="post",
         )

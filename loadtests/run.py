@@ -1,4 +1,4 @@
-"""A run: what was asked for, what was seen, and what that makes of it."""
+"""The state of a run: its options, its samples and its report."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 
-from loadtests.objectives import Held, Span, profiles
+from loadtests.objectives import Judge, Span, profiles
 from loadtests.options import check_profile, shape_of, weights_of
 from loadtests.reporting import Report
 from loadtests.samples import Samples
@@ -21,17 +21,17 @@ from loadtests.users import USERS, CheckingUser, RouterUser
 
 
 class Run:
-    """The run of this process: what was asked for, what has been seen so far."""
+    """The options of a run, and the samples that this process has so far."""
 
     def __init__(self) -> None:
         self.samples = Samples()
         self.spans: list[Span] = []
         self.info: dict[str, Any] = {}
         self.complete = False
-        self.problem = ""  # why it cannot be run
+        self.problem = ""  # why the run cannot go on
 
     def configure(self, options: argparse.Namespace) -> None:
-        """Take the options. Raises `SystemExit` when they do not fit each other."""
+        """Apply the options. Raises `SystemExit` if they contradict each other."""
         self.options = options
         self.profile = profiles()[options.slo_profile]
         self.shape = shape_of(options)
@@ -53,10 +53,10 @@ class Run:
         self.unit_ms = figures["text_ms"] + figures["image_ms"] if calibrated else 1.0
         for user in self.users.values():
             user.longest = self.profile.objectives[user.kind].p99 * self.unit_ms / 1000
-        self.held = Held(self.profile, self.shape, list(self.users), self.unit_ms)
+        self.judge = Judge(self.profile, self.shape, list(self.users), self.unit_ms)
 
     def prepare(self, host: str) -> None:
-        """Ask the deployment what it is and what it answers, and prepare the requests."""
+        """Query the deployment for its model and the expected answers, and prepare the requests."""
         searching = bool({"search", "router"} & set(self.users))
         with Deployment(host) as deployment:
             self.info = deployment.info()
@@ -65,20 +65,20 @@ class Run:
             user.requests = bodies.prepared(kind, expected, self.info["model_name"])
 
     def report(self, host: str) -> Report:
-        """Judge what was seen."""
+        """Judge the samples."""
         samples, spans, options = self.samples, self.spans, self.options
         facts = {"service": host}
         if self.info:
             facts["service"] += f", {self.info['model_name']} on {self.info['device']}"
         if spans:
-            facts["begun"] = f"{datetime.fromtimestamp(spans[0].start, UTC):%Y-%m-%d %H:%M} UTC"
-        facts["machine of the generator"] = f"{psutil.cpu_count()} cores, {platform.machine()}"
+            facts["start"] = f"{datetime.fromtimestamp(spans[0].start, UTC):%Y-%m-%d %H:%M} UTC"
+        facts["machine of the load generator"] = f"{psutil.cpu_count()} cores, {platform.machine()}"
         if self.profile.times == "calibrated":
-            facts["one text and one picture by OpenCLIP, one core"] = f"{self.unit_ms:.3g} ms"
+            facts["one text plus one image with OpenCLIP on one core"] = f"{self.unit_ms:.3g} ms"
         return Report(
             title=f"shape {options.shape}, profile {options.slo_profile}",
             facts={**facts, **dict(options.fact)},
-            objectives=self.held.judge(samples, spans) if self.complete else [],
+            objectives=self.judge.objectives(samples, spans) if self.complete else [],
             samples=samples,
             spans=spans,
             knee=self._knee() if self.shape.climbs and self.complete else "",
@@ -86,9 +86,7 @@ class Run:
         )
 
     def _knee(self) -> str:
-        """Return the knee in words, and why it is no higher."""
-        knee, broken = self.held.climb(self.samples, self.spans)
-        found = (
-            f"knee: {knee:.3g} requests/s" if knee else "knee: none, the first step was too much"
-        )
-        return "\n".join([found, *(f"  above it, {objective}" for objective in broken)])
+        """Return the knee as text, with the objectives that the step above it missed."""
+        knee, missed = self.judge.climb(self.samples, self.spans)
+        found = f"{knee:.3g} requests/s" if knee else "none, the first step missed an objective"
+        return "\n".join([f"knee: {found}", *(f"  above it: {objective}" for objective in missed)])

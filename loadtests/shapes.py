@@ -1,4 +1,4 @@
-"""How the load goes over time: each shape is a list of phases."""
+"""Load shapes: how the load changes over time, as a list of phases."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Final, Literal
 HeldTo = Literal["all", "answers", "nothing"]
 
 PACE: Final = 0.5
-"""Requests a second of one user; so many users times this is the rate that is offered."""
+"""Requests per second of one user. The offered rate is this times the number of users."""
 
 BULK_CLIENTS: Final = 16
-"""Of the shape `mixed`: so many clients send texts at their pace, so many pictures without one."""
+"""How many users of the shape `mixed` send texts, at PACE. As many send images without pauses."""
 
 _STEP: Final = 1.25
 _STEPS: Final = 24
@@ -20,12 +20,13 @@ _STEPS: Final = 24
 
 @dataclass(frozen=True)
 class Phase:
-    """A span of time with the same load.
+    """A time with a constant load.
 
     Attributes:
-        rate: requests a second that all users together offer.
-        users: of these kinds only; empty: of all.
-        held_to: every objective; that all is answered and right; or nothing.
+        rate: the rate that all users together offer, in requests per second.
+        users: the kinds of users that run; empty for all.
+        held_to: which objectives apply: `all`; `answers`, only that answers come and none fails;
+            or `nothing`.
     """
 
     name: str
@@ -37,11 +38,11 @@ class Phase:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A percentile in a later phase over that in an earlier one.
+    """The ratio of a percentile in the phase `after` to the one in the phase `before`.
 
     Attributes:
-        limit: the profile's field that it may not exceed.
-        user: of that kind's requests; empty: of all.
+        limit: the field of the profile that limits the ratio.
+        user: the kind of user whose latencies count; empty for all.
     """
 
     limit: Literal["recovery", "interference"]
@@ -53,11 +54,11 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Shape:
-    """Phases, and what is compared between them.
+    """Phases, and a comparison between two of them.
 
     Attributes:
-        unpaced: the kinds whose users do not pause.
-        climbs: the phases are steps, and the first that breaks an objective is the last.
+        unpaced: the kinds of users that send the next request right after an answer.
+        climbs: whether the rate climbs until a phase misses an objective, which ends the run.
     """
 
     phases: tuple[Phase, ...]
@@ -67,19 +68,19 @@ class Shape:
 
 
 def steady(rate: float, seconds: float) -> Shape:
-    """The same rate all the time."""
+    """Hold a constant rate."""
     return Shape((Phase("steady", seconds, rate),))
 
 
 def ramp(rate: float, seconds: float) -> Shape:
-    """Steps of 1.25 from half the rate, until one breaks an objective: the knee is before it."""
+    """Climb from half the rate by a factor of 1.25 until a step misses an objective."""
     rates = [rate / 2 * _STEP**n for n in range(_STEPS)]
     phases = tuple(Phase(f"{each:.3g}/s", seconds / 6, each) for each in rates)
     return Shape(phases, climbs=True)
 
 
 def spike(rate: float, seconds: float) -> Shape:
-    """The rate, ten times as much, the rate: the latency must come back."""
+    """Offer ten times the rate for a third of the time; the latency must recover afterwards."""
     phases = (
         Phase("before", seconds / 3, rate),
         Phase("10 times", seconds / 3, 10 * rate, held_to="answers"),
@@ -90,7 +91,7 @@ def spike(rate: float, seconds: float) -> Shape:
 
 
 def soak(rate: float, seconds: float) -> Shape:
-    """The same rate for long: the end must be as quick as the beginning."""
+    """Hold a constant rate for long; the latency must not rise towards the end."""
     phases = (
         Phase("first quarter", seconds / 4, rate),
         Phase("second and third", seconds / 2, rate),
@@ -100,7 +101,7 @@ def soak(rate: float, seconds: float) -> Shape:
 
 
 def mixed(_: float, seconds: float) -> Shape:
-    """Texts alone, then beside clients that send pictures without a pause, whatever the rate."""
+    """Send texts alone, then beside unpaced users with images. The rate is fixed."""
     texts = BULK_CLIENTS * PACE
     phases = (
         Phase("texts alone", seconds / 2, texts, ("text",)),

@@ -1,4 +1,4 @@
-"""The users. Each sends its prepared requests at its own pace and checks every answer."""
+"""The users: each sends its prepared requests at its own pace and checks every answer."""
 
 from __future__ import annotations
 
@@ -18,54 +18,55 @@ from loadtests.traffic.bodies import Prepared
 from loadtests.traffic.deployment import keys
 from loadtests.traffic.expected import Wrong
 
-_LATE_SECONDS: Final = 1.0  # what is late by more is not made up for
-_PATIENCE_SECONDS: Final = 15.0  # a service may let a request wait for 10, see MAX_QUEUE_MS
-_SAID: Final = 160  # letters of an error's text
+_LATE_SECONDS: Final = 1.0  # a request that is later than this is skipped
+_PATIENCE_SECONDS: Final = 15.0  # a request may wait 10 s in the service's queue (MAX_QUEUE_MS)
+_EXCERPT: Final = 160  # characters of an error message
 
 
 class CheckingUser(FastHttpUser):
-    """A user that knows what its requests must be answered with."""
+    """A user that knows the correct answer to each of its requests."""
 
     abstract = True
     kind: ClassVar[str]
-    requests: ClassVar[list[Prepared]] = []  # set before a run, as are the others
+    requests: ClassVar[list[Prepared]] = []  # `Run` sets this and the following before a run
     samples: ClassVar[Samples]
-    base: ClassVar[str] = ""  # another host than the run's
-    paced: ClassVar[bool] = True  # False: the next request follows the last answer at once
-    longest: ClassVar[float] = 0.0  # seconds that an answer may take by the objectives
+    base: ClassVar[str] = ""  # replaces the host of the run
+    paced: ClassVar[bool] = True  # False: send the next request right after an answer
+    longest: ClassVar[float] = 0.0  # the objective for the p99, in seconds
+    clock = staticmethod(time.perf_counter)
 
     connection_timeout = 10.0
-    network_timeout = 70.0  # the service gives up on a request after 60
+    network_timeout = 70.0  # the service ends a request after 60 s
 
     _due = math.inf
 
     def on_start(self) -> None:
-        """Begin at a moment, and with a request, of one's own."""
+        """Start after a random delay and with a random request, unlike the other users."""
         if not self.requests:
-            raise StopUser  # the deployment could not be asked; the run is about to end
+            raise StopUser  # the deployment is unusable, and the run is about to end
         self._order = random.sample(self.requests, len(self.requests))
         self._turn = 0
         self._keys = keys()
-        self._due = time.perf_counter() + random.random() / PACE
+        self._due = self.clock() + random.random() / PACE
         if self.paced:
-            gevent.sleep(self._due - time.perf_counter())
+            gevent.sleep(self._due - self.clock())
 
     def wait_time(self) -> float:
-        """Return the seconds until the next request is due, whether or not the last was quick."""
+        """Return the seconds until the next request, independent of the last answer's latency."""
         if not self.paced:
             return 0.0
         self._miss()
         self._due += random.uniform(0.5, 1.5) / PACE
-        return max(0.0, self._due - time.perf_counter())
+        return max(0.0, self._due - self.clock())
 
     def on_stop(self) -> None:
-        """Take down what was left out because of an answer that has not come."""
+        """Record the requests that were skipped while the last answer was outstanding."""
         if self.paced:
             self._miss()
 
     def _miss(self) -> None:
-        """Take down the requests that there was no time for."""
-        if (late := time.perf_counter() - _LATE_SECONDS - self._due) > 0:
+        """Record as offered the requests that are too late to be sent."""
+        if (late := self.clock() - _LATE_SECONDS - self._due) > 0:
             self.samples.ask(self.kind, late * PACE, late)
             self._due += late
 
@@ -75,18 +76,18 @@ class CheckingUser(FastHttpUser):
         request = self._order[self._turn % len(self._order)]
         self._turn += 1
         self.samples.ask(self.kind)
-        began = time.perf_counter()
+        started = self.clock()
         try:
             answer = self.client.request(
                 "POST",
                 self.base + request.route,
                 name=self.kind,
-                data=request.body,  # type: ignore[arg-type]  # bytes are sent as they are
+                data=request.body,  # type: ignore[arg-type]  # locust sends bytes unchanged
                 headers={"Content-Type": request.content_type, **self._keys},
                 catch_response=True,
             )
         except gevent.GreenletExit:
-            self._give_up(request, time.perf_counter() - began)
+            self._give_up(request, self.clock() - started)
             raise
         with answer as response:
             outcome, problem, pause = self._judge(request, response)
@@ -103,73 +104,75 @@ class CheckingUser(FastHttpUser):
             gevent.sleep(pause)
 
     def _give_up(self, request: Prepared, seconds: float) -> None:
-        """Take down that the run ended before an answer came, unless it was not late yet."""
+        """Record a request without an answer at the end of the run, if it is overdue."""
         if seconds > max(_PATIENCE_SECONDS, self.longest):
-            problem = f"{request.route} was not answered until the end of the run"
+            problem = f"{request.route} had no answer at the end of the run"
             self.samples.add(self.kind, "failed", 1000 * seconds, problem)
 
     def _judge(self, request: Prepared, response: Any) -> tuple[Outcome, str, float]:
-        """Return what came of a request, what is wrong with it, and the seconds to stay away."""
+        """Return the outcome of a request, a description of its failure, and a pause in seconds."""
         status = response.status_code
         if status == 429:
             return "busy", "", float(response.headers.get("Retry-After", 1))
         if status != 200:
-            said = response.text if status else repr(response.error)
-            return "failed", f"{request.route} answered {status}: {(said or '')[:_SAID]}", 0.0
+            if not status:
+                return "failed", f"{request.route}: {response.error!r}"[:_EXCERPT], 0.0
+            excerpt = (response.text or "")[:_EXCERPT]
+            return "failed", f"{request.route} answered {status}: {excerpt}", 0.0
         try:
             answer = orjson.loads(response.content)
-            if (pause := self._refused(answer)) is not None:
+            if (pause := self._busy_seconds(answer)) is not None:
                 return "busy", "", pause
             request.check(answer)
         except Wrong as error:
             return "wrong", f"{request.route}: {error}", 0.0
-        except Exception as error:  # not the JSON that it should be
-            return "failed", f"{request.route}: {error!r}"[:_SAID], 0.0
+        except Exception as error:  # noqa: BLE001  reading arbitrary JSON may raise anything
+            return "failed", f"{request.route}: {error!r}"[:_EXCERPT], 0.0
         return "ok", "", 0.0
 
-    def _refused(self, answer: Any) -> float | None:
-        """Return the seconds to stay away when an answer with 200 says that it is busy."""
+    def _busy_seconds(self, _answer: Any) -> float | None:
+        """Return the pause that an answer with status 200 asks for, None if it is not busy."""
         return None
 
 
 class TextUser(CheckingUser):
-    """`/embed/text`, in English and Ukrainian."""
+    """Texts in English and Ukrainian to `/embed/text`."""
 
     kind = "text"
 
 
 class ImageUser(CheckingUser):
-    """`/embed/image` and `/embed/image/upload`: JPEGs of 320 x 240 to 4000 x 3000."""
+    """JPEGs of 320 x 240 to 4000 x 3000 pixels to `/embed/image` and `/embed/image/upload`."""
 
     kind = "image"
 
 
 class BatchUser(CheckingUser):
-    """`/embed/texts` with 16, `/embed/images` with 8."""
+    """16 texts to `/embed/texts`, 8 images to `/embed/images`."""
 
     kind = "batch"
 
 
 class SearchUser(CheckingUser):
-    """`/search` by a text, an image, or both."""
+    """Searches by a text, an image or both to `/search`."""
 
     kind = "search"
 
 
 class RouterUser(CheckingUser):
-    """`/route` of the agent router: embeds texts, searches by them."""
+    """Texts to embed and text queries to `/route` of the agent router."""
 
     kind = "router"
 
-    def _refused(self, answer: Any) -> float | None:
-        about = answer["metadata"]
-        if answer["ok"] or about.get("status") != 429:
+    def _busy_seconds(self, answer: Any) -> float | None:
+        metadata = answer["metadata"]
+        if answer["ok"] or metadata.get("status") != 429:
             return None
-        return float(about.get("retry_after", 1))
+        return float(metadata.get("retry_after", 1))
 
 
 class OpenAIUser(CheckingUser):
-    """`/v1/embeddings` as OpenAI's client asks it: three texts, base64."""
+    """Three texts to `/v1/embeddings`, as OpenAI's client sends them, with base64 answers."""
 
     kind = "openai"
 

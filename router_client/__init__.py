@@ -1,4 +1,4 @@
-"""Client of the vision encoder's HTTP API, and what an agent router needs to use it."""
+"""Clients of the vision encoder's HTTP API; `router_client.router` serves agent routers."""
 
 from bento.contract.errors import (
     InvalidInput,

@@ -1,0 +1,1 @@
+"""The requests of the load tests, and the answers that are correct."""

@@ -1,4 +1,4 @@
-"""The requests of each user, built once, each with a check of its answer."""
+"""The requests of each user, each with a check of its answer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from loadtests.traffic.expected import Expected
 from loadtests.traffic.inputs import TEXTS, indexed_picture, pictures
 
 COLLECTION: Final = "loadtest"
-"""The collection that the pictures are indexed in, and the tenant that they belong to."""
+"""The collection and the tenant of the indexed images."""
 
 _BATCH_TEXTS: Final = 16
 _BATCH_PICTURES: Final = 8
@@ -29,20 +29,20 @@ class Prepared:
     """A request and its expected answer.
 
     Attributes:
-        check: raises `Wrong`, or any other error, for a wrong answer. It takes the JSON of the
-            answer.
-        statuses: the expected statuses.
+        check: takes the parsed JSON of the answer. Raises `Wrong` if it belongs to another
+            request, and any other exception if it is malformed.
+        statuses: the expected HTTP statuses.
     """
 
     route: str
     content_type: str
     body: bytes
-    check: Callable[[Any], None] = lambda answer: None
+    check: Callable[[Any], None] = lambda _: None
     method: str = "POST"
     statuses: frozenset[int] = frozenset({200})
 
     def encoded(self) -> bytes:
-        """Return the request as HTTP/1.1 sends it."""
+        """Return the request in the format of HTTP/1.1."""
         head = (
             f"{self.method} {self.route} HTTP/1.1\r\nHost: 127.0.0.1\r\n"
             f"Content-Type: {self.content_type}\r\nContent-Length: {len(self.body)}\r\n\r\n"
@@ -51,12 +51,12 @@ class Prepared:
 
 
 def prepared(user: str, expected: Expected, model: str) -> list[Prepared]:
-    """Return the requests that a user (text, image, batch, search, router, openai) sends."""
+    """Return the requests of a user: text, image, batch, search, router or openai."""
     return list(_REQUESTS[user](expected, model))
 
 
 def searches() -> dict[str, dict[str, Any]]:
-    """Return the bodies of `/search` by names of their own: by text, by image, by both."""
+    """Return named bodies of `/search`: by text, by image, and by both."""
     bodies: dict[str, dict[str, Any]] = {}
     for n, text in enumerate(TEXTS[::4]):
         image = {"image_base64": base64_of(indexed_picture(7 * n))}
@@ -69,7 +69,7 @@ def searches() -> dict[str, dict[str, Any]]:
 
 
 def indexing(n: int) -> dict[str, Any]:
-    """Return the body of `/images` that indexes picture `n`."""
+    """Return the body of `/images` that indexes image `n`."""
     image = base64_of(indexed_picture(n))
     return {"id": str(n), "image_base64": image, "collection": COLLECTION, "dao_id": COLLECTION}
 
@@ -95,7 +95,7 @@ def _batches(expected: Expected, _: str) -> Iterator[Prepared]:
     for start in range(0, len(TEXTS) - _BATCH_TEXTS + 1, _BATCH_TEXTS):
         texts = TEXTS[start : start + _BATCH_TEXTS]
         yield posted("/embed/texts", {"texts": texts}, partial(check, texts))
-    names = list(pictures())[: 2 * _BATCH_PICTURES]  # none as large as a photograph
+    names = list(pictures())[: 2 * _BATCH_PICTURES]  # the smaller ones, up to 1024 x 768
     for start in (0, _BATCH_PICTURES):
         chosen = names[start : start + _BATCH_PICTURES]
         files = [pictures()[name] for name in chosen]
@@ -133,7 +133,7 @@ def _routed(expected: Expected, _: str) -> Iterator[Prepared]:
 
 
 def _openai(expected: Expected, model: str) -> Iterator[Prepared]:
-    """As OpenAI's client asks: several inputs, embeddings in base64."""
+    """Yield requests as OpenAI's client sends them: several inputs, embeddings in base64."""
 
     def check(texts: Sequence[str], answer: Any) -> None:
         rows = sorted(answer["data"], key=lambda row: row["index"])
@@ -174,10 +174,10 @@ def _embedding(route: str, body: dict[str, Any], expected: Expected, key: str) -
 def posted(
     route: str,
     body: dict[str, Any],
-    check: Callable[[Any], None] = lambda answer: None,
+    check: Callable[[Any], None] = lambda _: None,
     statuses: Collection[int] = (200,),
 ) -> Prepared:
-    """Return the request that posts a JSON body."""
+    """Return a POST request with a JSON body."""
     data = json.dumps(body).encode()
     return Prepared(route, _JSON, data, check, statuses=frozenset(statuses))
 
@@ -186,9 +186,9 @@ def upload(
     route: str,
     field: str,
     files: Sequence[bytes],
-    check: Callable[[Any], None] = lambda answer: None,
+    check: Callable[[Any], None] = lambda _: None,
 ) -> Prepared:
-    """Return the request that uploads JPEGs as a multipart form."""
+    """Return a request that uploads JPEGs as a multipart form."""
     parts = b"".join(
         (
             f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="{field}"; filename="{n}.jpg"'
@@ -203,5 +203,5 @@ def upload(
 
 
 def base64_of(data: bytes) -> str:
-    """Return bytes as JSON holds them."""
+    """Encode bytes in base64."""
     return base64.b64encode(data).decode()

@@ -1,4 +1,4 @@
-"""What each request must be answered with: a small table of embeddings, and of searches' hits."""
+"""The correct answers: a small table of embeddings and of search hits."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any, Final
 
 import numpy as np
 
-_ALIKE: Final = 0.995  # an embedding in another dtype has a cosine of 0.999 and more
-_NEARER: Final = 0.002  # another one of the table may not be nearer by more than this
-_SCORE: Final = 0.01  # a hit's score may differ by this, for the same reason
+_ALIKE: Final = 0.995  # the lowest cosine; an embedding in another dtype has at least 0.999
+_NEARER: Final = 0.002  # no other embedding of the table may have a cosine higher by more than this
+_SCORE: Final = 0.01  # the largest difference of a hit's score; it, too, depends on the dtype
 
 
 class Wrong(Exception):
@@ -18,11 +18,11 @@ class Wrong(Exception):
 
 
 class Expected:
-    """The table: embeddings by the text or the name of the picture, hits by the search.
+    """A table of embeddings by their text or image name, and of hits by the name of the search.
 
     Args:
-        vectors: float32 of shape (dim,), L2-normalised, by what was embedded.
-        hits: of each search the ids and the scores of its hits, best first.
+        vectors: float32 arrays of shape (dim,), L2-normalised.
+        hits: the id and the score of each hit, best first.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Expected:
         self._rows = {key: row for row, key in enumerate(self.keys)}
 
     def check_vector(self, key: str, values: Sequence[float] | np.ndarray) -> None:
-        """Raise `Wrong` unless this is the L2-normalised embedding of `key`."""
+        """Raise `Wrong` unless `values` is the L2-normalised embedding of `key`."""
         vector = np.asarray(values, np.float32)
         dim = self.matrix.shape[1]
         if vector.shape != (dim,):
@@ -47,37 +47,37 @@ class Expected:
         cosines = self.matrix @ vector
         own, best = float(cosines[self._rows[key]]), int(cosines.argmax())
         if cosines[best] > own + _NEARER:
-            raise Wrong(f"the embedding is that of another request: {self.keys[best]!r}")
+            raise Wrong(f"the embedding belongs to another request: {self.keys[best]!r}")
         if own < _ALIKE:
-            raise Wrong(f"the embedding's cosine to the right one is {own:.3f}, below {_ALIKE}")
+            raise Wrong(f"the cosine to the correct embedding is {own:.3f}, below {_ALIKE}")
 
     def check_vectors(
         self, keys: Sequence[str], rows: Sequence[Sequence[float] | np.ndarray | None]
     ) -> None:
-        """Raise `Wrong` unless the rows are the embeddings of `keys`, in this order."""
+        """Raise `Wrong` unless the rows are the embeddings of `keys`, in the same order."""
         if len(rows) != len(keys):
             raise Wrong(f"{len(rows)} embeddings for {len(keys)} inputs")
         for key, row in zip(keys, rows, strict=True):
             self.check_vector(key, [] if row is None else row)
 
     def check_hits(self, search: str, hits: Sequence[dict[str, Any]]) -> None:
-        """Raise `Wrong` unless the hits are those that this search had when it came alone."""
-        right = self.hits[search]
-        if len(hits) != len(right):
-            raise Wrong(f"{len(hits)} hits instead of {len(right)}")
-        for place, (hit, (_, score)) in enumerate(zip(hits, right, strict=True)):
+        """Raise `Wrong` unless the hits equal those that this search had before the load."""
+        before = self.hits[search]
+        if len(hits) != len(before):
+            raise Wrong(f"{len(hits)} hits instead of {len(before)}")
+        for rank, (hit, (_, score)) in enumerate(zip(hits, before, strict=True)):
             if abs(hit["score"] - score) > _SCORE:
-                raise Wrong(f"hit {place} has the score {hit['score']:.3f}, not {score:.3f}")
-        if hits[0]["id"] not in {image_id for image_id, _ in right}:
-            raise Wrong("the hits are those of another search")
+                raise Wrong(f"hit {rank} has the score {hit['score']:.3f}, not {score:.3f}")
+        if hits[0]["id"] not in {image_id for image_id, _ in before}:
+            raise Wrong("the hits belong to another search")
 
     def save(self, file: Path, **figures: float) -> None:
-        """Write the embeddings into an .npz file, and figures beside them."""
+        """Write the embeddings and some named figures to an .npz file."""
         np.savez(file, keys=np.array(self.keys), matrix=self.matrix, **figures)  # type: ignore[arg-type]
 
     @classmethod
     def load(cls, file: Path) -> tuple[Expected, dict[str, float]]:
-        """Return what `save` wrote."""
+        """Read the embeddings and the figures that `save` wrote."""
         with np.load(file) as saved:
             vectors = dict(zip(saved["keys"].tolist(), saved["matrix"], strict=True))
             figures = {name: float(saved[name]) for name in saved if saved[name].ndim == 0}

@@ -1,4 +1,4 @@
-"""What is sent: texts in two languages, and pictures made in memory; the same every time."""
+"""The inputs: texts in two languages and generated images, the same in every run."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy as np
 from PIL import Image, ImageChops, ImageDraw
 
 INDEXED: Final = 500
-"""So many pictures are indexed, for the searches."""
+"""How many images are indexed for the searches."""
 
 _THINGS: Final = {"circle": ("коло", 2), "square": ("квадрат", 0), "star": ("зірка", 1)}
-_COLOURS: Final = {  # in Ukrainian with the endings of its three genders
+_COLOURS: Final = {  # with the Ukrainian forms for three genders
     "red": ("червоний", "червона", "червоне"),
     "blue": ("синій", "синя", "синє"),
     "green": ("зелений", "зелена", "зелене"),
@@ -38,7 +38,7 @@ UKRAINIAN: Final = tuple(
 TEXTS: Final = ENGLISH[::2] + UKRAINIAN[1::2]
 """54 different queries of 2 to 11 words, half of them Ukrainian."""
 
-# What people upload, in pixels and how many of each: thumbnails, pictures of pages, photographs.
+# Sizes in pixels and how many images have each: thumbnails, images of web pages, photographs.
 _SIZES: Final = {
     (320, 240): 4,
     (640, 480): 8,
@@ -51,18 +51,18 @@ _SIZES: Final = {
 
 @cache
 def pictures() -> dict[str, bytes]:
-    """Return 24 JPEGs of 320 x 240 to 4000 x 3000 by their names."""
+    """Return 24 JPEGs of 320 x 240 to 4000 x 3000 pixels, by name."""
     sizes = [size for size, count in _SIZES.items() for _ in range(count)]
     return {f"picture {n}": _jpeg(n, *size) for n, size in enumerate(sizes)}
 
 
 def indexed_picture(n: int) -> bytes:
-    """Return the JPEG that is indexed with id `n`."""
+    """Return the JPEG with the id `n` in the index."""
     return _jpeg(1000 + n, 240, 180)
 
 
 def _jpeg(seed: int, width: int, height: int) -> bytes:
-    """Draw something that compresses as photographs do: gradients, things on them, grain."""
+    """Draw an image that compresses like a photograph: a gradient, some shapes, and grain."""
     rng = np.random.default_rng(seed)
     light = rng.integers(40, 216, (3, 4, 3)).astype(np.uint8)
     image = Image.fromarray(light).resize((width, height), Image.Resampling.BICUBIC)

@@ -1,7 +1,8 @@
-"""Write a table of embeddings, and times: `python -m loadtests.traffic.reference FILE`.
+"""Embed the inputs with OpenCLIP: `python -m loadtests.traffic.reference FILE`.
 
-The model is that of MODEL_NAME and MODEL_PRETRAINED, in float32, one input at a time. The file has
-`text_ms` and `image_ms`, what one core of this machine takes for one, tokens and pixels included.
+MODEL_NAME and MODEL_PRETRAINED select the model. It runs in float32 on one core, one input at a
+time. The file has the embeddings, and the mean milliseconds of one text (`text_ms`) and of one
+image (`image_ms`), including tokenization and preprocessing.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def main() -> None:
         name, None if name.startswith(("local-dir:", "hf-hub:")) else tag
     )
     model.eval()
-    torch.set_num_threads(1)  # several wait for each other where a core has something else to do
+    torch.set_num_threads(1)  # more threads would wait for each other on a busy machine
     tokenizer = open_clip.get_tokenizer(name)
 
     def image(data: bytes) -> Any:
@@ -46,12 +47,12 @@ def main() -> None:
 
 
 def _timed(embed: Callable[[Any], Any], inputs: Iterable[Any]) -> tuple[list[np.ndarray], float]:
-    """Return the embeddings and the mean time of one, in ms."""
+    """Return the embeddings and the mean time per input, in ms."""
     rows: list[np.ndarray] = []
     took: list[float] = []
     for item in inputs:
         if not rows:
-            embed(item)  # the first one is slower
+            embed(item)  # warm up: the first call is slower
         began = time.perf_counter()
         rows.append(embed(item)[0].numpy())
         took.append(1000 * (time.perf_counter() - began))

@@ -1,4 +1,4 @@
-"""The blocking client: the methods of the asyncio client over `BlockingWaiting`."""
+"""The blocking client: it runs the coroutines of the asyncio client over `BlockingWaiting`."""
 
 from __future__ import annotations
 
@@ -46,7 +46,10 @@ def _blocking_each(
 
 
 class VisionEncoderClient:
-    """`AsyncVisionEncoderClient` without asyncio. Thread-safe; close it after use."""
+    """Offer the methods of `AsyncVisionEncoderClient` as blocking calls.
+
+    A client is thread-safe. Close it after use, or use it in a `with` block.
+    """
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The asyncio client of the service's HTTP API; `router_client.client.blocking` blocks instead."""
+"""The asyncio client of the service's HTTP API. `blocking.py` has the blocking one."""
 
 from __future__ import annotations
 
@@ -60,16 +60,15 @@ _TEXTS_AT_ONCE: Final = 256
 
 
 class AsyncVisionEncoderClient:
-    """Embeds, indexes and searches through a running service, for asyncio.
+    """Call a running service from asyncio code. A client belongs to one event loop.
 
-    `base_url`, `timeout` (seconds, of a call with all its attempts) and `api_key` are
-    VISION_ENCODER_URL, VISION_ENCODER_TIMEOUT and API_KEY unless given. The client retries up to
-    `max_retries` times if the service is busy, starting or gone, and if a retry is safe. Every
-    call raises a `VisionEncoderError` with the status, the code and the service's sentence. A
-    client belongs to one event loop.
+    `base_url`, `timeout` and `api_key` default to VISION_ENCODER_URL, VISION_ENCODER_TIMEOUT and
+    API_KEY. `timeout` is in seconds and bounds a call with all its attempts. If the service is
+    busy, starting or unreachable, the client makes up to `max_retries` retries, if that is safe.
 
     Embeddings are float32 arrays if numpy is installed, otherwise lists. They are L2-normalised
-    unless `normalize` is false. Other answers are the models of `bento.contract`.
+    unless `normalize` is false. Other answers are the models of `bento.contract`. A call that
+    fails raises a `VisionEncoderError` with the status, the code and the message of the service.
     """
 
     def __init__(
@@ -95,40 +94,40 @@ class AsyncVisionEncoderClient:
         await self._waiting.close()
 
     async def call(self, method: str, path: str, /, **request: Any) -> Any:
-        """Send a request to any route and return the JSON object of the answer.
+        """Send a request to any route and return the JSON object of its answer.
 
-        `request` has arguments of httpx (`json`, `params`, `files`), and `safe=False` if it is not
-        idempotent, `once=True` to send it without a retry.
+        `request` takes the arguments of httpx, such as `json`, `params` and `files`. Pass
+        `safe=False` for a request that is not idempotent, `once=True` to send it without retries.
         """
         return await self._sender.call(method, path, read_json, **request)
 
     async def health(self) -> HealthResponse:
-        """Return the service's health, without a retry; `VisionEncoderBusy` if unhealthy."""
+        """Return the service's health, without retries. Raises `VisionEncoderBusy` if unhealthy."""
         return await self._ask(HealthResponse, "GET", "/health", once=True)
 
     async def info(self) -> InfoResponse:
-        """Return the model, its dimension and the service's limits."""
+        """Return the model's name, the dimension of its embeddings and the service's limits."""
         return await self._ask(InfoResponse, "GET", "/info")
 
     async def embed_text(self, text: str, normalize: bool = True) -> Embedding:
-        """Return the embedding of a text, (dim,)."""
+        """Return the embedding of a text, of shape (dim,)."""
         body = {"text": text, "normalize": normalize}
         row: Embedding = await self._embed(read_embedding, "/embed/text", json=body)
         return row
 
     async def embed_texts(self, texts: Sequence[str], normalize: bool = True) -> Embeddings:
-        """Return the embeddings of any number of texts, (n, dim), in their order."""
+        """Return the embeddings of any number of texts, of shape (n, dim), in the same order."""
         if isinstance(texts, str):
             raise TypeError("texts must be a list of strings, not one string")
-        if not len(texts):  # the service says that there must be one
+        if not len(texts):  # the service rejects an empty list with its own message
             return await self._embed_some([], normalize)
         rows: list[Any] = []
         for start in range(0, len(texts), _TEXTS_AT_ONCE):
-            for part in (parts := Halving(list(texts[start : start + _TEXTS_AT_ONCE]))):
+            for batch in (batches := Halving(list(texts[start : start + _TEXTS_AT_ONCE]))):
                 try:
-                    rows.extend(await self._embed_some(part, normalize))
-                except InvalidInput as error:  # 413: the service takes fewer at once
-                    if error.status != 413 or not parts.halve():
+                    rows.extend(await self._embed_some(batch, normalize))
+                except InvalidInput as error:  # 413: the service accepts fewer at once
+                    if error.status != 413 or not batches.halve():
                         raise
         numpy = numpy_or_none()
         stacked: Embeddings = numpy.stack(rows) if numpy else rows
@@ -137,11 +136,11 @@ class AsyncVisionEncoderClient:
     async def embed_image_file(
         self, path: str | os.PathLike[str], normalize: bool = True
     ) -> Embedding:
-        """Return the embedding of the picture file at `path`, (dim,)."""
+        """Return the embedding of the image file at `path`, of shape (dim,)."""
         return await self.embed_image_bytes(await read_picture(self._waiting, path), normalize)
 
     async def embed_image_bytes(self, data: bytes, normalize: bool = True) -> Embedding:
-        """Return the embedding of a picture file's bytes, (dim,)."""
+        """Return the embedding of the bytes of an image file, of shape (dim,)."""
         files = {"file": ("image", bytes(data))}
         row: Embedding = await self._embed(
             read_embedding, "/embed/image/upload", files=files, data=form(normalize)
@@ -149,9 +148,9 @@ class AsyncVisionEncoderClient:
         return row
 
     async def embed_image_url(self, url: str, normalize: bool = True) -> Embedding:
-        """Return the embedding of the picture at `url`, (dim,); the service fetches it.
+        """Let the service fetch the image at `url`; return its embedding, of shape (dim,).
 
-        Raises `InvalidInput` unless the operator allows that (ALLOW_IMAGE_URLS).
+        Raises `InvalidInput` if the service does not fetch URLs (ALLOW_IMAGE_URLS).
         """
         body = {"image_url": url, "normalize": normalize}
         row: Embedding = await self._embed(read_embedding, "/embed/image", json=body)
@@ -160,10 +159,10 @@ class AsyncVisionEncoderClient:
     async def embed_images(
         self, images: Iterable[ImageFile], normalize: bool = True
     ) -> AsyncIterator[Embedding | VisionEncoderError]:
-        """Yield the embedding or the error of each picture, in their order; of any number.
+        """Yield the embedding or the error of each image, in the same order.
 
-        A picture is the bytes of a file or its path. Up to 64 are under way at a time. The stream
-        waits for a busy service, and raises if the service is unavailable.
+        An image is the bytes or the path of a file. Up to 64 images are in flight at a time. The
+        stream waits while the service is busy, and raises if the service is unavailable.
         """
         stream = Stream(
             self._waiting,
@@ -175,7 +174,7 @@ class AsyncVisionEncoderClient:
                 yield outcome
 
     async def rank(self, image: ImageFile, texts: Sequence[str]) -> list[RankedText]:
-        """Return the texts with the probability that each describes the picture, best first."""
+        """Return the texts with the probability that each describes the image, best first."""
         source = {"image_base64": base64_of(await read_picture(self._waiting, image))}
         body = {"image": source, "texts": list(texts)}
         return (await self._ask(RankResponse, "POST", "/rank", json=body)).ranking
@@ -183,9 +182,9 @@ class AsyncVisionEncoderClient:
     async def search(
         self, /, text: str | list[str] | SearchRequest | None = None, **options: Any
     ) -> SearchResponse:
-        """Find pictures by a text, by the option `image`, or by a `SearchRequest`; best first.
+        """Find images by a text, by the option `image` or by a `SearchRequest`; best first.
 
-        The options are the fields of `bento.contract.search.SearchRequest`, as its models or as
+        The options are the fields of `bento.contract.search.SearchRequest`, given as models or as
         dicts. The service validates them.
         """
         body: Any = {**({} if text is None else {"text": text}), **options}
@@ -198,7 +197,7 @@ class AsyncVisionEncoderClient:
     async def search_many(
         self, requests: Sequence[SearchRequest | Mapping[str, Any]]
     ) -> list[SearchResponse]:
-        """Make many searches in one call; one that fails has `success` false and `error`."""
+        """Make many searches in one call. A failed one has `success` false and an `error`."""
         searches = [r if isinstance(r, SearchRequest) else dict(r) for r in requests]
         body = {"searches": searches}
         return (await self._ask(ManySearchesResponse, "POST", "/search/batch", json=body)).results
@@ -215,7 +214,7 @@ class AsyncVisionEncoderClient:
         collection: str | None = None,
         staged: bool = False,
     ) -> Outcome:
-        """Index a picture and return the outcome: indexed, updated or unchanged."""
+        """Index an image and return the outcome: indexed, updated or unchanged."""
         body = {
             "id": image_id,
             "image_base64": base64_of(data),
@@ -237,7 +236,7 @@ class AsyncVisionEncoderClient:
         paths: Sequence[str] | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> bool:
-        """Replace the paths of a picture, or its metadata, and say whether it was there."""
+        """Replace the paths or the metadata of an image. Return False if it is not indexed."""
         body: dict[str, Any] = {}
         if paths is not None:
             body["paths"] = list(paths)
@@ -255,18 +254,18 @@ class AsyncVisionEncoderClient:
         collection: str | None = None,
         staged: bool = False,
     ) -> bool:
-        """Delete a picture and say whether it was there."""
+        """Delete an image from a collection. Return False if it was not indexed."""
         flag = "true" if staged else None
         query = given(dao_id=dao_id, collection=collection, staged=flag)
         path = f"/images/{quoted(image_id)}"
-        # not safe: a second deletion would find no picture
+        # Not safe to retry: after a first deletion, the second would return False.
         answer = await self._ask(DeleteResponse, "DELETE", path, safe=False, params=query)
         return answer.deleted
 
     async def images(
         self, collection: str, *, dao_id: str | None = None, generation: str | None = None
     ) -> AsyncIterator[IndexedImage]:
-        """List the pictures of a collection, page by page."""
+        """Yield the images of a collection, fetched page by page."""
         path, start = collection_path(collection, "/images"), None
         while True:
             query = given(dao_id=dao_id, generation=generation, start=start)
@@ -278,16 +277,16 @@ class AsyncVisionEncoderClient:
             start = page.next
 
     async def stats(self, collection: str) -> StatsResponse:
-        """Return the points, the model, the dimension and the versions of a collection."""
+        """Return a collection's number of points, model, dimension and versions."""
         return await self._ask(StatsResponse, "GET", collection_path(collection))
 
     async def publish(self, collection: str) -> PublishResponse:
-        """Make the version of the service's model the published one, in one step."""
+        """Publish the version that was indexed with the service's model, atomically."""
         path = collection_path(collection, "/publish")
         return await self._ask(PublishResponse, "POST", path, safe=False)
 
     async def drop(self, collection: str, generation: str) -> bool:
-        """Delete a version that is not published and say whether it was there."""
+        """Delete a version that is not published. Return False if it does not exist."""
         path = collection_path(collection, f"/generations/{quoted(generation)}")
         return (await self._ask(DropResponse, "DELETE", path, safe=False)).dropped
 
@@ -300,7 +299,7 @@ class AsyncVisionEncoderClient:
         max_retries: int,
     ) -> None:
         if max_retries < 0:
-            raise InvalidInput(f"max_retries is {max_retries}; allowed: 0 and more")
+            raise InvalidInput(f"max_retries is {max_retries}; it must be 0 or more")
         url, headers, seconds = connection(base_url, timeout, api_key)
         self.base_url = str(url.copy_with(userinfo=b""))
         self._waiting = waiting(base_url=url, headers=headers)
@@ -309,7 +308,7 @@ class AsyncVisionEncoderClient:
         )
 
     async def _ask(self, kind: type[T], method: str, path: str, **request: Any) -> T:
-        """Send a request and return its answer as a model."""
+        """Send a request and validate the answer as a model of type `kind`."""
         return await self._sender.call(
             method, path, lambda answer: kind.model_validate_json(answer.content), **request
         )

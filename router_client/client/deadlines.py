@@ -1,6 +1,6 @@
-"""A transport for the blocking client: a request ends at its deadline, however its bytes come.
+"""A transport for the blocking client that enforces a deadline for the whole request.
 
-httpx bounds each read and each write, but not their sum: an answer in drips could take any time.
+httpx limits each read and each write but not their sum, so a slow answer could take forever.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any, Final
 import httpcore
 import httpx
 
-_PIECE: Final = 65_536  # bytes of one write
-_ERRORS: Final = (  # their subclasses too; httpx has each under the same name
+_CHUNK: Final = 65_536  # bytes of one write
+_ERRORS: Final = (  # and their subclasses; httpx has a class of the same name for each
     httpcore.TimeoutException,
     httpcore.NetworkError,
     httpcore.ProtocolError,
@@ -24,11 +24,11 @@ _ERRORS: Final = (  # their subclasses too; httpx has each under the same name
 )
 
 thread: Final = threading.local()
-"""`deadline`: the end, by `time.monotonic`, of what this thread sends and receives."""
+"""`deadline`: when the current request of this thread must end, by `time.monotonic`."""
 
 
 class DeadlineTransport(httpx.BaseTransport):
-    """Sends over connections that keep to the deadline of the thread that uses them."""
+    """Send requests over pooled connections that enforce the deadline of the calling thread."""
 
     def __init__(self, limits: httpx.Limits, tls: ssl.SSLContext) -> None:
         self._connections = httpcore.ConnectionPool(
@@ -93,7 +93,7 @@ class _Backend(httpcore.SyncBackend):
 
 
 class DeadlineStream(httpcore.NetworkStream):
-    """Wraps a connection. Raises `httpcore.ReadTimeout` after the deadline."""
+    """Wrap a connection so that it raises `httpcore.ReadTimeout` after the deadline."""
 
     def __init__(self, stream: httpcore.NetworkStream) -> None:
         self._stream = stream
@@ -102,8 +102,8 @@ class DeadlineStream(httpcore.NetworkStream):
         return self._stream.read(max_bytes, _within(timeout))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        for start in range(0, len(buffer), _PIECE):
-            self._stream.write(buffer[start : start + _PIECE], _within(timeout))
+        for start in range(0, len(buffer), _CHUNK):
+            self._stream.write(buffer[start : start + _CHUNK], _within(timeout))
 
     def close(self) -> None:
         self._stream.close()

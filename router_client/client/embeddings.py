@@ -1,6 +1,6 @@
-"""Embeddings in the service's answers: .npy with numpy, JSON without.
+"""Read embeddings from the service's answers: .npy if numpy is installed, otherwise JSON.
 
-A function that reads an answer may raise any exception if the answer has no embedding.
+The `read_…` functions raise arbitrary exceptions for malformed answers. `Sender` handles them.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 def accepted() -> dict[str, str] | None:
-    """Return the header that asks for .npy, None without numpy."""
+    """Return the header that asks for .npy, or None if numpy is not installed."""
     return {"Accept": NPY} if numpy_or_none() else None
 
 
 def read_json(answer: Answer) -> Any:
-    """Return the JSON object of an answer."""
+    """Parse an answer as a JSON object."""
     body = json.loads(answer.content)
     if not isinstance(body, dict):
         raise ValueError("not an object")
@@ -34,14 +34,17 @@ def read_json(answer: Answer) -> Any:
 
 
 def read_embedding(answer: Answer) -> Any:
-    """Return the embedding of an answer, (dim,)."""
+    """Return the embedding in an answer, of shape (dim,)."""
     if _is_npy(answer):
         return _checked(_load(answer), 1)
     return _vector(read_json(answer)["embedding"])
 
 
 def read_embeddings(answer: Answer, count: int) -> Any:
-    """Return the embeddings of an answer, (count, dim); a missing one is None, or NaN."""
+    """Return the embeddings in an answer, of shape (count, dim).
+
+    The row of an image that could not be embedded is None in JSON and NaN in .npy.
+    """
     if _is_npy(answer):
         rows = _checked(_load(answer), 2)
     else:
@@ -52,7 +55,7 @@ def read_embeddings(answer: Answer, count: int) -> Any:
 
 
 def numpy_or_none() -> Any:
-    """Return numpy if it is installed; the first call imports it."""
+    """Import numpy on first use. Return None if it is not installed."""
     try:
         import numpy
     except ImportError:
@@ -77,5 +80,5 @@ def _vector(row: Any) -> Any:
 
 def _checked(array: Any, dimensions: int) -> Any:
     if array.ndim != dimensions or array.dtype.kind != "f" or not array.shape[-1]:
-        raise ValueError(f"an array of {array.dtype} {array.shape}")
+        raise ValueError(f"unexpected array: {array.dtype} {array.shape}")
     return array

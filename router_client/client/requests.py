@@ -1,4 +1,4 @@
-"""Parts of a request: paths, parameters, forms, the JSON body."""
+"""Build the parts of a request: paths, query parameters, forms and JSON bodies."""
 
 from __future__ import annotations
 
@@ -13,23 +13,27 @@ from bento.contract.errors import InvalidInput
 
 
 def quoted(name: str) -> str:
-    """Return a name as one segment of a path. Raises `InvalidInput`."""
+    """Percent-encode a name as one path segment. Raises `InvalidInput` if that is impossible."""
     try:
         return quote(name, safe="")
     except (TypeError, ValueError):
-        raise InvalidInput(f"{name!r} cannot be part of a URL") from None
+        raise InvalidInput(
+            f"{name!r} cannot be encoded in a URL; use a string of valid Unicode"
+        ) from None
 
 
 def collection_path(collection: str, rest: str = "") -> str:
+    """Return the route of a collection, followed by `rest`."""
     return f"/collections/{quoted(collection)}{rest}"
 
 
 def given(**parameters: str | None) -> dict[str, str]:
-    """Return the parameters that have a value."""
+    """Drop the query parameters that are None."""
     return {name: value for name, value in parameters.items() if value is not None}
 
 
 def form(normalize: bool) -> dict[str, str]:
+    """Return the form fields that accompany uploaded images."""
     return {"normalize": str(normalize).lower()}
 
 
@@ -40,10 +44,10 @@ def unreadable(path: object, error: Exception) -> InvalidInput:
 
 
 def with_json_encoded(request: dict[str, Any]) -> dict[str, Any]:
-    """Encode the `json` of a request as httpx does; it may contain models of the contract.
+    """Replace the `json` of a request by `content`, encoded as httpx would encode it.
 
-    Of a model only the fields that were set are sent, without those that are None. Raises what
-    `json.dumps` raises.
+    `json` may contain models of the contract. Only their fields that were set and are not None
+    are sent. Raises the exceptions of `json.dumps`.
     """
     if request.get("json") is None or {"content", "data"} & request.keys():
         return request
@@ -63,4 +67,4 @@ def with_json_encoded(request: dict[str, Any]) -> dict[str, Any]:
 def _fields(value: Any) -> Any:
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude_none=True)
-    raise TypeError(f"{type(value).__name__} is no JSON")
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")

@@ -1,11 +1,12 @@
-"""Where the service is: arguments of a client, or settings from the environment or `.env`."""
+"""The client's settings, and how its arguments override them."""
 
 from __future__ import annotations
 
+import re
 from typing import Final, NamedTuple
 
 import httpx
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from bento.contract.errors import InvalidInput
@@ -14,38 +15,61 @@ LONGEST_TIMEOUT: Final = 86_400.0  # seconds
 
 
 class ClientSettings(BaseSettings):
-    """Each field is the variable of the same name; an empty variable counts as unset."""
+    """Read each field from the variable of the same name, from the environment or from `.env`.
+
+    An empty variable counts as unset.
+    """
 
     model_config = SettingsConfigDict(
         env_file=".env",
         env_ignore_empty=True,
         extra="ignore",
-        hide_input_in_errors=True,  # the key may be in it
+        hide_input_in_errors=True,  # it may contain the API key
     )
 
-    vision_encoder_url: str = Field("http://127.0.0.1:8001", pattern=r"^https?://[^/\s]+")
-    vision_encoder_timeout: float = Field(60.0, gt=0, le=LONGEST_TIMEOUT, description="Seconds.")
-    api_key: SecretStr | None = Field(
-        None, description="Sent as a bearer token; the first of several."
+    vision_encoder_url: str = Field(
+        "http://127.0.0.1:8001",
+        description="Address at which the client, the router and `vision-rag` reach the service.",
     )
+    vision_encoder_timeout: float = Field(
+        60.0,
+        gt=0,
+        le=LONGEST_TIMEOUT,
+        description="Seconds within which a client's call must end, including all its retries.",
+    )
+    api_key: SecretStr | None = Field(
+        None,
+        description="API key that clients send as a bearer token. If it lists several keys, "
+        "separated by commas, clients send the first. The service accepts each of them, and "
+        "requires one on every route except the probes.",
+    )
+
+    @field_validator("vision_encoder_url")
+    @classmethod
+    def _is_http(cls, url: str) -> str:
+        if not re.match(r"https?://[^/\s]", url):
+            raise ValueError("it must be an http:// or https:// URL, such as http://gpu-host:8001")
+        return url
 
 
 class Connection(NamedTuple):
-    """How to reach the service."""
+    """The address and the credentials of the service, and the timeout of a call."""
 
     url: httpx.URL
     headers: dict[str, str] | None
-    timeout: float  # seconds of a call
+    timeout: float  # seconds
 
 
 def connection(base_url: str | None, timeout: float | None, api_key: str | None) -> Connection:
-    """Return how to reach the service; settings replace what is None. Raises `InvalidInput`."""
+    """Complete a client's arguments from its settings. Raises `InvalidInput` for invalid ones."""
     settings = ClientSettings()
     seconds = settings.vision_encoder_timeout if timeout is None else timeout
     if not 0 < seconds <= LONGEST_TIMEOUT:
-        raise InvalidInput(f"timeout is {seconds}; allowed: above 0, to {LONGEST_TIMEOUT} s")
+        raise InvalidInput(
+            f"timeout is {seconds} s; it must be above 0 and at most {LONGEST_TIMEOUT:,.0f} s"
+        )
     if api_key is None and settings.api_key:
-        # a service that takes several keys has them in the same variable
+        # The service reads all its keys from the same variable.
         api_key = settings.api_key.get_secret_value().partition(",")[0]
     url = _url(settings.vision_encoder_url if base_url is None else base_url)
     return Connection(url, _authorization(api_key), seconds)
@@ -58,17 +82,20 @@ def _url(given: str) -> httpx.URL:
         url = httpx.URL("")
     if url.scheme not in ("http", "https") or not url.host:
         raise InvalidInput(
-            "the address of the vision encoder (VISION_ENCODER_URL) must be a URL such as "
-            "http://gpu-host:8001"
+            "the address of the vision encoder (VISION_ENCODER_URL) is not an http:// or "
+            "https:// URL; an example: http://gpu-host:8001"
         )
     return url
 
 
 def _authorization(key: str | None) -> dict[str, str] | None:
-    """Return the header that carries a key. No error shows the key."""
+    """Return the header that carries the API key. Error messages never contain the key."""
     key = (key or "").strip()
     if not key:
         return None
     if not (key.isascii() and key.isprintable()):
-        raise InvalidInput("the API key (API_KEY) has characters that no header can carry")
+        raise InvalidInput(
+            "the API key (API_KEY) has characters that an HTTP header cannot carry; "
+            "use printable ASCII"
+        )
     return {"Authorization": f"Bearer {key}"}

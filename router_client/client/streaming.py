@@ -1,4 +1,4 @@
-"""Embedding any number of pictures: a few in each request, several requests at a time."""
+"""Embed a stream of images: a few in each request, several requests at a time."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from router_client.client.embeddings import Embedding, Embeddings
 
 ImageFile = bytes | bytearray | memoryview | str | os.PathLike[str]
-"""A picture file's bytes, or its path."""
+"""The bytes of an image file, or its path."""
 
-# Limits of one request.
+# Limits of one request. The bytes exceed theirs only if a single image does.
 _IMAGES: Final = 8
 _BYTES: Final = 8_000_000
 
@@ -29,7 +29,7 @@ R = TypeVar("R")
 
 
 async def read_picture(waiting: Waiting, image: ImageFile) -> bytes:
-    """Return a picture file's bytes. Raises `InvalidInput` if it cannot be read."""
+    """Return the bytes of an image file. Raises `InvalidInput` if it cannot be read."""
     if isinstance(image, bytes | bytearray | memoryview):
         return bytes(image)
     try:
@@ -39,10 +39,10 @@ async def read_picture(waiting: Waiting, image: ImageFile) -> bytes:
 
 
 class Stream:
-    """Embeds pictures in their order; an error of one picture is its own outcome.
+    """Embed images in order, and yield the error of a bad image in its place.
 
-    `one` embeds a picture, `many` embeds a few with one request and returns None or NaN for a bad
-    one. Both raise a `VisionEncoderError`.
+    `one` embeds one image. `many` embeds several in one request and returns None or NaN for those
+    that cannot be embedded. Both raise a `VisionEncoderError`.
     """
 
     def __init__(
@@ -58,41 +58,41 @@ class Stream:
     async def embed(
         self, images: Iterable[ImageFile]
     ) -> AsyncGenerator[Embedding | VisionEncoderError, None]:
-        under_way: deque[Any] = deque()
+        in_flight: deque[Any] = deque()
         try:
-            for part in parts(images):
-                if len(under_way) == IN_FLIGHT:
-                    for outcome in await under_way.popleft():
+            for batch in batches(images):
+                if len(in_flight) == IN_FLIGHT:
+                    for outcome in await in_flight.popleft():
                         yield outcome
-                under_way.append(self._waiting.start(self._embed_part(part)))
-            while under_way:
-                for outcome in await under_way.popleft():
+                in_flight.append(self._waiting.start(self._embed_batch(batch)))
+            while in_flight:
+                for outcome in await in_flight.popleft():
                     yield outcome
         finally:
-            await self._waiting.cancel(under_way)
+            await self._waiting.cancel(in_flight)
 
-    async def _embed_part(
+    async def _embed_batch(
         self, images: Sequence[ImageFile]
     ) -> list[Embedding | VisionEncoderError]:
         outcomes: list[Any] = [await self._read_or_error(image) for image in images]
         good = [i for i, outcome in enumerate(outcomes) if isinstance(outcome, bytes)]
         rows: Any = [None] * len(good)
         if len(good) > 1:
-            # After a refusal, send each picture alone: only a bad one fails then.
+            # If the service rejects the batch, send each image alone to find the bad ones.
             with suppress(InvalidInput):
-                rows = await self._patiently(partial(self._many, [outcomes[i] for i in good]))
+                rows = await self._while_busy(partial(self._many, [outcomes[i] for i in good]))
         for i, row in zip(good, rows, strict=True):
-            there = row is not None and row[0] == row[0]
-            outcomes[i] = row if there else await self._one_or_error(outcomes[i])
+            embedded = row is not None and row[0] == row[0]  # NaN differs from itself
+            outcomes[i] = row if embedded else await self._one_or_error(outcomes[i])
         return outcomes
 
     async def _one_or_error(self, data: bytes) -> Embedding | VisionEncoderError:
         try:
-            return await self._patiently(partial(self._one, data))
+            return await self._while_busy(partial(self._one, data))
         except VisionEncoderError as error:
-            if error.status == 500 or _refused(error):
+            if error.status == 500 or _rejects_image(error):
                 return error
-            raise  # the service is at fault, not the picture
+            raise  # the service is at fault, not the image
 
     async def _read_or_error(self, image: ImageFile) -> bytes | InvalidInput:
         try:
@@ -100,8 +100,8 @@ class Stream:
         except InvalidInput as error:
             return error
 
-    async def _patiently(self, send: Callable[[], Awaitable[R]]) -> R:
-        """Send again for as long as the service answers 429."""
+    async def _while_busy(self, send: Callable[[], Awaitable[R]]) -> R:
+        """Repeat a request for as long as the service answers 429."""
         return await retry_async(send, _busy_seconds, self._waiting.sleep)
 
 
@@ -111,24 +111,27 @@ def _busy_seconds(error: Exception, *_: float) -> float | None:
     return None
 
 
-def _refused(error: VisionEncoderError) -> bool:
-    """Say whether the service refused the picture, and not the route."""
+def _rejects_image(error: VisionEncoderError) -> bool:
+    """Return whether the service rejected the image itself, and not the route."""
     return isinstance(error, InvalidInput) and error.status not in (None, 404, 405)
 
 
-def parts(images: Iterable[ImageFile]) -> Iterator[list[ImageFile]]:
-    """Split a stream of pictures into requests, by count and bytes."""
-    part: list[ImageFile] = []
-    held = 0
+def batches(images: Iterable[ImageFile]) -> Iterator[list[ImageFile]]:
+    """Split a stream of images into batches of at most 8 images and 8 MB.
+
+    An image of more than 8 MB is a batch of its own.
+    """
+    batch: list[ImageFile] = []
+    total = 0
     for image in images:
         size = _size(image)
-        if part and (len(part) == _IMAGES or held + size > _BYTES):
-            yield part
-            part, held = [], 0
-        part.append(image)
-        held += size
-    if part:
-        yield part
+        if batch and (len(batch) == _IMAGES or total + size > _BYTES):
+            yield batch
+            batch, total = [], 0
+        batch.append(image)
+        total += size
+    if batch:
+        yield batch
 
 
 def _size(image: ImageFile) -> int:
@@ -137,4 +140,4 @@ def _size(image: ImageFile) -> int:
     try:
         return os.stat(image).st_size
     except (OSError, ValueError, TypeError):
-        return 0  # reading the file will raise
+        return 0  # reading it later raises the error

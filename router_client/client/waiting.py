@@ -1,7 +1,7 @@
-"""How a client waits: on an event loop, or by blocking its thread.
+"""The only place where the clients wait: on an event loop, or by blocking a thread.
 
-Both clients are the same coroutines, which wait only through a `Waiting`. Over `BlockingWaiting`
-they never suspend, so `run` needs no event loop for them.
+Both clients run the same coroutines, which wait only through a `Waiting`. `BlockingWaiting` never
+suspends a coroutine, so `run` can run it without an event loop.
 """
 
 from __future__ import annotations
@@ -23,23 +23,26 @@ import httpx
 
 from router_client.client import deadlines
 
-IN_FLIGHT: Final = 8  # requests of one stream
+IN_FLIGHT: Final = 8  # concurrent requests of one stream
 _CONNECT_SECONDS: Final = 5.0
-_LONGEST_WAIT: Final = 3600.0  # seconds; a longer Retry-After counts as this
-# The service closes idle connections after 5 s; expiring earlier avoids using one as it closes.
+_LONGEST_WAIT: Final = 3600.0  # seconds; a longer Retry-After is lowered to it
+# The service closes idle connections after 5 s. The client closes them earlier, so that it never
+# sends a request over a connection that is just being closed.
 _LIMITS: Final = httpx.Limits(max_connections=100, keepalive_expiry=3)
 
 T = TypeVar("T")
 
 
 class Answer(NamedTuple):
+    """The status, the headers and the whole body of a response."""
+
     status: int
     headers: httpx.Headers
     content: bytes
 
     @property
     def retry_after(self) -> float | None:
-        """The seconds that Retry-After asks for, at most an hour; None without a valid one."""
+        """The seconds that Retry-After asks for, at most 3600; None if it is missing or invalid."""
         value = self.headers.get("Retry-After", "").strip()
         if re.fullmatch("[0-9]+", value):
             return float(value) if len(value) < 4 else _LONGEST_WAIT
@@ -51,33 +54,33 @@ class Answer(NamedTuple):
 
 
 class Stopped(Exception):
-    """Raised in a thread whose result is no longer wanted."""
+    """Raised in a thread whose result is no longer needed."""
 
 
 class Waiting(Protocol):
-    """How a client waits."""
+    """The operations of a client that take time."""
 
     async def send(self, request: dict[str, Any], seconds: float) -> Answer:
-        """Send a request and read its answer. Raises the errors of httpx."""
+        """Send a request and read the whole answer. Raises the exceptions of httpx."""
 
     async def sleep(self, seconds: float) -> None:
-        """Wait."""
+        """Wait for some seconds."""
 
     async def read(self, path: Path) -> bytes:
-        """Return a file's bytes. Raises OSError."""
+        """Return the bytes of a file. Raises `OSError`."""
 
     def start(self, coroutine: Coroutine[Any, Any, T]) -> Awaitable[T]:
-        """Start a coroutine concurrently; await the result, or give it to `cancel`."""
+        """Start a coroutine concurrently. Await what this returns, or pass it to `cancel`."""
 
     async def cancel(self, started: Iterable[Any]) -> None:
-        """Stop coroutines that were started, and ignore their outcomes."""
+        """Stop coroutines that were started, and discard their outcomes."""
 
     async def close(self) -> None:
         """Close the connections."""
 
 
 class AsyncWaiting:
-    """Waits on the running event loop."""
+    """Wait on the running event loop."""
 
     def __init__(self, transport: httpx.AsyncBaseTransport | None, **options: Any) -> None:
         transport = transport or httpx.AsyncHTTPTransport(limits=_LIMITS, verify=_tls())
@@ -107,12 +110,12 @@ class AsyncWaiting:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def close(self) -> None:
-        with suppress(RuntimeError):  # the event loop has ended, and its connections with it
+        with suppress(RuntimeError):  # the event loop is closed, and so are its connections
             await self._http.aclose()
 
 
 class BlockingWaiting:
-    """Waits by blocking the thread; starts coroutines on threads of their own."""
+    """Wait by blocking the thread. Start each concurrent coroutine on its own thread."""
 
     def __init__(self, transport: httpx.BaseTransport | None, **options: Any) -> None:
         transport = transport or deadlines.DeadlineTransport(_LIMITS, _tls())
@@ -124,7 +127,7 @@ class BlockingWaiting:
         with self._http.stream(**request, timeout=_timeout(seconds)) as response:
             for chunk in response.iter_bytes():
                 content += chunk
-                if time.monotonic() > deadline:  # a caller's transport ignores the deadline
+                if time.monotonic() > deadline:  # for a transport that ignores the deadline
                     raise httpx.ReadTimeout("the answer is not complete")
         return Answer(response.status_code, response.headers, bytes(content))
 
@@ -149,29 +152,29 @@ class BlockingWaiting:
         self._http.close()
 
 
-_thread: Final = threading.local()  # `stop`: set when its result is no longer wanted
+_thread: Final = threading.local()  # `stop`: an event, set when its result is no longer needed
 
 
 class _Started(Awaitable[T]):
-    """A coroutine on a thread of its own; awaiting it blocks.
+    """Run a coroutine on its own thread. Awaiting it blocks the calling thread.
 
-    The thread is a daemon: a caller that leaves a stream does not wait for its requests.
+    The thread is a daemon: a caller that abandons a stream does not wait for its requests.
     """
 
     def __init__(self, coroutine: Coroutine[Any, Any, T]) -> None:
         self.stop = threading.Event()
         self._outcome: Future[T] = Future()
-        threading.Thread(target=self._carry_out, args=(coroutine,), daemon=True).start()
+        threading.Thread(target=self._run, args=(coroutine,), daemon=True).start()
 
     def __await__(self) -> Generator[Any, Any, T]:
         return self._outcome.result()
         yield  # makes this a generator, as __await__ must be
 
-    def _carry_out(self, coroutine: Coroutine[Any, Any, T]) -> None:
+    def _run(self, coroutine: Coroutine[Any, Any, T]) -> None:
         _thread.stop = self.stop
         try:
             self._outcome.set_result(run(coroutine))
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  the awaiting thread raises it
             self._outcome.set_exception(error)
 
 
@@ -181,12 +184,12 @@ def run(coroutine: Any) -> Any:
         coroutine.send(None)
     except StopIteration as done:
         return done.value
-    raise AssertionError("a coroutine of the blocking client waited for an event loop")
+    raise AssertionError("a coroutine of the blocking client suspended, but there is no event loop")
 
 
 @cache
 def _tls() -> ssl.SSLContext:
-    """Return the trusted certificates; loading them takes longer than a request."""
+    """Load the trusted certificates once, because that takes longer than a request."""
     return httpx.create_ssl_context()
 
 

@@ -1,0 +1,1 @@
+"""Rules, providers and intents for agent routers, and the reference router."""

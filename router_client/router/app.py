@@ -1,4 +1,4 @@
-"""A small reference router: `POST /route`, `GET /health`, `GET /providers`. It keeps no state."""
+"""The reference router, a stateless app: `POST /route`, `GET /health`, `GET /providers`."""
 
 from __future__ import annotations
 
@@ -18,16 +18,18 @@ from bento.contract.errors import describe
 from router_client.router.providers import Provider
 from router_client.router.rules import RouterRequest, RouterResponse, Rule, choose
 
-MAX_BODY_BYTES: Final = 30_000_000  # a picture of 20 MB in base64
-# At most so many large bodies at once: memory holds each several times, as bytes, as text and as
-# the request to the service.
+MAX_BODY_BYTES: Final = 30_000_000  # enough for an image of 20 MB in base64
+# The router handles at most two large bodies at a time, because memory holds several copies of
+# each: the bytes, the decoded text and the request to the service.
 LARGE_BYTES: Final = 1_000_000
 LARGE_AT_ONCE: Final = 2
 
 
 def create_router(rules: Sequence[Rule], providers: Mapping[str, Provider]) -> Starlette:
-    """Return the app: the rules choose the provider that answers a request."""
+    """Return an app that passes each request to the provider that the rules choose.
 
+    `providers` maps ids to providers. The app closes them when it shuts down.
+    """
     large = asyncio.Semaphore(LARGE_AT_ONCE)
 
     async def route(request: Request) -> Response:
@@ -35,17 +37,17 @@ def create_router(rules: Sequence[Rule], providers: Mapping[str, Provider]) -> S
             try:
                 body = await _body(request, large, stack)
             except ClientDisconnect:
-                return Response(status_code=400)  # nobody reads it
+                return Response(status_code=400)  # never sent: the client has left
             if body is None:
-                return _refusal(413, f"the request has more than {MAX_BODY_BYTES:,} bytes")
+                return _error(413, f"the request has more than {MAX_BODY_BYTES:,} bytes, the limit")
             try:
-                asked = RouterRequest.model_validate_json(body)
+                parsed = RouterRequest.model_validate_json(body)
             except ValidationError as error:
-                return _refusal(400, describe(error))
-            rule = choose(rules, asked)
+                return _error(400, describe(error))
+            rule = choose(rules, parsed)
             if rule is None:
-                return _refusal(404, f"no rule is for {_summary(asked)}; {_known(rules)}")
-            response = await providers[rule.use_provider].call(asked)
+                return _error(404, f"no rule matches {_summary(parsed)}; {_known_modes(rules)}")
+            response = await providers[rule.use_provider].call(parsed)
             response.metadata["rule"] = rule.id
             return _answer(response)
 
@@ -88,39 +90,42 @@ def create_router(rules: Sequence[Rule], providers: Mapping[str, Provider]) -> S
 
 
 async def _body(request: Request, large: asyncio.Semaphore, stack: AsyncExitStack) -> bytes | None:
-    """Return the body, None if it is too large; wait for a turn if it is large."""
+    """Return the body, or None if it is too large.
+
+    A large body waits for the semaphore `large`, which `stack` releases.
+    """
     body = bytearray()
-    waited = False
+    acquired = False
     async for chunk in request.stream():
         body += chunk
         if len(body) > MAX_BODY_BYTES:
             return None
-        if len(body) > LARGE_BYTES and not waited:
+        if len(body) > LARGE_BYTES and not acquired:
             await stack.enter_async_context(large)
-            waited = True
+            acquired = True
     return bytes(body)
 
 
 def _answer(response: RouterResponse) -> Response:
     try:
         return JSONResponse(response.model_dump())
-    except ValueError:  # the service's answer has NaN, infinity or a lone surrogate
-        problem = "the service answered what cannot be written as JSON"
+    except ValueError:  # NaN, infinity or a lone surrogate
+        problem = "the answer of the service contains numbers or text that JSON cannot represent"
         return JSONResponse(
             RouterResponse(ok=False, provider_id=response.provider_id, error=problem).model_dump()
         )
 
 
 async def _no_such_route(status: int, request: Request, _: Exception) -> Response:
-    return _refusal(
+    return _error(
         status,
-        f"there is no {request.method} {request.url.path} here; "
-        "allowed: POST /route, GET /health, GET /providers",
+        f"the router has no route {request.method} {request.url.path}; "
+        "its routes are POST /route, GET /health and GET /providers",
     )
 
 
-def _refusal(status: int, sentence: str) -> Response:
-    return JSONResponse(RouterResponse(ok=False, error=sentence).model_dump(), status)
+def _error(status: int, message: str) -> Response:
+    return JSONResponse(RouterResponse(ok=False, error=message).model_dump(), status)
 
 
 def _summary(request: RouterRequest) -> str:
@@ -128,6 +133,6 @@ def _summary(request: RouterRequest) -> str:
     return f"mode {request.mode!r}" + (f", payload.operation {operation!r}" if operation else "")
 
 
-def _known(rules: Sequence[Rule]) -> str:
+def _known_modes(rules: Sequence[Rule]) -> str:
     modes: set[Any] = {mode for rule in rules for mode in rule.when.get("mode", [])}
-    return f"the modes of the rules are {', '.join(sorted(modes)) or 'none'}"
+    return f"the rules know these modes: {', '.join(sorted(modes)) or 'none'}"

@@ -1,4 +1,4 @@
-"""Image search for an agent's own code: two functions that never raise."""
+"""Image search in one call, for the code of an agent. Neither function raises."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ async def handle_image_search_intent(
     top_k: int | None = None,
     collection_name: str | None = None,
 ) -> dict[str, Any]:
-    """Find pictures of a tenant by what the user wrote, in Ukrainian or English.
+    """Find the images of the tenant `dao_id` that match a query in Ukrainian or English.
 
-    Returns `{success, count, images: [{id, score, path, metadata}], formatted_text}`. After a
-    failure `success` is false, `formatted_text` tells the user why, and `error` tells you.
-    VISION_ENCODER_URL is the service; its settings replace a missing `top_k` or collection.
+    Returns `{success, count, images: [{id, score, path, metadata}], formatted_text}`, best image
+    first. On failure `success` is false, `formatted_text` explains it to the user, and `error` has
+    the message for developers. The service is at VISION_ENCODER_URL; it has defaults for `top_k`
+    and the collection.
     """
     return await _search(user_query, dao_id, top_k=top_k, collection=collection_name)
 
@@ -33,7 +34,7 @@ async def handle_image_to_image_search(
     top_k: int | None = None,
     collection_name: str | None = None,
 ) -> dict[str, Any]:
-    """Find pictures of a tenant that are similar to the picture file at `image_path`.
+    """Find the images of the tenant `dao_id` that resemble the image file at `image_path`.
 
     Returns the same as `handle_image_search_intent`.
     """
@@ -47,7 +48,7 @@ async def _search(message: str | None, dao_id: str, **payload: Any) -> dict[str,
             mode="image_search", dao_id=dao_id, message=message, payload=payload
         )
         provider = VisionRagProvider("vision_rag")
-    except (ValidationError, VisionEncoderError) as error:  # an argument, or a variable
+    except (ValidationError, VisionEncoderError) as error:  # invalid arguments or settings
         problem = describe(error) if isinstance(error, ValidationError) else str(error)
         return {**search_failed(problem, language_of(str(message or ""))), "error": problem}
     try:

@@ -1,4 +1,4 @@
-"""Providers for an agent router: embedding and image search. They never raise.
+"""Providers for an agent router: embedding and image search. `call` never raises an exception.
 
 registry = build_provider_registry()
 response = await registry["vision_rag"].call(RouterRequest(mode="image_search", message="a cat"))
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -27,29 +28,29 @@ from router_client.router.rules import RouterRequest, RouterResponse
 logger = logging.getLogger("router_client")
 
 HEALTH_SECONDS: Final = 5.0
-LARGEST_FILE: Final = 20_000_000  # bytes; the service's default limit
-_PICTURES: Final = ("image_url", "image_path", "image_base64")
+LARGEST_FILE: Final = 20_000_000  # bytes; the default of the service's MAX_IMAGE_BYTES
+_IMAGES: Final = ("image_url", "image_path", "image_base64")
 _OPTIONS: Final = ("top_k", "filter", "collection", "language")
 
 
 class Provider(Protocol):
-    """Answers requests of the router."""
+    """A backend of the router."""
 
     provider_id: str
     base_url: str
 
     async def call(self, request: RouterRequest) -> RouterResponse:
-        """Answer a request; after a failure `ok` is false and `error` says why."""
+        """Answer a request. On failure `ok` is false and `error` explains why."""
 
     async def health(self) -> str | None:
-        """Return what is wrong with the service, None if it is healthy."""
+        """Return None if the service is healthy, otherwise the problem."""
 
     async def close(self) -> None:
         """Close the connections."""
 
 
 class _VisionProvider(ABC):
-    """Base of both providers: a client for the current event loop, and errors as answers."""
+    """Hold a client for the current event loop, and turn its errors into responses."""
 
     def __init__(
         self,
@@ -58,8 +59,10 @@ class _VisionProvider(ABC):
         timeout: float | None = None,
         *,
         transport: httpx.AsyncBaseTransport | None = None,
+        health_seconds: float = HEALTH_SECONDS,
     ) -> None:
         self.provider_id = provider_id
+        self._health_seconds = health_seconds
         self._new_client = partial(
             AsyncVisionEncoderClient, base_url, timeout=timeout, transport=transport
         )
@@ -68,14 +71,14 @@ class _VisionProvider(ABC):
         self.base_url = self._client.base_url
 
     async def call(self, request: RouterRequest) -> RouterResponse:
-        """Answer a request; after a failure `ok` is false and `error` says why."""
+        """Answer a request. On failure `ok` is false and `error` explains why."""
         started = perf_counter()
         data, problem, metadata = None, None, {}
         try:
-            data = await self._answer(self._here(), request)
+            data = await self._answer(self._client_of_loop(), request)
         except VisionEncoderError as error:
-            problem, metadata = str(error), _about(error)
-        except Exception as error:
+            problem, metadata = str(error), _metadata(error)
+        except Exception as error:  # a bug: log it, and keep the router running
             logger.exception("provider %s failed", self.provider_id)
             problem, metadata = f"the provider failed: {error!r}", {"code": "internal_error"}
         if problem is not None:
@@ -89,12 +92,12 @@ class _VisionProvider(ABC):
         )
 
     async def health(self) -> str | None:
-        """Return what is wrong with the service, None if it is healthy."""
+        """Return None if the service is healthy, otherwise the problem."""
         try:
-            async with asyncio.timeout(HEALTH_SECONDS):
-                await self._here().health()
+            async with asyncio.timeout(self._health_seconds):
+                await self._client_of_loop().health()
         except TimeoutError:
-            return f"no answer from {self.base_url} within {HEALTH_SECONDS:g} s"
+            return f"{self.base_url} did not answer within {self._health_seconds:g} s"
         except VisionEncoderError as error:
             return str(error)
         return None
@@ -103,8 +106,8 @@ class _VisionProvider(ABC):
         """Close the connections."""
         await self._client.close()
 
-    def _here(self) -> AsyncVisionEncoderClient:
-        """Return a client for this event loop: connections belong to the loop that opened them."""
+    def _client_of_loop(self) -> AsyncVisionEncoderClient:
+        """Return the client of the running event loop, which alone can use its connections."""
         loop = asyncio.get_running_loop()
         if self._loop not in (None, loop):
             self._client = self._new_client()
@@ -115,18 +118,19 @@ class _VisionProvider(ABC):
     async def _answer(
         self, client: AsyncVisionEncoderClient, request: RouterRequest
     ) -> dict[str, Any]:
-        """Return `data`. Raises a `VisionEncoderError`."""
+        """Return `data` of the response. Raises a `VisionEncoderError`."""
 
-    def _failed(self, problem: str, request: RouterRequest) -> dict[str, Any] | None:
-        """Return `data` of a failed request."""
+    def _failed(self, _problem: str, _request: RouterRequest) -> dict[str, Any] | None:
+        """Return `data` of the response to a request that failed."""
         return None
 
 
 class VisionEncoderProvider(_VisionProvider):
-    """Embeds: `payload.operation` is `embed_text` or `embed_image`.
+    """Embed a text or an image: `payload.operation` is `embed_text` or `embed_image`.
 
-    The text is `payload.text`, otherwise the message. The image is one of `payload.image_url`,
-    `image_path` (a file on this machine) and `image_base64`. `data` is the answer of `/embed/text`.
+    The text is `payload.text`, or else the message. The image is one of `payload.image_url`,
+    `payload.image_path` (a file on this machine) and `payload.image_base64`. `data` has the fields
+    of the answer of `/embed/text`.
     """
 
     async def _answer(
@@ -139,35 +143,37 @@ class VisionEncoderProvider(_VisionProvider):
         if operation == "embed_text":
             text = request.payload.get("text") or request.message
             if not text:
-                raise InvalidInput("embed_text needs a text: payload.text, or the message")
+                raise InvalidInput("embed_text needs a text in payload.text or in the message")
             embedded: dict[str, Any] = await client.call(
                 "POST", "/embed/text", json={"text": text, **body}
             )
         elif operation == "embed_image":
-            picture = await _picture(request)
-            if picture is None:
-                raise InvalidInput(f"embed_image needs one of payload.{', '.join(_PICTURES)}")
-            embedded = await client.call("POST", "/embed/image", json={**picture, **body})
+            image = await _image(request)
+            if image is None:
+                raise InvalidInput(f"embed_image needs an image in {_any_of(_IMAGES)}")
+            embedded = await client.call("POST", "/embed/image", json={**image, **body})
         else:
             raise InvalidInput(
-                f"payload.operation is {operation!r}; allowed: embed_text, embed_image"
+                f"payload.operation is {operation!r}; it must be embed_text or embed_image"
             )
         if "embedding" not in embedded:
             raise VisionEncoderError(
-                f"{self.base_url} answered without an embedding. Check VISION_ENCODER_URL",
+                f"the answer of {self.base_url} has no embedding. Check VISION_ENCODER_URL",
                 code="bad_answer",
             )
         return embedded
 
 
 class VisionRagProvider(_VisionProvider):
-    """Searches: by the picture of the payload if it has one, otherwise by the message.
+    """Search the images of the tenant `dao_id`, which is `default` if the request names none.
 
-    The picture is one of `payload.image_url`, `image_path` (a file on this machine) and
-    `image_base64`. `payload` may have `top_k`, `filter`, `collection` and `language` (uk or en, of
-    `formatted_text`; the message's language by default). The search is among the pictures of
-    `dao_id` only (`default` if there is none). `data` is `{success, count, images: [{id, score,
-    path, metadata}], formatted_text}`, after a failure too.
+    The query is the image in `payload.image_url`, `payload.image_path` (a file on this machine) or
+    `payload.image_base64`, or else the message. `payload` may also have `top_k`, `filter`,
+    `collection` and `language`. `language` (`uk` or `en`) is that of `formatted_text`; by default
+    it is the language of the message.
+
+    `data` is `{success, count, images: [{id, score, path, metadata}], formatted_text}`, also on
+    failure.
     """
 
     async def _answer(
@@ -177,21 +183,21 @@ class VisionRagProvider(_VisionProvider):
         options: Any = {name: value for name, value in given.items() if value is not None}
         options.setdefault("language", _language(request))
         options["dao_id"] = DEFAULT_DAO_ID if request.dao_id is None else request.dao_id
-        picture = await _picture(request)
-        if picture is not None:
-            return _found(await client.search(image=picture, **options))
+        image = await _image(request)
+        if image is not None:
+            return _search_data(await client.search(image=image, **options))
         if not request.message:
             raise InvalidInput(
-                "image_search needs a query: the message, or one of payload." + ", ".join(_PICTURES)
+                f"image_search needs a query: a message, or an image in {_any_of(_IMAGES)}"
             )
-        return _found(await client.search(request.message, **options))
+        return _search_data(await client.search(request.message, **options))
 
     def _failed(self, problem: str, request: RouterRequest) -> dict[str, Any]:
         return search_failed(problem, _language(request))
 
 
 def build_provider_registry() -> dict[str, Provider]:
-    """Return the providers by their ids, for the service at VISION_ENCODER_URL."""
+    """Return both providers by id, for the service at VISION_ENCODER_URL."""
     providers: tuple[Provider, ...] = (
         VisionEncoderProvider("vision_encoder"),
         VisionRagProvider("vision_rag"),
@@ -200,13 +206,12 @@ def build_provider_registry() -> dict[str, Provider]:
 
 
 def search_failed(problem: str, language: str) -> dict[str, Any]:
-    """Return `data` of a search that failed."""
+    """Return `data` of a failed search. `language` is `uk` or `en`."""
     text = explain_search_failure(problem, language)
-    return _found(SearchResponse(success=False, hits=[], formatted_text=text))
+    return _search_data(SearchResponse(success=False, hits=[], formatted_text=text))
 
 
-def _found(answer: SearchResponse) -> dict[str, Any]:
-    """Return `data` of a search: `{success, count, images, formatted_text}`."""
+def _search_data(answer: SearchResponse) -> dict[str, Any]:
     return {
         "success": answer.success,
         "count": len(answer.hits),
@@ -219,7 +224,7 @@ def _found(answer: SearchResponse) -> dict[str, Any]:
 
 
 def language_of(message: str) -> str:
-    """Return `en` for a message in Latin letters only, otherwise `uk`."""
+    """Return `en` if all letters of a message are Latin, otherwise `uk`."""
     letters = [character for character in message if character.isalpha()]
     return "en" if letters and all(character < "\u0250" for character in letters) else "uk"
 
@@ -228,13 +233,14 @@ def _language(request: RouterRequest) -> str:
     return str(request.payload.get("language") or language_of(request.message or ""))
 
 
-async def _picture(request: RouterRequest) -> dict[str, str] | None:
-    given = {name: request.payload[name] for name in _PICTURES if request.payload.get(name)}
+async def _image(request: RouterRequest) -> dict[str, str] | None:
+    """Return the image of a request as the service takes it, None if there is none."""
+    given = {name: request.payload[name] for name in _IMAGES if request.payload.get(name)}
     if len(given) > 1:
-        raise InvalidInput(f"give only one of payload.{', '.join(given)}")
+        raise InvalidInput(f"the request has several images; keep one of {_any_of(given)}")
     for name, value in given.items():
         if not isinstance(value, str):
-            raise InvalidInput(f"payload.{name} must be a text, not {type(value).__name__}")
+            raise InvalidInput(f"payload.{name} must be a string, not {type(value).__name__}")
         if name == "image_path":
             data = await asyncio.to_thread(_read, Path(value))
             return {"image_base64": base64_of(data)}
@@ -244,8 +250,8 @@ async def _picture(request: RouterRequest) -> dict[str, str] | None:
 
 def _read(path: Path) -> bytes:
     try:
-        if not path.is_file():  # a pipe or a device may never end
-            raise InvalidInput(f"there is no file {path} where the router runs")
+        if not path.is_file():  # reading a pipe or a device may never end
+            raise InvalidInput(f"{path} is not a file on the machine of the router")
         if path.stat().st_size > LARGEST_FILE:
             raise InvalidInput(f"{path} has more than {LARGEST_FILE:,} bytes, the limit")
         return path.read_bytes()
@@ -253,6 +259,11 @@ def _read(path: Path) -> bytes:
         raise unreadable(path, error) from None
 
 
-def _about(error: VisionEncoderError) -> dict[str, Any]:
-    about = {"code": error.code, "status": error.status, "retry_after": error.retry_after}
-    return {name: value for name, value in about.items() if value is not None}
+def _metadata(error: VisionEncoderError) -> dict[str, Any]:
+    fields = {"code": error.code, "status": error.status, "retry_after": error.retry_after}
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _any_of(names: Iterable[str]) -> str:
+    *rest, last = (f"payload.{name}" for name in names)
+    return f"{', '.join(rest)} or {last}"

@@ -1,6 +1,6 @@
-"""Requests and answers of a router, and the rules that choose a provider.
+"""The requests and responses of a router, and the rules that choose a provider.
 
-The rules are a YAML file: `router-config.yml` beside this module, or another one.
+Rules come from a YAML file. `router-config.yml`, beside this module, is the default.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class RouterRequest(BaseModel):
 
     mode: Annotated[str, Field(min_length=1)]
     agent: str | None = None
-    # not stripped: ids that differ by spaces are different tenants of the service
+    # Not stripped: to the service, ids that differ by spaces are different tenants.
     dao_id: Annotated[str, StringConstraints(strip_whitespace=False, min_length=1)] | None = None
     source: str | None = None
     session_id: str | None = None
@@ -45,7 +45,7 @@ class RouterRequest(BaseModel):
 
 
 class RouterResponse(BaseModel):
-    """The answer: `data`, or `error`, a sentence, when `ok` is false."""
+    """The response of a router. If `ok` is false, `error` has a message; `data` may be None."""
 
     ok: bool
     provider_id: str | None = None
@@ -55,23 +55,23 @@ class RouterResponse(BaseModel):
 
 
 class RulesError(Exception):
-    """The file of rules is invalid; the message names the file, the rule and the field."""
+    """The rules file is invalid. The message names the file, the rule and the field."""
 
 
 _TEXT_FIELDS: Final = frozenset({"mode", "agent", "dao_id", "source", "session_id", "user_id"})
 
 
 class Rule(BaseModel):
-    """Names the provider for the requests that match all conditions of `when`.
+    """A rule sends the requests that meet all conditions of `when` to the provider `use_provider`.
 
-    A condition is a field of the request, or `payload.NAME`, with a value or a list of allowed
+    A condition maps a field of the request, or `payload.NAME`, to a value or to a list of allowed
     values. An empty `when` matches every request.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     id: str = Field(min_length=1)
-    priority: int = Field(ge=0, description="The lowest number is chosen first.")
+    priority: int = Field(ge=0, description="If several rules match, the lowest number wins.")
     when: dict[str, list[Scalar]]
     use_provider: str
     description: str = ""
@@ -89,12 +89,12 @@ class Rule(BaseModel):
         for name, values in when.items():
             if name not in _TEXT_FIELDS and not re.match(r"payload\..", name):
                 allowed = ", ".join(sorted(_TEXT_FIELDS))
-                raise ValueError(f"{name!r} is not one of {allowed}, payload.NAME")
+                raise ValueError(f"{name!r} is not a field; use {allowed} or payload.NAME")
             if not values:
-                raise ValueError(f"{name} has no value")
+                raise ValueError(f"{name} has no values; give at least one")
             for value in values:
                 if name in _TEXT_FIELDS and not isinstance(value, str):
-                    raise ValueError(f"{name}: {value!r} is not a text; put it in quotes")
+                    raise ValueError(f"{name}: {value!r} is not a string; put it in quotes")
         return when
 
     def matches(self, request: RouterRequest) -> bool:
@@ -105,21 +105,26 @@ class Rule(BaseModel):
 
 
 def choose(rules: Sequence[Rule], request: RouterRequest) -> Rule | None:
-    """Return the matching rule with the lowest priority number, the first of equal ones."""
+    """Return the matching rule with the lowest priority number; among equals, the first."""
     matching = [rule for rule in rules if rule.matches(request)]
     return min(matching, key=lambda rule: rule.priority, default=None)
 
 
 def load_rules(file: Path, providers: Collection[str]) -> list[Rule]:
-    """Read the rules of a file. Raises `RulesError`."""
+    """Read the rules from a file. Raises `RulesError` if it is invalid.
+
+    `providers` has the ids that a rule may name in `use_provider`.
+    """
     try:
-        content = yaml.load(file.read_text("utf-8"), _Loader)
+        content = yaml.load(file.read_text("utf-8"), _Loader)  # noqa: S506  a SafeLoader
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise RulesError(f"{file}: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict) or not isinstance(content.get("rules"), list):
-        raise RulesError(f"{file}: it must have a list named rules")
+        raise RulesError(f"{file}: the file must have a list named rules")
     if unknown := content.keys() - {"rules"}:
-        raise RulesError(f"{file}: {', '.join(map(str, unknown))}: only rules is known here")
+        raise RulesError(
+            f"{file}: unknown key {', '.join(map(repr, unknown))}; the only key is rules"
+        )
     rules: list[Rule] = []
     for number, entry in enumerate(content["rules"], 1):
         where = f"{file}: rule {_name(entry, number)}"
@@ -129,23 +134,23 @@ def load_rules(file: Path, providers: Collection[str]) -> list[Rule]:
             raise RulesError(f"{where}: {describe(error)}") from None
         if rule.use_provider not in providers:
             raise RulesError(
-                f"{where}: use_provider: {rule.use_provider!r} is not one of "
-                f"{', '.join(sorted(providers))}"
+                f"{where}: use_provider: {rule.use_provider!r} is not a provider; "
+                f"use {' or '.join(sorted(providers))}"
             )
         if rule.id in {other.id for other in rules}:
-            raise RulesError(f"{where}: id: another rule has it already")
+            raise RulesError(f"{where}: id: an earlier rule has the same id; ids must be unique")
         rules.append(rule)
     return rules
 
 
 class _Loader(yaml.SafeLoader):
-    """A safe loader that refuses duplicate keys: YAML would drop the first one."""
+    """A safe loader that rejects duplicate keys, of which PyYAML would keep only the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value]
         for key in keys:
             if keys.count(key) > 1 and key != "<<":
-                problem = f"{key!r} is there twice"
+                problem = f"the key {key!r} occurs twice"
                 raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
         return super().construct_mapping(node, deep)
 

@@ -1,9 +1,17 @@
-"""A stand-in for the service, for the load tests to find fault with.
+"""A stub of the service with a fault for the load tests to find. It has every route that they use.
 
-It answers every route that they ask. With a fault it is slow to embed a text, fails one request in
-fifty, is too busy for one text in five, exchanges the embeddings of texts that are asked for at the
-same time, is slow for good after a second of many requests, answers one request after the other, or
-answers nothing more after a while; or its embeddings are all alike, too short, or too long.
+The faults:
+
+slow      takes 120 ms to embed a text
+failing   answers every 50th request with 500
+busy      answers every fifth text with 429
+swapping  exchanges the embeddings of two texts that arrive at the same time
+tiring    becomes slower, for good, once it gets more than 60 requests in a second
+narrow    answers one request at a time
+silent    answers nothing more after 100 requests
+alike     returns the same embedding for all inputs
+short     returns embeddings with one dimension too few
+doubled   returns embeddings of norm 2
 """
 
 from __future__ import annotations
@@ -26,30 +34,34 @@ from starlette.routing import Route
 from tests.support.rag.fakes import DIM, vector_of
 from tests.support.serving import free_port
 
-FAULTS = ("none", "slow", "failing", "busy", "swapping", "tiring", "narrow", "silent")
-FAULTS += ("alike", "short", "doubled")  # their embeddings
-TAKES = 0.02  # seconds, so that some requests are there at the same time
-RETRY_AFTER = 2
-_TABLE_TEXTS = 54  # asked for before the load
-_TABLE = _TABLE_TEXTS + 24 + 42  # with images and searches
-_MANY = 60  # requests a second
-_TALKS = 100  # so many requests of the load are answered before it is silent
+FAULTS = (
+    *("none", "slow", "failing", "busy", "swapping", "tiring", "narrow", "silent"),
+    *("alike", "short", "doubled"),
+)
+TAKES = 0.02  # seconds of a request, so that some overlap
+RETRY_AFTER = 2  # seconds
+_TABLE_TEXTS = 54  # texts that the test embeds before the load
+_TABLE = _TABLE_TEXTS + 24 + 42  # its texts, images and searches before the load
+_MANY = 60  # requests per second
+_ANSWERED = 100  # requests of the load that are answered before the stub is silent
 
 
 class Stub:
-    """The service; `seen` counts requests, `refused` those that were told to come again later.
+    """The stub. `seen` counts the requests to each route, `refused` those that got a 429.
 
-    `early` counts those of clients that came before that.
+    `early` counts the requests of clients that did not wait for the time in Retry-After.
     """
 
-    def __init__(self, fault: str = "none") -> None:
+    def __init__(self, fault: str = "none", takes: float = TAKES, *, indexes: bool = True) -> None:
         assert fault in FAULTS
         self.url = f"http://127.0.0.1:{free_port()}"
-        self.key = ""  # that it asks for
+        self.key = ""  # the API key that it requires
         self.seen: Counter[str] = Counter()
         self.refused = self.early = 0
         self._fault = fault
-        self._away: dict[int, float] = {}  # until when, by the client's port
+        self._takes = takes
+        self._indexes = indexes  # without it, a run is quicker by the indexing of 500 images
+        self._pause_until: dict[int, float] = {}  # by the client's port
         self._seconds: Counter[int] = Counter()
         self._tired = self._over = False
         self._waiting: list[tuple[str, asyncio.Future[str]]] = []
@@ -93,7 +105,7 @@ class Stub:
 
     async def _info(self, request: Request) -> Response:
         said = {"model_name": "stub", "device": "none", "embedding_dim": DIM}
-        return JSONResponse({**said, "qdrant_enabled": True})
+        return JSONResponse({**said, "qdrant_enabled": self._indexes})
 
     async def _respond(self, request: Request, answer: Any) -> Response:
         path = request.url.path
@@ -105,36 +117,38 @@ class Stub:
         await request.body()
         if refusal := self._refuse(request):
             return refusal
-        while self._fault == "silent" and self._asked() > _TALKS and not self._over:
+        while self._fault == "silent" and self._load() > _ANSWERED and not self._over:
             await asyncio.sleep(TAKES)
         async with self._one_at_a_time if self._fault == "narrow" else nullcontext():
             await asyncio.sleep(self._pause(path))
         return JSONResponse(await answer(request))
 
     def _refuse(self, request: Request) -> Response | None:
-        if self._fault == "failing" and self._asked() > 0 and self._asked() % 50 == 0:
+        if self._fault == "failing" and self._load() > 0 and self._load() % 50 == 0:
             return JSONResponse({"error": "out of order", "code": "internal_error"}, 500)
         if self._fault == "busy" and request.url.path == "/embed/text":
             now, port = time.monotonic(), request.client.port if request.client else 0
-            self.early += now < self._away.get(port, 0)
+            self.early += now < self._pause_until.get(port, 0)
             number = self.seen["/embed/text"] - _TABLE_TEXTS
             if number > 0 and number % 5 == 0:
                 self.refused += 1
-                self._away[port] = now + RETRY_AFTER
+                self._pause_until[port] = now + RETRY_AFTER
                 headers = {"Retry-After": str(RETRY_AFTER)}
                 return JSONResponse({"error": "busy", "code": "busy"}, 429, headers)
         return None
 
-    def _asked(self) -> int:
-        """Return how many requests of the load have come."""
+    def _load(self) -> int:
+        """Return the number of requests of the load so far, at most 0 before it."""
         return self.seen.total() - self.seen["/images"] - _TABLE
 
     def _pause(self, path: str) -> float:
+        if self._load() <= 0:
+            return 0
         self._seconds[int(time.monotonic())] += 1
         self._tired |= self._seconds[int(time.monotonic())] > _MANY
         if self._fault == "slow" and path == "/embed/text":
             return 0.12
-        return 3 * TAKES if self._fault == "tiring" and self._tired else TAKES
+        return 3 * self._takes if self._fault == "tiring" and self._tired else self._takes
 
     async def _text(self, request: Request) -> dict[str, Any]:
         text = (await request.json())["text"]
@@ -143,18 +157,18 @@ class Stub:
         return {"embedding": self._embedding(text.encode())}
 
     def _embedding(self, data: bytes) -> list[float]:
-        vector = vector_of(b"" if self._fault == "alike" else data)
+        vector: list[float] = vector_of(b"" if self._fault == "alike" else data).tolist()
         if self._fault == "doubled":
-            vector = 2 * vector
-        return vector[: DIM - (self._fault == "short")].tolist()
+            vector = [2 * value for value in vector]
+        return vector[: DIM - (self._fault == "short")]
 
     async def _exchanged(self, text: str) -> str:
-        """Return the text of whoever else asks within 20 ms, to whom this one goes."""
+        """Exchange a text with another request that arrives within 20 ms."""
         if self._waiting:
-            other, theirs = self._waiting.pop()
-            theirs.set_result(text)
+            other, future = self._waiting.pop()
+            future.set_result(text)
             return other
-        mine = asyncio.get_running_loop().create_future()
+        mine: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._waiting.append((text, mine))
         await asyncio.wait([mine], timeout=TAKES)
         if mine.done():

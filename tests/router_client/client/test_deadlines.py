@@ -1,4 +1,4 @@
-"""The blocking client's transport: the deadline of a request, and all that httpx's own one does."""
+"""The blocking client's transport: it enforces deadlines, and otherwise behaves like httpx's."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from router_client import VisionEncoderClient, VisionEncoderTimeout
 from router_client.client.deadlines import DeadlineStream, DeadlineTransport, thread
 from tests.support.wire import answer, wire
 
-LIMITS = httpx.Limits(max_connections=2, keepalive_expiry=0.3)
+LIMITS = httpx.Limits(max_connections=2, keepalive_expiry=0.1)
 ANSWER = b"HTTP/1.1 200 X\r\nContent-Length: 2\r\n\r\nab"
 
 
@@ -34,7 +34,7 @@ def sending(tls: ssl.SSLContext | None = None) -> Iterator[httpx.Client]:
 
 @contextmanager
 def listening(tls: ssl.SSLContext | None = None) -> Iterator[tuple[int, list[int]]]:
-    """Answer every request over connections that stay open; yield the port and their requests."""
+    """Serve over persistent connections. Yield the port and the connection of each request."""
     answered: list[int] = []
 
     def serve(connection: socket.socket, number: int) -> None:
@@ -58,7 +58,7 @@ def listening(tls: ssl.SSLContext | None = None) -> Iterator[tuple[int, list[int
         listener.shutdown(socket.SHUT_RDWR)
 
 
-def test_an_answer_comes_with_its_status_headers_and_body() -> None:
+def test_an_answer_has_its_status_headers_and_body() -> None:
     whole = answer(418, {"a": 1}, "X-Name: one", "X-Name: two")
     with wire(whole) as told, sending() as client:
         response = client.post(f"{told.url}/a%20b?c=%C3%A9", content=b"body", headers={"X-Me": "1"})
@@ -74,7 +74,7 @@ def test_an_answer_comes_with_its_status_headers_and_body() -> None:
 def test_an_answer_is_streamed() -> None:
     head = b"HTTP/1.1 200 X\r\nContent-Length: 20\r\n\r\n"
     with (
-        wire([head + b"x", *[b"x"] * 19]) as told,  # some 2 s
+        wire([head + b"x", *[b"x"] * 19]) as told,  # takes about 2 s
         sending() as client,
         client.stream("GET", told.url) as response,
     ):
@@ -83,24 +83,25 @@ def test_an_answer_is_streamed() -> None:
         assert time.monotonic() - started < 1
 
 
-def test_connections_are_kept_and_no_longer_than_their_limit() -> None:
+def test_connections_are_reused_until_they_expire() -> None:
     with listening() as (port, answered), sending() as client:
-        for pause in (0, 0.5, 0):
+        for pause in (0, 0.15, 0):
             assert client.get(f"http://127.0.0.1:{port}").content == b"ab"
             time.sleep(pause)
     assert answered == [0, 0, 1]
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make a certificate")
-def test_a_certificate_is_checked(tmp_path: Path) -> None:
+@pytest.mark.service
+@pytest.mark.skipif(not shutil.which("openssl"), reason="the command openssl is not installed")
+def test_certificates_are_verified(tmp_path: Path) -> None:
     key, certificate = str(tmp_path / "key.pem"), str(tmp_path / "certificate.pem")
     options = "-x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=test"
     address = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate]
     command = ["openssl", "req", *options.split(), *address]
     subprocess.run(command, check=True, capture_output=True)
-    theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    theirs.load_cert_chain(certificate, key)
-    with listening(theirs) as (port, answered):
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(certificate, key)
+    with listening(server) as (port, answered):
         with sending(ssl.create_default_context(cafile=certificate)) as client:
             assert client.get(f"https://127.0.0.1:{port}").content == b"ab"
         with sending() as client, pytest.raises(httpx.ConnectError, match="CERTIFICATE"):
@@ -116,7 +117,7 @@ def test_a_certificate_is_checked(tmp_path: Path) -> None:
         "WriteTimeout",
     ],
 )
-def test_an_error_of_a_connection_is_one_of_httpx(
+def test_connection_errors_become_those_of_httpx(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     def fail(*_: object, **__: object) -> httpcore.NetworkStream:
@@ -127,7 +128,7 @@ def test_an_error_of_a_connection_is_one_of_httpx(
         client.get("http://127.0.0.1:1")
 
 
-def test_an_error_in_the_middle_of_an_answer_is_one_of_httpx() -> None:
+def test_errors_while_reading_become_those_of_httpx() -> None:
     with wire(answer(200, "some text")[:-3]) as told, sending() as client:
         with pytest.raises(httpx.RemoteProtocolError):
             client.get(told.url)
@@ -136,7 +137,7 @@ def test_an_error_in_the_middle_of_an_answer_is_one_of_httpx() -> None:
             client.get(told.url)
 
 
-def test_an_upload_that_is_read_in_drips_is_given_up_in_time() -> None:
+def test_a_slow_upload_ends_at_the_deadline() -> None:
     def read() -> None:
         connection, _ = listener.accept()
         with suppress(OSError), connection:
@@ -146,14 +147,14 @@ def test_an_upload_that_is_read_in_drips_is_given_up_in_time() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=read, daemon=True).start()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        with VisionEncoderClient(url, timeout=0.5, max_retries=0) as client:
+        with VisionEncoderClient(url, timeout=0.3, max_retries=0) as client:
             started = time.monotonic()
             with pytest.raises(VisionEncoderTimeout):
-                client.embed_image_bytes(b"x" * 50_000_000)  # some four minutes
+                client.embed_image_bytes(b"x" * 50_000_000)  # would take about 4 min
             assert time.monotonic() - started < 8
 
 
-def test_what_is_left_until_the_deadline_bounds_each_read_and_write() -> None:
+def test_each_read_and_write_is_limited_to_the_time_that_is_left() -> None:
     class Stream(httpcore.NetworkStream):
         def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
             assert timeout is not None
@@ -168,8 +169,9 @@ def test_what_is_left_until_the_deadline_bounds_each_read_and_write() -> None:
     thread.deadline = time.monotonic() + 1000
     stream.write(b"x" * 200_000, 5000)
     stream.read(1, 5000)
-    assert len(bounds) == 5  # the body goes in pieces
-    assert bounds == sorted(bounds, reverse=True) and bounds[0] < 1001
+    assert len(bounds) == 5  # 4 chunks and the read
+    assert bounds == sorted(bounds, reverse=True)
+    assert bounds[0] < 1001
     stream.read(1, 5)
     assert bounds[-1] == 5
     thread.deadline = time.monotonic()

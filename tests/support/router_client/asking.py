@@ -1,4 +1,4 @@
-"""Asking through both clients, and transports that answer as they are told."""
+"""Call the service through both clients, over transports with scripted answers."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ import httpx
 import numpy as np
 import pytest
 
-from router_client import (
-    AsyncVisionEncoderClient,
-    VisionEncoderClient,
-)
+from router_client import AsyncVisionEncoderClient, VisionEncoderClient
+from router_client.client.embeddings import read_json
+from router_client.client.sending import Sender
+from router_client.client.waiting import BlockingWaiting, run
+from router_client.router.providers import Provider
+from router_client.router.rules import RouterRequest, RouterResponse
 
 Handler = Callable[[httpx.Request], httpx.Response]
 Ask = Callable[..., Any]
 
+URL = "http://encoder.test"
 EMBEDDED = {"embedding": [1.0, 2.0]}
 
 
-def blocking(call: Callable[[Any], Any], url: str = "http://encoder.test", **options: Any) -> Any:
+def blocking(call: Callable[[Any], Any], url: str = URL, **options: Any) -> Any:
     with VisionEncoderClient(url, **options) as client:
         result = call(client)
         return list(result) if isinstance(result, Iterator) else result
 
 
-def asynchronous(
-    call: Callable[[Any], Any], url: str = "http://encoder.test", **options: Any
-) -> Any:
+def asynchronous(call: Callable[[Any], Any], url: str = URL, **options: Any) -> Any:
     async def ask() -> Any:
         async with AsyncVisionEncoderClient(url, **options) as client:
             result = call(client)
@@ -47,14 +48,14 @@ both = pytest.mark.parametrize("ask", [blocking, asynchronous])
 
 def mock(handler: Handler) -> httpx.MockTransport:
     def answered(request: httpx.Request) -> httpx.Response:
-        given = handler(request)  # an answer can be read once: give a copy
+        given = handler(request)  # a response can be read only once: return a copy
         return httpx.Response(given.status_code, headers=given.headers, content=given.content)
 
     return httpx.MockTransport(answered)
 
 
 class Script:
-    """Answers the n-th request with the n-th response or exception, and keeps the requests."""
+    """Answer the n-th request with the n-th response or exception, and keep the requests."""
 
     def __init__(self, *steps: httpx.Response | Exception) -> None:
         self.steps = list(steps)
@@ -68,6 +69,35 @@ class Script:
         if isinstance(step, Exception):
             raise step
         return step
+
+
+class Unpaused(BlockingWaiting):
+    """Record pauses instead of waiting."""
+
+    def __init__(self, handler: Handler) -> None:
+        super().__init__(mock(handler), base_url=URL)
+        self.pauses: list[float] = []
+
+    async def sleep(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+
+
+def send(waiting: Unpaused, *, max_retries: int = 4, safe: bool = True) -> Any:
+    """Send one request through a `Sender` and return the JSON of the answer."""
+    sender = Sender(waiting, URL, timeout=60, max_retries=max_retries)
+    return run(sender.call("POST", "/embed/text", read_json, safe=safe))
+
+
+def call_provider(provider: Provider, **fields: Any) -> RouterResponse:
+    """Call a provider once in its own event loop, and close it."""
+
+    async def ask() -> RouterResponse:
+        try:
+            return await provider.call(RouterRequest(**{"mode": "any", **fields}))
+        finally:
+            await provider.close()
+
+    return asyncio.run(ask())
 
 
 def ok(body: Any = EMBEDDED) -> httpx.Response:

@@ -1,4 +1,4 @@
-"""The reference router in a process of its own."""
+"""Run the reference router as a process."""
 
 from __future__ import annotations
 
