@@ -64,7 +64,7 @@ class Settings(BaseSettings):
         "Needs a C++ compiler. With 16-bit weights on a CPU, it is slower than without.",
     )
     normalize_embeddings: bool = Field(
-        True, description="Scale embeddings to length 1 when a request does not set `normalize`."
+        True, description="L2-normalize embeddings when a request does not set `normalize`."
     )
     max_batch_size: int = Field(
         32, ge=1, le=1024, description="Most texts or images that the model computes in one batch."
