@@ -26,8 +26,9 @@ class Access:
 
     With a key, every route needs it, except the probes and the routes that the settings make
     public. Without a key, every client may send requests, except pages of other sites in a user's
-    browser. Such a page could otherwise write, or read through a host name of its own that
-    resolves to this machine (DNS rebinding). With a key it can do neither: it cannot send the key.
+    browser. These pages could otherwise write, or read through a host name of their own that
+    resolves to this machine (DNS rebinding). If there is a key, they can do neither, because they
+    do not know it.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -66,10 +67,9 @@ class Access:
         host = headers.get("host", "")
         if self._on_loopback and self._is_foreign_name(host):
             raise ForeignPage(
-                f"the Host header is {host[:80]!r}, but without API_KEY, a service on a loopback "
-                "address answers only to localhost, IP addresses and the hosts in "
-                "CORS_ALLOWED_ORIGINS: set API_KEY, or add this host there, with https:// or "
-                "http:// before it"
+                f"without API_KEY, this service does not answer to the Host header {host[:80]!r}. "
+                "On a loopback address, it answers only to localhost, IP addresses and the hosts "
+                "in CORS_ALLOWED_ORIGINS. Set API_KEY, or add the host's origin there"
             )
         origin = headers.get("origin")
         if method in _SAFE or origin in self._origins:
@@ -84,9 +84,9 @@ class Access:
         )
         if not own:
             raise ForeignPage(
-                f"this {method[:10]} request is from a page of {(origin or site or '')[:80]!r}, "
-                "but without API_KEY, only pages of this service and of CORS_ALLOWED_ORIGINS may "
-                "send it: set API_KEY, or add the page's origin to CORS_ALLOWED_ORIGINS"
+                f"without API_KEY, this service does not accept {method[:10]} requests from pages "
+                f"of {(origin or site or '')[:80]!r}. Set API_KEY, or add the page's origin to "
+                "CORS_ALLOWED_ORIGINS"
             )
 
     def _is_foreign_name(self, host: str) -> bool:

@@ -40,9 +40,8 @@ class Web:
     """
 
     connection: Final = CONNECTION
-    timeout: Final = (
-        REQUEST_SECONDS + 5
-    )  # seconds; RequestMiddleware times out first, with our error
+    # RequestMiddleware times out first, with our error.
+    timeout: Final = REQUEST_SECONDS + 5  # seconds
 
     def __init__(self, settings: Settings, handlers: Mapping[str, Handler]) -> None:
         self._settings = settings
@@ -72,10 +71,8 @@ class Web:
     def start(self, service: Any) -> None:
         """Configure the logs of a worker, and give its service to the mounted routes."""
         configure_logs()
-        if (message := warning(self._settings)) and bentoml.server_context.worker_index in (
-            None,
-            1,
-        ):
+        message = warning(self._settings)
+        if message and bentoml.server_context.worker_index in (None, 1):
             logger.warning(message)
         self.app.state.service = service
 

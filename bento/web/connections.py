@@ -39,9 +39,8 @@ class Connection(HttpToolsProtocol):
 
     def _wait_for_headers(self) -> None:
         self._stop_waiting()
-        if (
-            self.cycle is None or self.cycle.response_complete
-        ):  # unless a pipelined request has begun
+        pipelined = self.cycle is not None and not self.cycle.response_complete
+        if not pipelined:
             self._late = self.loop.call_later(self.header_seconds, self.transport.close)
 
     def _stop_waiting(self) -> None:

@@ -136,7 +136,7 @@ class RequestMiddleware:
             )
         if media_type != allowed:
             raise UnsupportedMediaType(
-                f"{path[:200]} takes the content type {allowed}, not {media_type[:80] or 'none'}"
+                f"{path[:200]} accepts the content type {allowed}, not {media_type[:80] or 'none'}"
             )
         _, options = parse_options_header(headers["content-type"])  # as the form parser reads them
         charset = options.get(b"charset", b"utf-8").decode("latin-1")
