@@ -122,7 +122,7 @@ def test_the_service_with_a_key_answers_who_sends_it_as_the_one_without(
     assert differences("with a key", with_key[0], "without", checkout) == []
 
 
-def test_who_sends_none_is_answered_by_the_probes_alone(with_key: list[list[Answer]]) -> None:
+def test_without_a_key_only_the_probes_answer(with_key: list[list[Answer]]) -> None:
     statuses = {ask.path: set[int]() for ask in CORPUS}
     for ask, answer in zip(CORPUS, with_key[1], strict=True):
         statuses[ask.path].add(answer.status)

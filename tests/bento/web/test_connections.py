@@ -121,7 +121,7 @@ def drip(connection: socket.socket, drop: bytes) -> bytes:
     raise AssertionError("the server neither answered nor closed the connection")
 
 
-def test_a_body_in_drips_is_408_and_the_connection_is_closed(serve: Serve) -> None:
+def test_a_slow_body_is_408_and_the_connection_is_closed(serve: Serve) -> None:
     served = serve(body=SHORT)
     with served.connect(
         b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 400\r\n\r\n"
@@ -149,12 +149,12 @@ def test_a_body_that_comes_in_pieces_is_read(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("begin", [b"", b"GET /sleep HTTP/1.1\r\nHost: x\r\n"])
-def test_a_first_request_that_does_not_come_is_not_waited_for(serve: Serve, begin: bytes) -> None:
+def test_a_connection_without_a_request_is_closed(serve: Serve, begin: bytes) -> None:
     with serve(header=SHORT).connect(begin) as connection:
         assert drip(connection, b"X-More: 1\r\n" if begin else b"") == b""
 
 
-def test_a_later_request_in_drips_is_not_waited_for_either(serve: Serve) -> None:
+def test_a_connection_with_slow_headers_is_closed(serve: Serve) -> None:
     head = b"GET /sleep?seconds=0 HTTP/1.1\r\nHost: x\r\n"
     with serve(header=SHORT).connect(head + b"\r\n") as connection:
         assert b"200 OK" in connection.recv(10_000)
@@ -172,7 +172,7 @@ def test_the_time_for_headers_does_not_limit_the_answer(serve: Serve) -> None:
             answers += part
 
 
-def test_a_request_that_takes_too_long_is_504_in_our_shape(serve: Serve) -> None:
+def test_a_request_that_takes_too_long_is_504(serve: Serve) -> None:
     late = serve(request=SHORT).get("/sleep?seconds=60")
     assert late.status_code == 504
     assert late.json() == {

@@ -68,7 +68,7 @@ changes = st.lists(
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @EXAMPLES
 @pytest.mark.parametrize("name", FILES)
-def test_a_changed_picture_file_is_decoded_or_refused(name: str, examples: int) -> None:
+def test_a_changed_picture_file_is_decoded_or_rejected(name: str, examples: int) -> None:
     @settings(max_examples=examples, derandomize=True)
     @given(given_changes=changes, keep=st.integers(1, 4096))
     def check(given_changes: list[tuple[int, bytes, int]], keep: int) -> None:
@@ -172,7 +172,7 @@ def test_only_the_first_ten_errors_are_described() -> None:
         *(IndexRequest, UpdateRequest, SearchRequest, ManySearchesRequest),
     ],
 )
-def test_a_body_is_taken_or_what_is_wrong_with_it_is_said(
+def test_a_random_body_is_accepted_or_its_errors_are_described(
     model: type[BaseModel], examples: int
 ) -> None:
     @settings(max_examples=examples, derandomize=True)

@@ -50,7 +50,7 @@ def try_all(operation: Any, mode: GenerationMode) -> None:
 
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
-def test_what_the_document_says_is_what_is_answered(server: Server, mode: GenerationMode) -> None:
+def test_answers_conform_to_the_openapi_document(server: Server, mode: GenerationMode) -> None:
     document = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
     operations = [found.ok() for found in document.get_all_operations()]
     assert len(operations) >= 25

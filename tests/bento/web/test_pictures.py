@@ -74,7 +74,8 @@ def test_what_is_known_of_a_picture_is_replaced_without_its_bytes(http: httpx.Cl
     http.patch("/images/a%2Fb", params=who, json={"metadata": {"title": "new"}})
     (held,) = http.get("/collections/daarion_images/images", params=who).json()["images"]
     assert (held["path"], held["payload"]["duplicates"]) == ("/new.png", ["/twin.png"])
-    assert held["payload"]["title"] == "new" and "n" not in held["payload"]
+    assert held["payload"]["title"] == "new"
+    assert "n" not in held["payload"]
     http.patch("/images/a%2Fb", params=who, json={"paths": ["/new.png"]})
     (held,) = http.get("/collections/daarion_images/images", params=who).json()["images"]
     assert "duplicates" not in held["payload"]
@@ -85,7 +86,8 @@ def test_what_is_known_of_a_picture_is_replaced_without_its_bytes(http: httpx.Cl
         ('{"x": 1}', "x"),
     ):
         refused = http.patch("/images/a%2Fb", params=who, content=bad, headers=JSON)
-        assert refused.status_code == 400 and says in refused.json()["error"]
+        assert refused.status_code == 400
+        assert says in refused.json()["error"]
 
 
 def test_what_a_collection_holds_is_listed_page_by_page(http: httpx.Client) -> None:
@@ -283,7 +285,8 @@ def test_a_thumbnail_comes_from_the_indexed_file_or_from_what_was_sent(
     for path in (str(file), ""):
         assert http.post("/images", json={**body, "image_path": path}).status_code == 200
         answer = http.get(url, params=who)
-        assert answer.status_code == 200 and answer.headers["Content-Type"] == "image/jpeg"
+        assert answer.status_code == 200
+        assert answer.headers["Content-Type"] == "image/jpeg"
         assert Image.open(io.BytesIO(answer.content)).size == (384, 384)
         again = http.get(url, params=who, headers={"If-None-Match": answer.headers["ETag"]})
         assert (again.status_code, again.content) == (304, b"")
@@ -313,7 +316,7 @@ def test_a_picture_that_loses_its_path_is_shown_from_what_was_sent(
         assert http.get(url, params=who).status_code == 200
 
 
-def test_a_thumbnail_shows_nothing_but_what_was_indexed(http: httpx.Client, tmp_path: Path) -> None:
+def test_a_thumbnail_shows_only_the_indexed_picture(http: httpx.Client, tmp_path: Path) -> None:
     secret, public = tmp_path / "secret.png", tmp_path / "public.png"
     scene_image(41).save(secret)
     scene_image(42).save(public)
