@@ -1,4 +1,4 @@
-"""A served service with too many requests, vanished clients and a dying runner."""
+"""A served service with too many requests, slow uploads and vanished clients."""
 
 from __future__ import annotations
 
@@ -9,15 +9,12 @@ import socket
 import time
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 from PIL import Image
 
-from tests.support.bento.broken import broken
 from tests.support.bento.problems import problem
 from tests.support.pictures import file_bytes
 from tests.support.serving import Server, serving
@@ -185,30 +182,3 @@ def test_items_of_a_vanished_client_are_dropped(tight: Server) -> None:
             break
     assert dropped
     assert ask(tight).status_code == 200
-
-
-def test_a_worker_whose_runner_died_is_replaced(tmp_path: Path) -> None:
-    fault = """
-from bento.encoder.text_tower import TextTower
-embed = TextTower.embed
-def dying(self, items):
-    if any(len(item) > 100 for item in items):
-        raise SystemExit("broken")
-    return embed(self, items)
-TextTower.embed = dying
-"""
-    with serving(tmp_path, QDRANT_ENABLED="false", **broken(tmp_path, fault)) as server:
-        assert ask(server).status_code == 200
-        workers = psutil.Process(server.pid).children()
-        answer = httpx.post(f"{server.url}/embed/text", json={"text": "a " * 200}, timeout=20)
-        assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
-        until(lambda: psutil.Process(server.pid).children() != workers)
-
-        def answers_again() -> bool:
-            try:
-                return ask(server).status_code == 200
-            except httpx.TransportError:
-                return False
-
-        until(answers_again, 60)
-        assert "this worker ends: " in server.log.read_text()
