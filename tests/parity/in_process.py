@@ -1,7 +1,7 @@
 """Play the corpus against the service in this process: `python -m tests.parity.in_process FILE`.
 
-It is a process of its own, since the service reads its settings when it is imported. With API_KEY
-the corpus is played twice: with the key, and by somebody who has none.
+A new process is needed because the service reads its settings at its import. With API_KEY, the
+corpus is played twice: with the key, then without it.
 """
 
 from __future__ import annotations

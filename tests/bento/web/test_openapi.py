@@ -1,4 +1,4 @@
-"""The service against its own OpenAPI document: whatever is sent, what it says is what comes."""
+"""Test the service against its own OpenAPI document, with valid and invalid requests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from schemathesis.specs.openapi.checks import (
 
 from tests.support.serving import Server
 
-CASES: Final = 10  # of each route, of what the document allows and of what it does not
+pytestmark = pytest.mark.service
+
+CASES: Final = 10  # valid ones, and invalid ones, for each route
 CHECKS: Final = [
     not_a_server_error,
     status_code_conformance,
@@ -32,7 +34,7 @@ CHECKS: Final = [
 def try_all(operation: Any, mode: GenerationMode) -> None:
     @hypothesis.settings(
         max_examples=CASES,
-        derandomize=True,  # the same in every run
+        derandomize=True,  # the same cases in every run
         suppress_health_check=list(hypothesis.HealthCheck),
     )
     @hypothesis.given(case=operation.as_strategy(generation_mode=mode))
@@ -43,7 +45,7 @@ def try_all(operation: Any, mode: GenerationMode) -> None:
     tried: list[str] = []
     try:
         check()
-    except Unsatisfiable:  # nothing that the document does not allow can be said to this route
+    except Unsatisfiable:  # this route has no invalid requests
         assert mode is GenerationMode.NEGATIVE
     else:
         assert tried

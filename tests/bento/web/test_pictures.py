@@ -1,4 +1,4 @@
-"""The routes that index, change, list, search and show pictures."""
+"""The routes that index, change, list and search pictures, and serve thumbnails."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ from tests.support.bento.asking import JSON, PNG, assert_same
 from tests.support.pictures import encoded, file_bytes, scene_image
 from tests.support.serving import Server
 
+pytestmark = pytest.mark.service
 
-def test_a_picture_is_indexed_found_and_forgotten(http: httpx.Client) -> None:
+
+def test_a_picture_is_indexed_found_and_deleted(http: httpx.Client) -> None:
     data = file_bytes(scene_image(10))
     body = {
         "id": "folder/ten.png",
@@ -59,13 +61,13 @@ def test_a_picture_is_indexed_found_and_forgotten(http: httpx.Client) -> None:
     assert http.post("/search", json=search).json()["count"] == 0
 
 
-def test_an_image_that_is_none_is_not_indexed(http: httpx.Client) -> None:
+def test_a_file_that_is_not_an_image_is_not_indexed(http: httpx.Client) -> None:
     body = {"id": "bad", "image_base64": encoded(b"text"), "dao_id": "bad"}
     assert http.post("/images", json=body).status_code == 415
     assert http.post("/search", json={"text": "x", "dao_id": "bad"}).json()["hits"] == []
 
 
-def test_what_is_known_of_a_picture_is_replaced_without_its_bytes(http: httpx.Client) -> None:
+def test_a_payload_is_replaced_without_the_image(http: httpx.Client) -> None:
     body = {"id": "a/b", "image_base64": PNG, "dao_id": "patch", "image_path": "/old.png"}
     http.post("/images", json={**body, "metadata": {"title": "old", "n": 1}})
     who = {"dao_id": "patch"}
@@ -80,17 +82,17 @@ def test_what_is_known_of_a_picture_is_replaced_without_its_bytes(http: httpx.Cl
     (held,) = http.get("/collections/daarion_images/images", params=who).json()["images"]
     assert "duplicates" not in held["payload"]
     assert http.patch("/images/a%2Fb", json={"paths": []}).json()["updated"] is False
-    for bad, says in (
+    for bad, named in (
         ("{", "JSON"),
         ('{"metadata": {"dao_id": "x"}}', "dao_id"),
         ('{"x": 1}', "x"),
     ):
         refused = http.patch("/images/a%2Fb", params=who, content=bad, headers=JSON)
         assert refused.status_code == 400
-        assert says in refused.json()["error"]
+        assert named in refused.json()["error"]
 
 
-def test_what_a_collection_holds_is_listed_page_by_page(http: httpx.Client) -> None:
+def test_a_collection_is_listed_page_by_page(http: httpx.Client) -> None:
     for n in range(5):
         body = {"id": f"{n}", "image_base64": PNG, "dao_id": f"dao{n % 2}", "collection": "paged"}
         http.post("/images", json={**body, "image_path": f"/{n}.png", "metadata": {"n": n}})
@@ -114,7 +116,7 @@ def test_what_a_collection_holds_is_listed_page_by_page(http: httpx.Client) -> N
     assert unknown.json()["code"] == "collection_not_found"
 
 
-def test_stats_say_what_a_collection_holds(http: httpx.Client, encoder: Encoder) -> None:
+def test_stats_describe_a_collection(http: httpx.Client, encoder: Encoder) -> None:
     body = {"id": "1", "image_base64": PNG, "collection": "counted"}
     assert http.post("/images", json=body).json()["collection"] == "counted"
     assert http.get("/collections/counted").json() == {
@@ -129,7 +131,7 @@ def test_stats_say_what_a_collection_holds(http: httpx.Client, encoder: Encoder)
     assert http.get("/collections/none").json()["code"] == "collection_not_found"
 
 
-def test_a_staged_generation_of_the_same_model_is_the_published_one(http: httpx.Client) -> None:
+def test_a_staged_version_of_the_same_model_is_the_published_one(http: httpx.Client) -> None:
     body = {"id": "1", "image_base64": PNG, "collection": "staged", "staged": True}
     assert http.post("/images", json=body).json()["outcome"] == "indexed"
     assert http.post("/search", json={"text": "x", "collection": "staged"}).status_code == 404
@@ -143,7 +145,7 @@ def test_a_staged_generation_of_the_same_model_is_the_published_one(http: httpx.
     assert http.post("/collections/none/publish").status_code == 404
 
 
-def test_a_url_reaches_the_picture_that_it_names_and_no_other(http: httpx.Client) -> None:
+def test_a_url_reaches_only_the_picture_that_it_names(http: httpx.Client) -> None:
     ids = ["abc", "abc/thumbnail", "abc/", "/abc", "a//c", "a;c", "a%2Fc", " abc ", "a/../c", "?#"]
     who, body = {"dao_id": "urls"}, {"dao_id": "urls", "image_base64": PNG}
     for name in ids:
@@ -157,8 +159,6 @@ def test_a_url_reaches_the_picture_that_it_names_and_no_other(http: httpx.Client
             sent = {"json": {"paths": []}} if method == "PATCH" else {}
             answer = http.request(method, f"/images/{path}", params=who, **sent)
             assert answer.status_code in (400, 404, 405), (method, path, answer.text)
-    refused = http.delete("/images/abc%0A", params=who).json()
-    assert "control character" in refused["error"]
     held = http.get("/collections/daarion_images/images", params=who).json()["images"]
     assert sorted((image["id"], image["payload"]["named"]) for image in held) == sorted(
         zip(ids, ids, strict=True)
@@ -169,7 +169,7 @@ def test_a_url_reaches_the_picture_that_it_names_and_no_other(http: httpx.Client
 
 
 @pytest.mark.parametrize("name", ["abc\n", "a\nc", "\0", "\x7f", "\x85", "..", "n" * 1025])
-def test_an_id_that_no_url_could_name_is_refused(http: httpx.Client, name: str) -> None:
+def test_an_id_that_no_url_can_name_is_rejected(http: httpx.Client, name: str) -> None:
     answer = http.post("/images", json={"id": name, "image_base64": PNG})
     assert (answer.status_code, answer.json()["code"]) == (400, "invalid_request")
     assert answer.json()["error"].startswith("id: ")
@@ -194,23 +194,22 @@ def test_a_search_ranks_by_cosine(http: httpx.Client, encoder: Encoder) -> None:
     assert few["count"] == 2
 
 
-def test_a_search_that_cannot_be_made_says_why_in_its_own_shape(http: httpx.Client) -> None:
+def test_a_failed_search_has_the_shape_of_a_search_response(http: httpx.Client) -> None:
     body = {"text": "x", "collection": "never", "language": "en"}
     answer = http.post("/search", json=body)
     assert answer.status_code == 404
     degraded = answer.json()
     assert (degraded["success"], degraded["hits"], degraded["count"]) == (False, [], 0)
     assert degraded["code"] == "collection_not_found"
-    assert "vision-rag index" in degraded["error"]
-    assert degraded["formatted_text"].startswith("Image search failed: there is no")
+    assert degraded["error"] in degraded["formatted_text"]
 
 
 def nested(depth: int) -> str:
-    """Return so many filters, each in the one before, as JSON."""
+    """Return `depth` nested filters as JSON."""
     return '{"must": [' * depth + "]}" * depth
 
 
-def test_an_uploaded_picture_is_searched_by(http: httpx.Client) -> None:
+def test_a_search_by_an_uploaded_picture(http: httpx.Client) -> None:
     data = file_bytes(scene_image(30))
     for name, tags in (("a", ["x"]), ("b", ["y"])):
         body = {"id": name, "image_base64": encoded(data), "dao_id": "up"}
@@ -221,24 +220,23 @@ def test_an_uploaded_picture_is_searched_by(http: httpx.Client) -> None:
     assert (hit["id"], answer.status_code) == ("b", 200)
     assert hit["score"] == pytest.approx(1, abs=1e-4)
     assert http.post("/search/upload", files={"file": data}).json()["count"] >= 2
-    for files, search, status, says in (
-        ({}, "{}", 415, "takes multipart/form-data"),
-        ({"file": (None, "text")}, "{}", 400, "in a field named file"),
-        ({"file": data}, "[]", 400, "no JSON object"),
-        ({"file": data}, "{", 400, "no JSON object"),
-        ({"file": data}, f'{{"filter": {nested(40)}}}', 400, "nested deeper than"),
-        ({"file": data}, f'{{"filter": {nested(2000)}}}', 400, "no JSON object"),
-        ({"file": data}, '{"top_k": 0}', 400, "top_k"),
-        ({"file": data, "more": b"x"}, "{}", 400, "Too many files"),
-        ({"file": b"text"}, "{}", 415, "not a picture"),
-        ({"file": data}, '{"collection": "never"}', 404, "no collection 'never'"),
+    for files, search, status, code in (
+        ({}, "{}", 415, "unsupported_media_type"),
+        ({"file": (None, "text")}, "{}", 400, "invalid_request"),
+        ({"file": data}, "[]", 400, "invalid_request"),
+        ({"file": data}, "{", 400, "invalid_request"),
+        ({"file": data}, f'{{"filter": {nested(40)}}}', 400, "invalid_request"),
+        ({"file": data}, f'{{"filter": {nested(2000)}}}', 400, "invalid_request"),
+        ({"file": data}, '{"top_k": 0}', 400, "invalid_request"),
+        ({"file": data, "more": b"x"}, "{}", 400, "invalid_request"),
+        ({"file": b"text"}, "{}", 415, "not_an_image"),
+        ({"file": data}, '{"collection": "never"}', 404, "collection_not_found"),
     ):
         refused = http.post("/search/upload", files=files, data={"search": search})
-        assert refused.status_code == status, refused.text
-        assert says in refused.json()["error"]
+        assert (refused.status_code, refused.json()["code"]) == (status, code), refused.text
 
 
-def test_many_searches_are_answered_each_for_itself(http: httpx.Client) -> None:
+def test_each_search_of_a_batch_has_its_own_answer(http: httpx.Client) -> None:
     http.post("/images", json={"id": "a", "image_base64": PNG, "dao_id": "many"})
     searches = [
         {"text": "a circle", "dao_id": "many"},
@@ -275,7 +273,7 @@ def test_many_searches_are_answered_each_for_itself(http: httpx.Client) -> None:
     assert http.post("/search/batch", json={"searches": [searches[0]] * 101}).status_code == 400
 
 
-def test_a_thumbnail_comes_from_the_indexed_file_or_from_what_was_sent(
+def test_a_thumbnail_comes_from_the_indexed_file_or_from_the_upload(
     http: httpx.Client, server: Server, tmp_path: Path
 ) -> None:
     file = tmp_path / "large.png"
@@ -293,14 +291,14 @@ def test_a_thumbnail_comes_from_the_indexed_file_or_from_what_was_sent(
         http.delete("/images/one%2Flarge.png", params=who)
         assert http.get(url, params=who).status_code == 404
     kept = f"thumbnails/*/*/{point_id('thumbs', 'one/large.png')}*"
-    assert not list(server.log.parent.glob(kept))  # forgotten with the picture
-    sent = {**body, "image_path": "large.png"}  # nothing that the service could find again
+    assert not list(server.log.parent.glob(kept))  # deleted with the picture
+    sent = {**body, "image_path": "large.png"}  # not a path that the service can open
     assert http.post("/images", json=sent).status_code == 200
     assert http.get(url, params=who).status_code == 200
-    assert http.get(url).status_code == 404  # of another tenant
+    assert http.get(url).status_code == 404  # another tenant
 
 
-def test_a_picture_that_loses_its_path_is_shown_from_what_was_sent(
+def test_a_picture_without_its_file_gets_a_thumbnail_from_a_new_upload(
     http: httpx.Client, tmp_path: Path
 ) -> None:
     file = tmp_path / "moved.png"
@@ -308,7 +306,7 @@ def test_a_picture_that_loses_its_path_is_shown_from_what_was_sent(
     body = {"id": "moved", "dao_id": "moved", "image_base64": encoded(file.read_bytes())}
     url, who = "/images/moved/thumbnail", {"dao_id": "moved"}
     http.post("/images", json={**body, "image_path": str(file)})
-    file.unlink()  # before anybody looked at it
+    file.unlink()  # before its thumbnail was made
     assert http.get(url, params=who).status_code == 404
     for outcome in ("updated", "unchanged"):
         sent = http.post("/images", json={**body, "image_path": "moved.png"})
@@ -324,12 +322,12 @@ def test_a_thumbnail_shows_only_the_indexed_picture(http: httpx.Client, tmp_path
     body = {"dao_id": "thief", "image_base64": encoded(public.read_bytes())}
     for name, path in (("a", secret), ("b", tmp_path), ("c", f"{tmp_path}/x/../secret.png")):
         http.post("/images", json={**body, "id": name, "image_path": str(path)})
-        answer = http.get(f"/images/{name}/thumbnail", params=who)  # of the bytes that were sent
+        answer = http.get(f"/images/{name}/thumbnail", params=who)  # made from the upload
         assert answer.status_code == 200
         shown = np.asarray(Image.open(io.BytesIO(answer.content)), np.float32)
         wanted = np.asarray(Image.open(public).convert("RGB"), np.float32)
         assert np.abs(shown - wanted).mean() < 4
     http.post("/images", json={**body, "id": "d", "image_path": str(public)})
-    public.write_bytes(secret.read_bytes())  # no longer what was indexed
+    public.write_bytes(secret.read_bytes())  # no longer the indexed picture
     gone = http.get("/images/d/thumbnail", params=who)
     assert (gone.status_code, gone.json()["code"]) == (404, "image_not_found")
