@@ -100,7 +100,9 @@ def test_many_texts_get_the_same_embeddings_as_single_ones(
         assert_same(row, reference.text(text, False))
 
 
-def test_one_broken_image_does_not_affect_the_other_31(http: httpx.Client, encoder: Encoder) -> None:
+def test_one_broken_image_does_not_affect_the_other_31(
+    http: httpx.Client, encoder: Encoder
+) -> None:
     images = [file_bytes(scene_image(seed)) for seed in range(32)]
     images[7] = images[7][:200]
     files = [("files", (f"{i}.png", data)) for i, data in enumerate(images)]

@@ -53,9 +53,7 @@ def test_the_start_is_logged_in_one_line(server: Server) -> None:
     assert start["url"] == server.url
 
 
-def test_an_invalid_request_logs_no_traceback(
-    http: httpx.Client, server: Server
-) -> None:
+def test_an_invalid_request_logs_no_traceback(http: httpx.Client, server: Server) -> None:
     http.post("/embed/text", json={"text": ""})
     http.post("/embed/image", json={"image_base64": "@@"})
     assert "Traceback" not in server.log.read_text()
