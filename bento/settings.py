@@ -49,8 +49,8 @@ class Settings(BaseSettings):
         "auto",
         validation_alias=_or_prefixed("device"),
         pattern=r"^(auto|cpu|cuda|cuda:\d+)$",
-        description="Device to run on: `cpu`, `cuda`, `cuda:N`, or `auto` for a GPU if there is "
-        "one.",
+        description="Device to run on: `cpu`, `cuda`, `cuda:N` or `auto`. `auto` uses a GPU if "
+        "there is one.",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
@@ -67,39 +67,45 @@ class Settings(BaseSettings):
         True, description="L2-normalize embeddings when a request does not set `normalize`."
     )
     max_batch_size: int = Field(
-        32, ge=1, le=1024, description="Most texts or images that the model computes in one batch."
+        32,
+        ge=1,
+        le=1024,
+        description="Maximum number of texts or images in one batch of the model.",
     )
     max_queue_ms: int = Field(
         10_000,
         ge=0,
-        description="Longest predicted wait in milliseconds; beyond it the answer is 429. The "
-        "service also allows only one concurrent request per 8 ms of this limit (at least 64). A "
-        "request that finds an empty queue is never rejected.",
+        description="Maximum predicted wait in milliseconds; beyond it, the answer is 429. The "
+        "service also handles only one request at a time per 8 ms of this limit (at least 64). A "
+        "request that finds an empty queue is never shed.",
     )
     max_queue_bytes: int = Field(
         256_000_000,
         ge=1,
-        description="Most bytes of requests that the service holds at a time; beyond it the "
+        description="Maximum bytes of requests that the service holds at a time; beyond it, the "
         "answer is 429.",
     )
     max_request_bytes: int = Field(
         64_000_000,
         ge=1,
-        description="Most bytes in a request body, and most bytes behind the image URLs of one "
-        "request; beyond it the answer is 413.",
+        description="Maximum bytes of a request body, and of all images that one request names by "
+        "URL; beyond it, the answer is 413.",
     )
     max_request_items: int = Field(
-        1000, ge=1, description="Most texts or images in one request; beyond it the answer is 413."
+        1000,
+        ge=1,
+        description="Maximum number of texts or images in one request; beyond it, the answer is "
+        "413.",
     )
     max_image_bytes: int = Field(
         20_000_000,
         ge=1,
-        description="Most bytes in an image file; larger files are rejected before decoding.",
+        description="Maximum bytes of an image file; larger files are rejected before decoding.",
     )
     max_image_pixels: int = Field(
         100_000_000,
         ge=1,
-        description="Most pixels in an image; larger images are rejected before decoding, which "
+        description="Maximum pixels of an image; larger images are rejected before decoding, which "
         "takes up to 9 bytes per pixel. Files with less than 1 byte per 32 pixels may have 33 "
         "million. TIFF and progressive JPEG may have two thirds of these limits, WebP half.",
     )

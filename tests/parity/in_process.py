@@ -11,6 +11,7 @@ import pickle
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from starlette.testclient import TestClient
 
@@ -20,8 +21,9 @@ from tests.parity.playing import play
 def main(file: Path) -> None:
     import service
 
+    encoder: Any = service.VisionEncoder  # BentoML has no types
     with TestClient(
-        service.VisionEncoder.to_asgi(), raise_server_exceptions=False, follow_redirects=False
+        encoder.to_asgi(), raise_server_exceptions=False, follow_redirects=False
     ) as client:
         deadline = time.monotonic() + 120
         while client.get("/readyz").status_code != 200:

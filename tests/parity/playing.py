@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
@@ -35,7 +35,8 @@ _TIMES: Final = frozenset({"indexed_at"})
 class Client(Protocol):
     """The method of httpx.Client and Starlette's TestClient that `play` calls."""
 
-    def request(self, method: str, url: str, **given: Any) -> Any: ...
+    @property
+    def request(self) -> Callable[..., Any]: ...
 
 
 class Answer(NamedTuple):

@@ -16,7 +16,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import httpx
-import psutil
+import psutil  # type: ignore[import-untyped]
 import pytest
 
 from benchmarks.support.load import load

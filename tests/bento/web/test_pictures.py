@@ -70,16 +70,16 @@ def test_a_file_that_is_not_an_image_is_not_indexed(http: httpx.Client) -> None:
 def test_a_payload_is_replaced_without_the_image(http: httpx.Client) -> None:
     body = {"id": "a/b", "image_base64": PNG, "dao_id": "patch", "image_path": "/old.png"}
     http.post("/images", json={**body, "metadata": {"title": "old", "n": 1}})
-    who = {"dao_id": "patch"}
-    moved = http.patch("/images/a%2Fb", params=who, json={"paths": ["/new.png", "/twin.png"]})
+    tenant = {"dao_id": "patch"}
+    moved = http.patch("/images/a%2Fb", params=tenant, json={"paths": ["/new.png", "/twin.png"]})
     assert moved.json() == {"id": "a/b", "dao_id": "patch", "updated": True}
-    http.patch("/images/a%2Fb", params=who, json={"metadata": {"title": "new"}})
-    (held,) = http.get("/collections/daarion_images/images", params=who).json()["images"]
+    http.patch("/images/a%2Fb", params=tenant, json={"metadata": {"title": "new"}})
+    (held,) = http.get("/collections/daarion_images/images", params=tenant).json()["images"]
     assert (held["path"], held["payload"]["duplicates"]) == ("/new.png", ["/twin.png"])
     assert held["payload"]["title"] == "new"
     assert "n" not in held["payload"]
-    http.patch("/images/a%2Fb", params=who, json={"paths": ["/new.png"]})
-    (held,) = http.get("/collections/daarion_images/images", params=who).json()["images"]
+    http.patch("/images/a%2Fb", params=tenant, json={"paths": ["/new.png"]})
+    (held,) = http.get("/collections/daarion_images/images", params=tenant).json()["images"]
     assert "duplicates" not in held["payload"]
     assert http.patch("/images/a%2Fb", json={"paths": []}).json()["updated"] is False
     for bad, named in (
@@ -87,7 +87,7 @@ def test_a_payload_is_replaced_without_the_image(http: httpx.Client) -> None:
         ('{"metadata": {"dao_id": "x"}}', "dao_id"),
         ('{"x": 1}', "x"),
     ):
-        refused = http.patch("/images/a%2Fb", params=who, content=bad, headers=JSON)
+        refused = http.patch("/images/a%2Fb", params=tenant, content=bad, headers=JSON)
         assert refused.status_code == 400
         assert named in refused.json()["error"]
 
@@ -147,25 +147,25 @@ def test_a_staged_version_of_the_same_model_is_the_published_one(http: httpx.Cli
 
 def test_a_url_reaches_only_the_picture_that_it_names(http: httpx.Client) -> None:
     ids = ["abc", "abc/thumbnail", "abc/", "/abc", "a//c", "a;c", "a%2Fc", " abc ", "a/../c", "?#"]
-    who, body = {"dao_id": "urls"}, {"dao_id": "urls", "image_base64": PNG}
+    tenant, body = {"dao_id": "urls"}, {"dao_id": "urls", "image_base64": PNG}
     for name in ids:
         assert http.post("/images", json={**body, "id": name}).status_code == 200
         url = f"/images/{quote(name, safe='')}"
-        changed = http.patch(url, params=who, json={"metadata": {"named": name}})
+        changed = http.patch(url, params=tenant, json={"metadata": {"named": name}})
         assert (changed.json()["id"], changed.json()["updated"]) == (name, True)
-        assert http.get(f"{url}/thumbnail", params=who).status_code == 200
+        assert http.get(f"{url}/thumbnail", params=tenant).status_code == 200
     for path in ("abc%0A", "a%0Ac", "abc%00", "abc%C2%85", "abc%0A/thumbnail", "abc/thumbnail%0A"):
         for method in ("GET", "PATCH", "DELETE"):
-            sent = {"json": {"paths": []}} if method == "PATCH" else {}
-            answer = http.request(method, f"/images/{path}", params=who, **sent)
+            sent: dict[str, Any] = {"json": {"paths": []}} if method == "PATCH" else {}
+            answer = http.request(method, f"/images/{path}", params=tenant, **sent)
             assert answer.status_code in (400, 404, 405), (method, path, answer.text)
-    held = http.get("/collections/daarion_images/images", params=who).json()["images"]
+    held = http.get("/collections/daarion_images/images", params=tenant).json()["images"]
     assert sorted((image["id"], image["payload"]["named"]) for image in held) == sorted(
         zip(ids, ids, strict=True)
     )
     for name in reversed(ids):
         url = f"/images/{quote(name, safe='')}"
-        assert http.delete(url, params=who).json() == {"id": name, **who, "deleted": True}
+        assert http.delete(url, params=tenant).json() == {"id": name, **tenant, "deleted": True}
 
 
 @pytest.mark.parametrize("name", ["abc\n", "a\nc", "\0", "\x7f", "\x85", "..", "n" * 1025])
@@ -184,13 +184,13 @@ def test_a_search_ranks_by_cosine(http: httpx.Client, encoder: Encoder) -> None:
         assert http.post("/images", json=body).json()["outcome"] == "indexed"
     query = "a large green star"
     cosines = encoder.encode_images(images) @ encoder.encode_texts([query])[0]
-    body = {"text": query, "dao_id": "rank", "top_k": 3}
-    hits = http.post("/search", json=body).json()["hits"]
+    search = {"text": query, "dao_id": "rank", "top_k": 3}
+    hits = http.post("/search", json=search).json()["hits"]
     order = np.argsort(-cosines)[:3]
     assert [hit["id"] for hit in hits] == [str(i) for i in order]
     assert_same([hit["score"] for hit in hits], cosines[order])
     threshold = float(cosines[order[1]]) - 1e-4
-    few = http.post("/search", json={**body, "score_threshold": threshold}).json()
+    few = http.post("/search", json={**search, "score_threshold": threshold}).json()
     assert few["count"] == 2
 
 
@@ -278,23 +278,23 @@ def test_a_thumbnail_comes_from_the_indexed_file_or_from_the_upload(
 ) -> None:
     file = tmp_path / "large.png"
     scene_image(40, side=900).save(file)
-    url, who = "/images/one%2Flarge.png/thumbnail", {"dao_id": "thumbs"}
+    url, tenant = "/images/one%2Flarge.png/thumbnail", {"dao_id": "thumbs"}
     body = {"id": "one/large.png", "dao_id": "thumbs", "image_base64": encoded(file.read_bytes())}
     for path in (str(file), ""):
         assert http.post("/images", json={**body, "image_path": path}).status_code == 200
-        answer = http.get(url, params=who)
+        answer = http.get(url, params=tenant)
         assert answer.status_code == 200
         assert answer.headers["Content-Type"] == "image/jpeg"
         assert Image.open(io.BytesIO(answer.content)).size == (384, 384)
-        again = http.get(url, params=who, headers={"If-None-Match": answer.headers["ETag"]})
+        again = http.get(url, params=tenant, headers={"If-None-Match": answer.headers["ETag"]})
         assert (again.status_code, again.content) == (304, b"")
-        http.delete("/images/one%2Flarge.png", params=who)
-        assert http.get(url, params=who).status_code == 404
+        http.delete("/images/one%2Flarge.png", params=tenant)
+        assert http.get(url, params=tenant).status_code == 404
     kept = f"thumbnails/*/*/{point_id('thumbs', 'one/large.png')}*"
     assert not list(server.log.parent.glob(kept))  # deleted with the picture
     sent = {**body, "image_path": "large.png"}  # not a path that the service can open
     assert http.post("/images", json=sent).status_code == 200
-    assert http.get(url, params=who).status_code == 200
+    assert http.get(url, params=tenant).status_code == 200
     assert http.get(url).status_code == 404  # another tenant
 
 
@@ -304,30 +304,30 @@ def test_a_picture_without_its_file_gets_a_thumbnail_from_a_new_upload(
     file = tmp_path / "moved.png"
     scene_image(43).save(file)
     body = {"id": "moved", "dao_id": "moved", "image_base64": encoded(file.read_bytes())}
-    url, who = "/images/moved/thumbnail", {"dao_id": "moved"}
+    url, tenant = "/images/moved/thumbnail", {"dao_id": "moved"}
     http.post("/images", json={**body, "image_path": str(file)})
     file.unlink()  # before its thumbnail was made
-    assert http.get(url, params=who).status_code == 404
+    assert http.get(url, params=tenant).status_code == 404
     for outcome in ("updated", "unchanged"):
         sent = http.post("/images", json={**body, "image_path": "moved.png"})
         assert sent.json()["outcome"] == outcome
-        assert http.get(url, params=who).status_code == 200
+        assert http.get(url, params=tenant).status_code == 200
 
 
 def test_a_thumbnail_shows_only_the_indexed_picture(http: httpx.Client, tmp_path: Path) -> None:
     secret, public = tmp_path / "secret.png", tmp_path / "public.png"
     scene_image(41).save(secret)
     scene_image(42).save(public)
-    who = {"dao_id": "thief"}
+    tenant = {"dao_id": "thief"}
     body = {"dao_id": "thief", "image_base64": encoded(public.read_bytes())}
     for name, path in (("a", secret), ("b", tmp_path), ("c", f"{tmp_path}/x/../secret.png")):
         http.post("/images", json={**body, "id": name, "image_path": str(path)})
-        answer = http.get(f"/images/{name}/thumbnail", params=who)  # made from the upload
+        answer = http.get(f"/images/{name}/thumbnail", params=tenant)  # made from the upload
         assert answer.status_code == 200
         shown = np.asarray(Image.open(io.BytesIO(answer.content)), np.float32)
         wanted = np.asarray(Image.open(public).convert("RGB"), np.float32)
         assert np.abs(shown - wanted).mean() < 4
     http.post("/images", json={**body, "id": "d", "image_path": str(public)})
     public.write_bytes(secret.read_bytes())  # no longer the indexed picture
-    gone = http.get("/images/d/thumbnail", params=who)
+    gone = http.get("/images/d/thumbnail", params=tenant)
     assert (gone.status_code, gone.json()["code"]) == (404, "image_not_found")

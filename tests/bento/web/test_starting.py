@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import httpx
-import psutil
+import psutil  # type: ignore[import-untyped]
 import pytest
 
 from rag.store.edge.store import EdgeStore

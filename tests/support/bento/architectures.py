@@ -108,11 +108,11 @@ ARCHITECTURES: Final = {
 }
 
 
-class EndsIn2(SimpleTokenizer):
+class EndsIn2(SimpleTokenizer):  # type: ignore[misc]  # OpenCLIP has no types
     """A tokenizer whose end-of-text token is 2 and not the highest token, as in other models."""
 
     def __call__(self, *args: Any, **options: Any) -> torch.Tensor:
-        tokens = super().__call__(*args, **options)
+        tokens: torch.Tensor = super().__call__(*args, **options)
         ends, twos = tokens == self.eot_token_id, tokens == 2
         return tokens.masked_fill(ends, 2).masked_fill(twos, self.eot_token_id)
 
