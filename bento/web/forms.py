@@ -18,7 +18,7 @@ from bento.contract.errors import (
 
 
 class Form(NamedTuple):
-    """The pictures of a form, or an error for a file of another type, and its text fields."""
+    """The text fields of a form, and its pictures; a file of another type becomes an error."""
 
     pictures: Sequence[bytes | EncoderError]
     fields: Mapping[str, str]

@@ -37,7 +37,7 @@ class SecurityHeaders:
 
 
 def cors_options(origins: Sequence[str]) -> dict[str, Any]:
-    """Return the options of Starlette's CORSMiddleware that let pages of `origins` in."""
+    """Return the options of Starlette's CORSMiddleware that allow pages of `origins`."""
     return {
         "allow_origins": origins,
         "allow_methods": ["GET", "POST", "PATCH", "DELETE"],

@@ -57,7 +57,7 @@ class Metrics:
         self.request_seconds = histogram("request_seconds", "Time from request to answer.", "route")
         self.stage_seconds = histogram(
             "stage_seconds",
-            "Time of decode and queue per item, device per batch, respond per answer.",
+            "Time per stage: decode and queue of an item, device of a batch, respond of an answer.",
             "tower",
             "stage",
         )
