@@ -117,7 +117,7 @@ def test_the_service_recovers_from_a_tower_that_fails(
         assert server.log.read_text().count("this worker ends: ") == 2
 
 
-def test_one_of_two_workers_serves_stopthe_other_is_replaced(
+def test_one_of_two_workers_serves_while_the_other_is_replaced(
     tmp_path: Path,
 ) -> None:
     with serving(tmp_path, QDRANT_ENABLED="false", WORKERS="2") as server:
