@@ -82,9 +82,7 @@ def workers(server: Server) -> list[psutil.Process]:
     return found
 
 
-def test_the_service_recovers_from_a_tower_that_fails(
-    tmp_path: Path,
-) -> None:
+def test_the_service_recovers_from_a_tower_that_fails(tmp_path: Path) -> None:
     with serving(tmp_path, QDRANT_ENABLED="false", **broken(tmp_path, FAULTS)) as server:
         # raise: only the item that raises gets an error
         with ThreadPoolExecutor(8) as threads:
@@ -117,9 +115,7 @@ def test_the_service_recovers_from_a_tower_that_fails(
         assert server.log.read_text().count("this worker ends: ") == 2
 
 
-def test_one_of_two_workers_serves_while_the_other_is_replaced(
-    tmp_path: Path,
-) -> None:
+def test_one_of_two_workers_serves_while_the_other_is_replaced(tmp_path: Path) -> None:
     with serving(tmp_path, QDRANT_ENABLED="false", WORKERS="2") as server:
         until(lambda: server.log.read_text().count('"message": "serving"') == 2, 60)
         killed = workers(server)[0]
