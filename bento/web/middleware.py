@@ -114,7 +114,7 @@ class RequestMiddleware:
             self._count(exchange)
 
     def _check(self, scope: Scope, headers: Headers) -> None:
-        """Raise the first reason to reject the request that is known before its body is read."""
+        """Raise an error if the request can be rejected before its body is read."""
         method, path = scope["method"], scope["path"]
         self.access.check(method, path, headers)
         if self._under_way > self.max_requests and path not in _UNCOUNTED:
