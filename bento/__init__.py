@@ -1,11 +1,11 @@
-"""The encoder: texts and images to CLIP embeddings.
+"""Compute CLIP embeddings of texts and images.
 
     from bento import Encoder, Settings
 
     encoder = Encoder.load(Settings(model_name="local-dir:models/shapes"))
     encoder.encode_texts(["a red circle"])  # float32 (1, dim)
 
-Public names are imported when they are first used, so that `bento.contract` needs pydantic alone.
+Public names are imported at their first use, so that `bento.contract` needs only pydantic.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Fetch the weights of MODEL_NAME into the cache: `python -m bento.fetch_weights`.
+"""Download the weights of MODEL_NAME into the cache: `python -m bento.fetch_weights`.
 
-The model is loaded once, as at the start of the service, so that nothing can be missing then.
+Loading the model once, as the service does, ensures that the cache has every file it needs.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from bento.settings import Settings
 
 
 def main() -> int:
-    """Load the model on the CPU and return the exit status."""
+    """Download the weights, load the model on the CPU and return the exit status."""
     try:
         settings = Settings(device="cpu", dtype="float32", compile=False)
         print(f"loading {settings.model_name} {settings.model_pretrained}", flush=True)
         encoder = Encoder.load(settings)
     except ValidationError as error:
-        print(f"error: a variable is not valid: {describe(error)}", file=sys.stderr)
+        print(f"error: invalid setting: {describe(error)}", file=sys.stderr)
         return 1
     except ModelLoadError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"{encoder.model} is here: {encoder.embedding_dim} dimensions")
+    print(f"loaded {encoder.model}: {encoder.embedding_dim} dimensions")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Settings of the encoder and its service, from the environment or a `.env` file."""
+"""Settings of the service, from environment variables or a `.env` file."""
 
 from __future__ import annotations
 
@@ -14,18 +14,17 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-_HTTP_MS: Final = 8  # of the event loop and the threads beside it for a request, on shared cores
+_HTTP_MS: Final = 8  # that the event loop and its threads take for one request, on shared cores
 
 
 def _or_prefixed(name: str) -> AliasChoices:
-    """Return a variable's name and the one that it has in `.env` and docker-compose.yml."""
     return AliasChoices(name, f"vision_{name}")
 
 
 class Settings(BaseSettings):
-    """What to load and how to serve it. Every field is a variable of the same name.
+    """The model to load and how to serve it. Each field is set by the variable of the same name.
 
-    An empty variable is as one that is not set.
+    An empty variable counts as unset.
     """
 
     model_config = SettingsConfigDict(
@@ -33,82 +32,146 @@ class Settings(BaseSettings):
         env_ignore_empty=True,
         extra="ignore",
         populate_by_name=True,
-        hide_input_in_errors=True,  # the key may be in it
+        hide_input_in_errors=True,  # the input may contain the API key
     )
 
     model_name: str = Field(
         "ViT-L-14",
         validation_alias=_or_prefixed("model_name"),
-        description="What OpenCLIP takes: a name, hf-hub:org/name, local-dir:PATH.",
+        description="Model to serve: an OpenCLIP name, `hf-hub:org/name` or `local-dir:PATH`.",
     )
     model_pretrained: str = Field(
         "openai",
         validation_alias=_or_prefixed("model_pretrained"),
-        description="A pretrained tag or a checkpoint file.",
+        description="Weights to load: an OpenCLIP pretrained tag, or the path of a checkpoint.",
     )
     device: str = Field(
         "auto",
         validation_alias=_or_prefixed("device"),
         pattern=r"^(auto|cpu|cuda|cuda:\d+)$",
+        description="Device to run on: `cpu`, `cuda`, `cuda:N` or `auto`. `auto` uses a GPU if "
+        "there is one.",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="auto measures, for each tower, what is faster and faithful."
+        "auto",
+        description="Number format of the model: `float32`, `bfloat16`, `float16` or `auto`. "
+        "`auto` measures at start and uses a faster format for a tower if the cosine to float32 "
+        "stays at least 0.999 (float16: 0.9999).",
     )
-    compile: bool = Field(False, description="torch.compile the image tower before /readyz.")
-    normalize_embeddings: bool = Field(True, description="When a request does not say.")
-    max_batch_size: int = Field(32, ge=1, le=1024)
+    compile: bool = Field(
+        False,
+        description="Compile the image tower with `torch.compile` before `/readyz` answers 200. "
+        "Needs a C++ compiler. With 16-bit weights on a CPU, it is slower than without.",
+    )
+    normalize_embeddings: bool = Field(
+        True, description="L2-normalize embeddings when a request does not set `normalize`."
+    )
+    max_batch_size: int = Field(
+        32,
+        ge=1,
+        le=1024,
+        description="Maximum number of texts or images in one batch of the model.",
+    )
     max_queue_ms: int = Field(
-        10_000, ge=0, description="Beyond this predicted wait the answer is 429."
+        10_000,
+        ge=0,
+        description="Maximum predicted wait in milliseconds; beyond it, the answer is 429. The "
+        "service also handles only one request at a time per 8 ms of this limit (at least 64). A "
+        "request that finds an empty queue is never shed.",
     )
     max_queue_bytes: int = Field(
-        256_000_000, ge=1, description="Beyond these bytes of requests the answer is 429."
+        256_000_000,
+        ge=1,
+        description="Maximum bytes of requests that the service holds at a time; beyond it, the "
+        "answer is 429.",
     )
-    max_request_bytes: int = Field(64_000_000, ge=1)
-    max_request_items: int = Field(1000, ge=1, description="Texts or images in one request.")
-    max_image_bytes: int = Field(20_000_000, ge=1)
-    max_image_pixels: int = Field(100_000_000, ge=1)
-    allow_image_urls: bool = Field(False, description="Fetch images from public addresses.")
+    max_request_bytes: int = Field(
+        64_000_000,
+        ge=1,
+        description="Maximum bytes of a request body, and of all images that one request names by "
+        "URL; beyond it, the answer is 413.",
+    )
+    max_request_items: int = Field(
+        1000,
+        ge=1,
+        description="Maximum number of texts or images in one request; beyond it, the answer is "
+        "413.",
+    )
+    max_image_bytes: int = Field(
+        20_000_000,
+        ge=1,
+        description="Maximum bytes of an image file; larger files are rejected before decoding.",
+    )
+    max_image_pixels: int = Field(
+        100_000_000,
+        ge=1,
+        description="Maximum pixels of an image; larger images are rejected before decoding, which "
+        "takes up to 9 bytes per pixel. Files with less than 1 byte per 32 pixels may have 33 "
+        "million. TIFF and progressive JPEG may have two thirds of these limits, WebP half.",
+    )
+    allow_image_urls: bool = Field(
+        False, description="Fetch the images that requests name by URL, from public addresses only."
+    )
     image_url_allowed_hosts: str = Field(
         "",
         pattern=r"^[^\s/,]+(,[^\s/,]+)*$|^$",
-        description="The only hosts to fetch from, with commas between; they may be private.",
+        description="Comma-separated list of the only hosts to fetch images from. They may have "
+        "private addresses.",
     )
-    image_url_allowed_ports: str = Field("80,443", pattern=r"^\d{1,5}(,\d{1,5})*$")
-    host: str = Field("127.0.0.1", description="An IP address; 0.0.0.0 listens on all.")
-    port: int = Field(8001, ge=1, le=65535)
-    workers: int = Field(1, ge=1, description="Each holds its own copy of the model.")
+    image_url_allowed_ports: str = Field(
+        "80,443",
+        pattern=r"^\d{1,5}(,\d{1,5})*$",
+        description="Comma-separated list of the ports to fetch images from.",
+    )
+    host: str = Field(
+        "127.0.0.1",
+        description="IP address to listen on. `0.0.0.0` listens on all; the built image does.",
+    )
+    port: int = Field(8001, ge=1, le=65535, description="Port to listen on.")
+    workers: int = Field(
+        1,
+        ge=1,
+        description="Number of worker processes. Each loads its own copy of the model. With a "
+        "large GPU and spare cores, 4 workers answer 2 to 3 times as many requests as 1.",
+    )
     api_key: SecretStr | None = Field(
-        None, description="One key or several, with commas between; without one all may ask."
+        None,
+        description="API key, or several separated by commas. Every route except the probes then "
+        "requires one of them.",
     )
-    metrics_public: bool = Field(False, description="Answer /metrics without a key.")
+    metrics_public: bool = Field(False, description="Serve `/metrics` without an API key.")
     ui_public: bool = Field(
-        False, description="Answer the search page and /docs, which hold no data, without a key."
+        False,
+        description="Serve the search page (`/ui`) and `/docs`, which contain no data, without an "
+        "API key.",
     )
     cors_allowed_origins: str = Field(
-        "", description="Origins whose pages may call this service, with commas between."
+        "",
+        description="Comma-separated list of sites whose pages may call the service, such as "
+        "`https://pictures.example`.",
     )
 
     @field_validator("api_key")
     @classmethod
-    def _keys_that_a_header_can_carry(cls, given: SecretStr | None) -> SecretStr | None:
+    def _check_keys(cls, given: SecretStr | None) -> SecretStr | None:
         for key in _split(given):
             if not re.fullmatch("[!-~]+", key):
                 raise ValueError(
-                    "one key or several with commas between are needed, none of them empty, of "
-                    "ASCII letters, digits and signs, without white space"
+                    "must be one key, or several keys separated by commas. A key may contain ASCII "
+                    "letters, digits and punctuation, but no white space, and must not be empty"
                 )
         return given
 
     @field_validator("cors_allowed_origins")
     @classmethod
-    def _exact_origins(cls, given: str) -> str:
+    def _check_origins(cls, given: str) -> str:
         if given and not all(
             re.fullmatch(r"https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:\d{1,5})?", origin)
             for origin in given.split(",")
         ):
             raise ValueError(
-                "origins such as https://pictures.example or http://localhost:3000 are needed, "
-                "in small letters, with commas between, without path, white space or *"
+                "must be a comma-separated list of lower-case origins such as "
+                "https://pictures.example or http://localhost:3000, without paths, spaces or *"
             )
         return given
 
@@ -118,9 +181,10 @@ class Settings(BaseSettings):
 
     @property
     def max_requests(self) -> int:
-        """How many requests are worked on at a time.
+        """The most requests to handle at a time.
 
-        A small model is quicker than HTTP, and then the queues of the towers do not see what waits.
+        A small model is faster than HTTP. Requests then wait outside the queues of the towers,
+        where `max_queue_ms` alone does not limit them.
         """
         return max(64, self.max_queue_ms // _HTTP_MS)
 
@@ -129,11 +193,11 @@ class Settings(BaseSettings):
         return self.cors_allowed_origins.split(",") if self.cors_allowed_origins else []
 
     @model_validator(mode="after")
-    def _each_image_fits(self) -> Settings:
+    def _check_byte_limits(self) -> Settings:
         if not self.max_image_bytes * 4 // 3 < self.max_request_bytes <= self.max_queue_bytes:
             raise ValueError(
-                f"MAX_IMAGE_BYTES={self.max_image_bytes} and a third (base64) must be less than "
-                f"MAX_REQUEST_BYTES={self.max_request_bytes}, and that no more than "
+                f"MAX_IMAGE_BYTES={self.max_image_bytes} plus a third (base64) must be less than "
+                f"MAX_REQUEST_BYTES={self.max_request_bytes}, which must be at most "
                 f"MAX_QUEUE_BYTES={self.max_queue_bytes}"
             )
         return self

@@ -1,4 +1,4 @@
-"""What this is a version of: kept in one place, read by the packaging too."""
+"""The version of this project. The packaging reads it from here."""
 
 from pathlib import Path
 
@@ -6,6 +6,6 @@ VERSION = "0.1.0"
 
 
 def revision() -> str | None:
-    """Return the git revision that `make bento` wrote down; None in a checkout."""
+    """Return the git revision that `make bento` recorded, or None in a checkout."""
     file = Path(__file__).with_name("revision.txt")
     return file.read_text().strip() if file.exists() else None

@@ -1,4 +1,4 @@
-"""Start-up: what BentoML is told, and loading beside the probes, which answer meanwhile."""
+"""Start-up: BentoML's options, and loading the model while the probes answer."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ T = TypeVar("T")
 
 
 def read_settings(kind: type[S]) -> S:
-    """Read settings. Raises `SystemExit` with a sentence when a variable is not valid."""
+    """Read settings. Exit with an error message if a variable is invalid."""
     try:
         return kind()
     except ValidationError as error:
-        raise SystemExit(f"a variable is not valid: {describe(error)}") from None
+        raise SystemExit(f"invalid setting: {describe(error)}") from None
 
 
 def service_options(settings: Settings, timeout: float, connection: str) -> dict[str, Any]:
-    """Return the options of `bentoml.service`, and set what BentoML has no option for.
+    """Return the options of `bentoml.service`, and configure what BentoML has no option for.
 
-    `connection` names the class of uvicorn's connections, `MODULE:CLASS`; `timeout` is in seconds.
+    `timeout` is in seconds. `connection` is uvicorn's protocol class as `MODULE:CLASS`.
     """
-    HTTP_PROTOCOLS["auto"] = connection  # which is what BentoML takes
+    HTTP_PROTOCOLS["auto"] = connection  # BentoML always uses "auto"
     if settings.device.startswith("cuda:"):
-        # BentoML would hide all GPUs but the first; DEVICE says which one
+        # BentoML's own allocation would hide every GPU but the first.
         os.environ.setdefault("BENTOML_DISABLE_GPU_ALLOCATION", "1")
     exports_spans = bool({"BENTOML_CONFIG", "BENTOML_CONFIG_OPTIONS"} & os.environ.keys())
     return {
@@ -47,9 +47,9 @@ def service_options(settings: Settings, timeout: float, connection: str) -> dict
         "resources": {"gpu": 1} if settings.device.startswith("cuda") else {"cpu": "2"},
         "http": {"host": settings.host, "port": settings.port},
         "traffic": {"timeout": timeout},
-        # RequestMiddleware logs and counts each request once: BentoML's counters are by path, of
-        # which a client can ask for any number. Spans cost half of a request's CPU time in the
-        # framework, and go nowhere unless BentoML is configured to export them.
+        # RequestMiddleware logs and counts requests. BentoML has one counter per requested path,
+        # so a client could create any number of counters. Its spans take half of the framework's
+        # CPU time per request, and are of no use unless BentoML is configured to export them.
         "logging": {"access": {"enabled": False}},
         "metrics": {"enabled": False},
         "tracing": {} if exports_spans else {"excluded_urls": ".*"},
@@ -57,9 +57,9 @@ def service_options(settings: Settings, timeout: float, connection: str) -> dict
 
 
 class Startup(Generic[T]):
-    """Loads on a thread of its own: /livez answers meanwhile, /readyz waits for it.
+    """Calls `load` on its own thread, so that /livez answers before the model is loaded.
 
-    When `load` fails, the service ends and says why.
+    If `load` fails, the service logs the reason and ends.
     """
 
     def __init__(self, load: Callable[[], T]) -> None:
@@ -69,9 +69,9 @@ class Startup(Generic[T]):
 
     @property
     def loaded(self) -> T:
-        """What `load` returned. Raises `NotReady` until it has."""
+        """The result of `load`. Raises `NotReady` while `load` is running."""
         if self._loaded is None:
-            raise NotReady("the model is still loading; /readyz says when it is ready")
+            raise NotReady("the model is still loading: try again when /readyz answers 200")
         return self._loaded
 
     @property
@@ -83,10 +83,10 @@ class Startup(Generic[T]):
             loaded = self._load()
         except ServiceError as error:
             give_up(str(error))
-        except Exception:
-            logger.exception("the model could not be loaded")
-            give_up("see the traceback above")
+        except Exception:  # any other failure must end the service, too
+            logger.exception("cannot load the model")
+            give_up("see the traceback in the log")
         else:
             gc.collect()
-            gc.freeze()  # what is loaded stays: looking through it paused everyone for 0.2 s
+            gc.freeze()  # otherwise each full collection scans the model: a pause of 0.2 s
             self._loaded = loaded

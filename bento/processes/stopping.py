@@ -1,4 +1,4 @@
-"""Graceful shutdown: new connections are refused while accepted requests are answered."""
+"""Graceful shutdown: refuse new connections while the worker answers accepted requests."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ import psutil  # type: ignore[import-untyped]
 
 
 def refuse_once_stopping(*, unless: threading.Event) -> None:
-    """Let new connections be refused as soon as SIGTERM comes, before what runs is finished.
+    """Refuse new connections as soon as SIGTERM arrives, before accepted requests finish.
 
-    The supervisor keeps its listening socket open until its worker has ended: who connects
-    meanwhile would wait for nothing. Not where other workers listen on that socket too: one that
-    is still serving comes to no end of accepting from it. A worker that ends `unless` the service
-    does leaves the socket to its successor. To be called in the main thread, when the server has
-    set its own handler.
+    The supervisor keeps the listening socket open until its worker has ended, so a client that
+    connects meanwhile would wait in vain.
+
+    Call this in the main thread of a service with one worker, after the server has installed its
+    own handler. With several workers, a worker that still serves would
+    try to accept from the closed socket forever.
+    If `unless` is set, only this worker ends: the socket stays open for its successor.
     """
     finish = signal.getsignal(signal.SIGTERM)
 

@@ -1,0 +1,1 @@
+"""The HTTP side of the service: middleware, access, forms, responses, API pages, metrics, logs."""

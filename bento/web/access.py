@@ -1,4 +1,4 @@
-"""Who may ask for what: keys, what is public, and pages of others in somebody's browser."""
+"""Access control: API keys, public routes, and requests from pages of other sites."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from bento.handlers.addresses import is_address
 from bento.settings import Settings
 
 _PROBES: Final = frozenset({"/livez", "/readyz", "/healthz"})
-# What people open in a browser, and what that loads: the same in every service, and no data.
+# Pages for browsers, and the files that they load. They contain no data.
 _PAGES: Final = frozenset({"/", "/ui", "/docs", "/openapi.json"})
 _PAGES_FILES: Final = ("/ui/", "/docs/", "/static_content/")
-_SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})  # they change nothing
+_SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})  # these methods change nothing
 
 
 class Access:
-    """Decides, before a body is read, whether a request may be made.
+    """Decides whether a request is allowed, before its body is read.
 
-    With a key, everything but the probes and what the settings make public needs it. Without one
-    everybody may ask, except a foreign page in the browser of somebody who may: such a page
-    cannot send a key, but without one it could write, or read under a name of its own that leads
-    to this machine (DNS rebinding).
+    With a key, every route needs it, except the probes and the routes that the settings make
+    public. Without a key, every client may send requests, except pages of other sites in a user's
+    browser. These pages could otherwise write, or read through a host name of their own that
+    resolves to this machine (DNS rebinding). If there is a key, they can do neither, because they
+    do not know it.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -39,13 +40,13 @@ class Access:
         self._on_loopback = _is_loopback(settings.host)
 
     def check(self, method: str, path: str, headers: Headers) -> None:
-        """Raise `Unauthorized` or `ForeignPage` when this request may not be made."""
+        """Raise `Unauthorized` or `ForeignPage` if the request is not allowed."""
         if path in _PROBES:
             return
         if not self._keys:
-            self._refuse_foreign_pages(method, headers)
+            self._reject_foreign_pages(method, headers)
         elif not self._has_key(headers) and not self._is_public(path):
-            raise Unauthorized(_asking(path, headers))
+            raise Unauthorized(_key_message(path, headers))
 
     def _has_key(self, headers: Headers) -> bool:
         given = headers.get("x-api-key")
@@ -54,26 +55,27 @@ class Access:
             if scheme.lower() != "bearer":
                 return False
         digest = _digest(given.strip())
-        # each is compared, so that the time says nothing
-        return any([compare_digest(digest, key) for key in self._keys])
+        # compares every key, so that the time does not depend on which one matches
+        return sum(compare_digest(digest, key) for key in self._keys) > 0
 
     def _is_public(self, path: str) -> bool:
         if path == "/metrics":
             return self._metrics_public
         return self._ui_public and _is_page(path)
 
-    def _refuse_foreign_pages(self, method: str, headers: Headers) -> None:
+    def _reject_foreign_pages(self, method: str, headers: Headers) -> None:
         host = headers.get("host", "")
         if self._on_loopback and self._is_foreign_name(host):
             raise ForeignPage(
-                f"the host of this request is {host[:80]!r}: without API_KEY, on a loopback "
-                "address, this service answers to localhost, to IP addresses and to the hosts of "
-                "CORS_ALLOWED_ORIGINS"
+                f"without API_KEY, this service does not answer to the Host header {host[:80]!r}. "
+                "On a loopback address, it answers only to localhost, IP addresses and the hosts "
+                "in CORS_ALLOWED_ORIGINS. Set API_KEY, or add the host's origin there"
             )
         origin = headers.get("origin")
         if method in _SAFE or origin in self._origins:
             return
-        # browsers send the first to https: and localhost, the second everywhere; others neither
+        # Browsers send Sec-Fetch-Site to https: and localhost only, and Origin always. Other
+        # clients send neither.
         site = headers.get("sec-fetch-site")
         own = (
             site in ("same-origin", "none")
@@ -82,12 +84,13 @@ class Access:
         )
         if not own:
             raise ForeignPage(
-                f"a page of {(origin or site or '')[:80]!r} sent this: without API_KEY only pages "
-                "of this service and of CORS_ALLOWED_ORIGINS may"
+                f"without API_KEY, this service does not accept {method[:10]} requests from pages "
+                f"of {(origin or site or '')[:80]!r}. Set API_KEY, or add the page's origin to "
+                "CORS_ALLOWED_ORIGINS"
             )
 
     def _is_foreign_name(self, host: str) -> bool:
-        """Say whether a host is a name that anybody can have registered."""
+        """Return whether `host` is a domain name that somebody else could have registered."""
         try:
             name = urlsplit(f"//{host}").hostname or ""
         except ValueError:
@@ -97,17 +100,17 @@ class Access:
 
 
 def warning(settings: Settings) -> str | None:
-    """Return what is to be said at start about who may use this service; None with a key."""
+    """Return a warning that says who can use a service without a key; None if it has one."""
     if settings.api_keys:
         return None
     if _is_loopback(settings.host):
         return (
-            f"API_KEY is not set: every program on this machine may use this service "
+            "API_KEY is not set: every program on this machine can use this service "
             f"(HOST={settings.host})"
         )
     return (
-        f"API_KEY is not set and HOST={settings.host}: everybody who reaches port {settings.port} "
-        "may search, index and delete; set API_KEY"
+        f"API_KEY is not set and HOST={settings.host}: anyone who can reach port {settings.port} "
+        "can search, index and delete. Set API_KEY"
     )
 
 
@@ -123,16 +126,17 @@ def _is_page(path: str) -> bool:
     return path in _PAGES or path.startswith(_PAGES_FILES)
 
 
-def _asking(path: str, headers: Headers) -> str:
-    """Say what is missing, or wrong, and what helps."""
-    sent = "x-api-key" in headers or "authorization" in headers
-    said = "the key that was sent is not one of this service's" if sent else "a key is needed"
-    said += ": send one as Authorization: Bearer KEY or X-API-Key: KEY"
+def _key_message(path: str, headers: Headers) -> str:
+    if "x-api-key" in headers or "authorization" in headers:
+        message = "this service does not accept the API key: send one of its keys"
+    else:
+        message = "the API key is missing: send it"
+    message += " as Authorization: Bearer KEY or X-API-Key: KEY"
     if path == "/metrics":
-        return f"{said}; METRICS_PUBLIC=true makes the metrics public"
+        return f"{message}. METRICS_PUBLIC=true serves /metrics without a key"
     if _is_page(path):
         return (
-            f"{said}. A browser cannot: UI_PUBLIC=true makes the search page and /docs public, "
-            "which hold no data and ask for the key themselves"
+            f"{message}. A browser cannot send it: UI_PUBLIC=true serves the search page and /docs "
+            "without a key. They contain no data and ask for the key themselves"
         )
-    return f"{said} (the clients of this service take it from API_KEY)"
+    return f"{message}. The clients of this project read it from API_KEY"

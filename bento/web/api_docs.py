@@ -1,4 +1,4 @@
-"""The API's description, from the route table: OpenAPI, the page at /docs, and docs/api.md.
+"""Write the API documents from the route table: OpenAPI, the page at /docs, and docs/api.md.
 
 python -m bento.web.api_docs >docs/api.md
 """
@@ -17,7 +17,7 @@ from bento.contract.route import Parameter, Route
 from bento.contract.routes import GROUPS, ROUTES
 from bento.version import VERSION
 
-# The assets are part of BentoML and served by it: nothing comes from another host.
+# BentoML contains and serves the assets, so the page loads nothing from another host.
 DOCS_PAGE: Final = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -44,15 +44,14 @@ DOCS_HEADERS: Final = {
 
 _ABOUT: Final = (
     "CLIP embeddings of texts and images, and image search. Every error is `{error, code}`: a "
-    "sentence that says what was wrong and what is allowed, and a stable code; on `/v1` it has "
-    "OpenAI's shape. With `Accept: application/x-npy` the embedding routes answer with the bytes "
-    "of a .npy file."
+    "message and a stable code. On `/v1` errors have OpenAI's shape. With "
+    "`Accept: application/x-npy` the embedding routes answer with a .npy file."
 )
 _KEYS: Final = {
-    "bearer": {"type": "http", "scheme": "bearer", "description": "A key of API_KEY."},
+    "bearer": {"type": "http", "scheme": "bearer", "description": "One of the keys in API_KEY."},
     "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
 }
-_WRONG: Final = "What was wrong and what is allowed"
+_ERROR: Final = "What was wrong, and what is allowed"
 _JSON: Final = "application/json"
 _FORM: Final = "multipart/form-data"
 
@@ -64,16 +63,16 @@ def openapi() -> dict[str, Any]:
     )
     paths: dict[str, Any] = {}
     for tag, routes in GROUPS.items():
-        for route in (each for each in routes if each.answer):  # the rest are redirects
+        for route in (each for each in routes if each.answer):  # without redirects
             operation = _operation(route, references)
             paths.setdefault(route.path, {})[route.method.lower()] = {"tags": [tag], **operation}
     return {
-        "openapi": "3.1.0",  # whose schemas are JSON Schema, as pydantic's are
+        "openapi": "3.1.0",  # the first version that takes JSON Schema, as pydantic writes it
         "info": {"title": "Vision encoder", "version": VERSION, "description": _ABOUT},
         "tags": [{"name": tag} for tag in GROUPS],
         "paths": paths,
         "components": {"schemas": schemas["$defs"], "securitySchemes": _KEYS},
-        "security": [{"bearer": []}, {"header": []}, {}],  # none, where there is no API_KEY
+        "security": [{"bearer": []}, {"header": []}, {}],  # {}: no key if API_KEY is not set
     }
 
 
@@ -102,12 +101,12 @@ def _operation(route: Route, references: Any) -> dict[str, Any]:
             if media_type == _JSON:
                 content["example"] = route.example
             operation["requestBody"] = {"required": True, "content": {media_type: content}}
-    wrong = OpenAIErrorResponse if route.path.startswith("/v1/") else ErrorResponse
+    error = OpenAIErrorResponse if route.path.startswith("/v1/") else ErrorResponse
     operation["responses"] = {
         "200": {"description": route.summary, **_content(route, references)},
         "default": {
-            "description": _WRONG,
-            "content": {_JSON: {"schema": references[wrong, "serialization"]}},
+            "description": _ERROR,
+            "content": {_JSON: {"schema": references[error, "serialization"]}},
         },
     }
     return operation
@@ -133,8 +132,8 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
 
 
 def markdown() -> str:
-    """Return docs/api.md."""
-    lines = ["# API", "", f"{_ABOUT}", "", "This page is generated: `make api-docs`."]
+    """Return the text of docs/api.md."""
+    lines = ["# API", "", _ABOUT, "", "`make api-docs` generates this page."]
     for group, routes in GROUPS.items():
         lines += ["", f"## {group}"]
         for route in routes:
@@ -143,17 +142,17 @@ def markdown() -> str:
 
 
 def _section(route: Route) -> list[str]:
-    said = f"{route.summary} {route.more}".strip()
-    lines = [f"### `{route.method} {route.path}`", "", said]
+    about = f"{route.summary} {route.more}".strip()
+    lines = [f"### `{route.method} {route.path}`", "", about]
     rows: list[tuple[str, str, str]] = [
-        (f"`{each.name}`", each.where, _said(each.description)) for each in route.parameters
+        (f"`{each.name}`", each.where, _cell(each.description)) for each in route.parameters
     ]
     places: list[tuple[str, type[BaseModel] | None]] = [("JSON", route.body), ("form", route.form)]
     for place, body in places:
         if body:
             for name, field in body.model_fields.items():
                 shown = f"`{name}`" if field.is_required() else f"`{name}`?"
-                rows.append((shown, place, _said(field.description)))
+                rows.append((shown, place, _cell(field.description)))
     if rows:
         lines += ["", "| field | in | meaning |", "|---|---|---|"]
         lines += [f"| {' | '.join(row)} |" for row in rows]
@@ -165,7 +164,7 @@ def _section(route: Route) -> list[str]:
     return [*lines, "", "```console", *_curl(route), "```"]
 
 
-def _said(description: str | None) -> str:
+def _cell(description: str | None) -> str:
     return (description or "").replace("|", "\\|")
 
 

@@ -1,4 +1,4 @@
-"""The HTTP side of one service: handlers bound to the route table, and middleware."""
+"""Assemble the HTTP side of the service: handlers, bound to the route table, and middleware."""
 
 from __future__ import annotations
 
@@ -30,17 +30,18 @@ if TYPE_CHECKING:
 logger = logging.getLogger("vision_encoder")
 
 FindHandler = Callable[[Any], Callable[[Any], Awaitable[Any]]]
-"""Returns the handler of a request's body, given the service."""
+"""Takes the service and returns the handler of a request body."""
 
 
 class Web:
-    """What BentoML is given: API methods, an app for the other routes, middleware.
+    """Makes what BentoML serves: API methods, an app for the other routes, and middleware.
 
-    `handlers` are those of the routes that neither BentoML nor `bento.web.endpoints` serves.
+    `handlers` has the handler of each route that neither BentoML nor `bento.web.endpoints` serves.
     """
 
     connection: Final = CONNECTION
-    timeout: Final = REQUEST_SECONDS + 5  # seconds; RequestMiddleware comes first, with our error
+    # RequestMiddleware times out first, with our error.
+    timeout: Final = REQUEST_SECONDS + 5  # seconds
 
     def __init__(self, settings: Settings, handlers: Mapping[str, Handler]) -> None:
         self._settings = settings
@@ -51,15 +52,15 @@ class Web:
     def api(self, name: str, find: FindHandler) -> Any:
         """Return the BentoML method of a route that takes JSON by POST.
 
-        Path, body, answer and words are those of the route table.
+        The route table gives its path, body, answer and summary. `find` returns its handler.
         """
         declared, responder = route(name), self._responder
 
-        # BentoML hides or reshapes what is raised; a response that is returned it leaves alone.
+        # BentoML changes errors that a method raises, but not a response that it returns.
         async def answer(self: Any, request: Any, /, ctx: Any) -> Any:
             accept = ctx.request.headers.get("accept", "")
             response = await responder.respond(lambda: find(self)(request), accept)
-            ctx.response.status_code = response.status_code  # which BentoML answers with
+            ctx.response.status_code = response.status_code  # BentoML takes the status from here
             return response
 
         answer.__name__ = answer.__qualname__ = name
@@ -68,14 +69,15 @@ class Web:
         return bentoml.api(route=declared.path)(answer)
 
     def start(self, service: Any) -> None:
-        """Configure the logs of a worker, and let the mounted routes find its service."""
+        """Configure the logs of a worker, and give its service to the mounted routes."""
         configure_logs()
-        if (said := warning(self._settings)) and bentoml.server_context.worker_index in (None, 1):
-            logger.warning(said)
+        message = warning(self._settings)
+        if message and bentoml.server_context.worker_index in (None, 1):
+            logger.warning(message)
         self.app.state.service = service
 
     def install(self, service: Any, budget: ByteBudget) -> None:
-        """Add the middleware to a BentoML service; the last one is the outermost."""
+        """Add the middleware to a BentoML service; the last one added is the outermost."""
         settings = self._settings
         service.add_asgi_middleware(SecurityHeaders)
         if settings.allowed_origins:
@@ -91,7 +93,7 @@ class Web:
 
 
 def _signature(declared: Route) -> inspect.Signature:
-    """Return the signature from which BentoML takes the body and the answer of a route."""
+    """Return the signature from which BentoML reads the types of body and answer."""
     one = inspect.Parameter
     parameters = [
         one("self", one.POSITIONAL_ONLY),
@@ -102,11 +104,11 @@ def _signature(declared: Route) -> inspect.Signature:
 
 
 def _mounted(handlers: Mapping[str, Handler], responder: Responder) -> Starlette:
-    """Return the app that serves every route of the table that BentoML does not."""
+    """Return the app that serves every route of the table that BentoML does not serve."""
     return Starlette(
         routes=[
             StarletteRoute(
-                each.path.replace("/images/{id}", "/images/{id:path}"),  # an id may have slashes
+                each.path.replace("/images/{id}", "/images/{id:path}"),  # ids may contain slashes
                 responder.wrap(handlers[each.name]),
                 methods=[each.method],
             )

@@ -1,24 +1,24 @@
-"""Connections: uvicorn's, with a bound on how long headers may take."""
+"""Limit the time in which a connection must send the headers of a request."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from typing import ClassVar, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-HEADER_SECONDS: Final = 20.0
 CONNECTION: Final = f"{__name__}:Connection"
-"""The class, as uvicorn imports it."""
+"""`Connection`, as `MODULE:CLASS`."""
 
 
 class Connection(HttpToolsProtocol):
-    """A connection that is closed unless a request's headers come within `HEADER_SECONDS`.
+    """uvicorn's connection, closed if a request's headers take longer than `header_seconds`.
 
-    Counted from when it was opened, or from the answer before. uvicorn itself waits for ever for a
-    first request, and for headers that come in drips.
+    The time counts from the opening of the connection, or from the previous answer. Without this
+    limit, uvicorn would wait forever for the first request, and for headers that come slowly.
     """
 
+    header_seconds: ClassVar[float] = 20.0
     _late: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -39,8 +39,9 @@ class Connection(HttpToolsProtocol):
 
     def _wait_for_headers(self) -> None:
         self._stop_waiting()
-        if self.cycle is None or self.cycle.response_complete:  # else the next one came already
-            self._late = self.loop.call_later(HEADER_SECONDS, self.transport.close)
+        pipelined = self.cycle is not None and not self.cycle.response_complete
+        if not pipelined:
+            self._late = self.loop.call_later(self.header_seconds, self.transport.close)
 
     def _stop_waiting(self) -> None:
         if self._late:

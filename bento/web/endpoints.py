@@ -1,4 +1,4 @@
-"""Handlers of the routes that are not JSON by POST: GET, and uploads."""
+"""Handlers of the GET routes and of uploads."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Errors as answers: one shape for the service's own, BentoML's and pydantic's.
+"""Give all errors one shape: those of the service, of BentoML and of pydantic.
 
-`{"error": sentence, "code": stable_code}`, and on `/v1` what OpenAI's clients expect.
+The shape is `{"error": message, "code": stable_code}`, and on `/v1` the one of OpenAI.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ _CODES: Final = {
     503: "not_ready",
     504: "timeout",
 }
-_SENTENCES: Final = {
-    404: "there is no such route; see /docs",
-    405: "this route does not take that method; see /docs",
-    500: "something broke in the service; its log has the request id of this answer",
-    503: "the service is not ready yet",
+_MESSAGES: Final = {
+    404: "this route does not exist: see /docs",
+    405: "this route does not accept this method: see /docs",
+    500: "the service failed: look for the X-Request-ID of this answer in its log",
+    503: "the service is not ready: try again later",
 }
 
 
 def error_response(error: ServiceError) -> JSONResponse:
-    """Return an error as an answer with its status and headers."""
+    """Return the response to an error, with its status and headers."""
     headers = {}
     if error.retry_after is not None:
         headers["Retry-After"] = str(math.ceil(error.retry_after))
@@ -44,7 +44,7 @@ def error_response(error: ServiceError) -> JSONResponse:
 
 
 def error_body(error: ServiceError) -> dict[str, Any]:
-    """Return an error's body; `param`, which only OpenAI's shape has, where it is known."""
+    """Return the body of an error, with `param`, the invalid field, if it is known."""
     body = {"error": str(error), "code": error.code}
     if isinstance(error, InvalidRequest) and error.param:
         body["param"] = error.param
@@ -52,7 +52,7 @@ def error_body(error: ServiceError) -> dict[str, Any]:
 
 
 def shaped(path: str, status: int, body: bytes) -> dict[str, Any]:
-    """Return the body of an error, whoever made it, in the shape that the route answers in."""
+    """Return the body of any error in the shape of the route `path`."""
     shape = _shaped(status, body)
     param = shape.pop("param", None)
     if not path.startswith("/v1/"):
@@ -74,5 +74,5 @@ def _shaped(status: int, body: bytes) -> dict[str, Any]:
         return {"error": describe_details(details), "code": code, "param": param or None}
     if isinstance(content, list) and content:
         content = content[0]
-    said = content.get("error") if isinstance(content, dict) else body.decode(errors="replace")
-    return {"error": _SENTENCES.get(status) or str(said)[:500] or f"HTTP {status}", "code": code}
+    message = content.get("error") if isinstance(content, dict) else body.decode(errors="replace")
+    return {"error": _MESSAGES.get(status) or str(message)[:500] or f"HTTP {status}", "code": code}

@@ -1,4 +1,4 @@
-"""Multipart forms: pictures that are uploaded, and the fields beside them."""
+"""Read multipart forms: uploaded pictures, and the fields beside them."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from bento.contract.errors import (
 
 
 class Form(NamedTuple):
-    """The pictures of a form, an error in place of one of another type, and its text fields."""
+    """The text fields of a form, and its pictures; a file of another type becomes an error."""
 
     pictures: Sequence[bytes | EncoderError]
     fields: Mapping[str, str]
 
     @property
     def picture(self) -> bytes:
-        """The only picture. Raises its error."""
+        """The only picture of the form. Raises its error if the file has another type."""
         (picture,) = self.pictures
         if isinstance(picture, EncoderError):
             raise picture
@@ -33,35 +33,38 @@ class Form(NamedTuple):
 
     @property
     def normalize(self) -> bool | None:
-        """The field `normalize`, None without it. Raises `InvalidRequest`."""
+        """The field `normalize`, or None if it is not set. Raises `InvalidRequest`."""
         given = self.fields.get("normalize")
         if given not in (None, "true", "false"):
-            raise InvalidRequest(f"normalize must be true or false, not {given!r}")
+            raise InvalidRequest(f"normalize must be true or false, not {given[:80]!r}")
         return None if given is None else given == "true"
 
 
 async def read_form(request: Request, name: str, field: str, *, max_files: int = 1) -> Form:
     """Read the pictures in the fields called `name`, and the text in `field` if there is one.
 
-    The names of files are ignored. Raises `InvalidRequest` when there is no picture, or any other
-    field, and `TooLarge`.
+    Ignores file names. Raises `InvalidRequest` if there is no picture or an unknown field, and
+    `TooLarge` if there are more than `max_files` pictures.
     """
     try:
         async with request.form(max_files=max_files, max_fields=2) as form:
             if unknown := form.keys() - {name, field}:
-                raise InvalidRequest(f"{', '.join(sorted(unknown))}: not a field of this request")
+                names = ", ".join(sorted(unknown))[:200]
+                raise InvalidRequest(f"unknown fields: {names}; allowed: {name}, {field}")
             given, text = form.getlist(name), form.get(field)
             files = [file for file in given if isinstance(file, UploadFile)]
             if not files or len(files) < len(given) or isinstance(text, UploadFile):
                 raise InvalidRequest(
-                    f"send multipart/form-data: each picture in a field named {name}, and "
-                    f"{field}, if you need it, as text"
+                    f"send each picture as a file in a form field named {name}, and the optional "
+                    f"field {field} as text"
                 )
             pictures = [await _read(file) for file in files]
             return Form(pictures, {} if text is None else {field: text})
     except HTTPException as error:
         if "Too many files" in error.detail and max_files > 1:
-            raise TooLarge(f"at most {max_files:,} images are allowed in one request") from None
+            raise TooLarge(
+                f"the request has too many images: at most {max_files:,} are allowed"
+            ) from None
         raise
 
 
@@ -70,5 +73,5 @@ async def _read(file: UploadFile) -> bytes | EncoderError:
     if media_type.startswith("image/") or media_type in ("", "application/octet-stream"):
         return await file.read()
     return UnsupportedMediaType(
-        f"a picture is sent as image/… or application/octet-stream, not {media_type[:80]}"
+        f"the file has the content type {media_type[:80]}: send image/… or application/octet-stream"
     )

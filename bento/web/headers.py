@@ -1,4 +1,4 @@
-"""Headers that every answer has, whoever made it, and those that none has."""
+"""Security headers, and CORS options."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Final
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _ALWAYS: Final = (
-    # of what is no page: nothing in it may be run, loaded or shown within another page
+    # Pages have a policy of their own. Nothing else may run scripts, load files or be framed.
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"referrer-policy", b"no-referrer"),
@@ -19,7 +19,7 @@ _NEVER: Final = frozenset({b"server", b"x-bentoml-request-id"})
 
 
 class SecurityHeaders:
-    """Adds and removes them; what an answer says for itself, as the pages do, stays."""
+    """Adds the security headers that an answer lacks, and removes those that name the software."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -37,7 +37,7 @@ class SecurityHeaders:
 
 
 def cors_options(origins: Sequence[str]) -> dict[str, Any]:
-    """Return what Starlette's CORSMiddleware is told when pages of these may call the service."""
+    """Return the options of Starlette's CORSMiddleware that allow pages of `origins`."""
     return {
         "allow_origins": origins,
         "allow_methods": ["GET", "POST", "PATCH", "DELETE"],

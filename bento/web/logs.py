@@ -1,4 +1,4 @@
-"""Logs of one JSON object a line, BentoML's own lines included."""
+"""Log one JSON object per line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ logger = logging.getLogger("vision_encoder")
 
 
 def configure_logs() -> None:
-    """Log one JSON object a line, BentoML's own lines included."""
+    """Log one JSON object per line, and format BentoML's own lines the same way."""
     formatter = JsonFormatter(
         "{asctime}{levelname}{name}{message}",
         style="{",
@@ -25,8 +25,8 @@ def configure_logs() -> None:
     for name in ("", "bentoml"):
         for handler in logging.getLogger(name).handlers:
             handler.setFormatter(formatter)
-            handler.filters.clear()  # BentoML's would put its own request_id over ours
-    # a request that fails validation is the client's mistake: no traceback in our log
+            handler.filters.clear()  # BentoML's filter would overwrite our request_id
+    # log no traceback for requests that fail validation
     logging.getLogger("bentoml._internal.server.http_app").addFilter(_is_our_fault)
 
 

@@ -1,6 +1,6 @@
-"""What operators see of the service, in Prometheus' format.
+"""Metrics in Prometheus' format.
 
-Labels have few values: routes as they are declared, never paths as they were asked for.
+Labels have few values: they name declared routes, never the paths that clients request.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ _ITEMS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
 class Metrics:
-    """The counters of one service. Every name begins with `vision_encoder_`."""
+    """The metrics of one service. Every name begins with `vision_encoder_`."""
 
     def __init__(self, *, workers: int) -> None:
         if workers == 1:
-            # Several workers share a folder of BentoML's, which the next service to start on
-            # this host empties; one worker counts in memory.
+            # Several workers share a folder of BentoML's, which the next service that starts on
+            # this host empties. One worker does not need it and counts in memory.
             os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
         shared = "PROMETHEUS_MULTIPROC_DIR" in os.environ
-        import prometheus_client as prometheus  # reads that variable when it is imported
+        import prometheus_client as prometheus  # reads the variable at its import
 
         prometheus.disable_created_metrics()  # type: ignore[no-untyped-call]
         self.content_type = prometheus.CONTENT_TYPE_LATEST
@@ -36,58 +36,60 @@ class Metrics:
             MultiProcessCollector(self._registry)  # type: ignore[no-untyped-call]
         registry = None if shared else self._registry
 
-        def counter(name: str, said: str, *labels: str) -> prometheus.Counter:
-            return prometheus.Counter(_PREFIX + name, said, labels, registry=registry)
+        def counter(name: str, about: str, *labels: str) -> prometheus.Counter:
+            return prometheus.Counter(_PREFIX + name, about, labels, registry=registry)
 
-        def gauge(name: str, said: str, *labels: str) -> prometheus.Gauge:
+        def gauge(name: str, about: str, *labels: str) -> prometheus.Gauge:
             return prometheus.Gauge(
-                _PREFIX + name, said, labels, multiprocess_mode="livesum", registry=registry
+                _PREFIX + name, about, labels, multiprocess_mode="livesum", registry=registry
             )
 
         def histogram(
-            name: str, said: str, *labels: str, buckets: tuple[float, ...] = _SECONDS
+            name: str, about: str, *labels: str, buckets: tuple[float, ...] = _SECONDS
         ) -> prometheus.Histogram:
             return prometheus.Histogram(
-                _PREFIX + name, said, labels, buckets=buckets, registry=registry
+                _PREFIX + name, about, labels, buckets=buckets, registry=registry
             )
 
-        self.requests = counter("requests", "Answered requests.", "method", "route", "status")
-        self.request_seconds = histogram("request_seconds", "From request to answer.", "route")
+        self.requests = counter(
+            "requests", "Requests that the service answered.", "method", "route", "status"
+        )
+        self.request_seconds = histogram("request_seconds", "Time from request to answer.", "route")
         self.stage_seconds = histogram(
             "stage_seconds",
-            "decode and queue per item, device per batch, respond per answer.",
+            "Time per stage: decode and queue of an item, device of a batch, respond of an answer.",
             "tower",
             "stage",
         )
-        self.batch_size = histogram("batch_size", "Items of a batch.", "tower", buckets=_ITEMS)
+        self.batch_size = histogram("batch_size", "Items in a batch.", "tower", buckets=_ITEMS)
         self.queue_length = gauge(
-            "queue_length", "Items that are accepted and not yet answered.", "tower"
+            "queue_length", "Items that are accepted but not yet answered.", "tower"
         )
         self.rejected = counter(
-            "rejected", "Requests answered 429, by the limit that they met.", "limit"
+            "rejected", "Requests answered 429, by the limit that they exceeded.", "limit"
         )
-        self.dropped = counter("dropped", "Items that their client cancelled.", "tower")
+        self.dropped = counter("dropped", "Items whose client disconnected.", "tower")
         self.failed = counter("failed", "Items that failed on the device.", "tower")
         self.device_memory = gauge(
-            "device_memory_bytes", "Memory that torch has allocated on the GPU; 0 on a CPU."
+            "device_memory_bytes", "GPU memory that torch has allocated; 0 on a CPU."
         )
 
     def tower(self, name: str) -> TowerMetrics:
-        """Return what the runner of a tower reports to."""
+        """Return the metrics to which the runner of a tower reports."""
         return TowerMetrics(self, name)
 
     def exposition(self) -> bytes:
-        """Return all of it as Prometheus reads it."""
+        """Return all metrics in the text format that Prometheus reads."""
         from prometheus_client import generate_latest
 
-        if torch := sys.modules.get("torch"):  # not imported for this alone
-            gpus = range(torch.cuda.device_count())  # one is used, not always the first
+        if torch := sys.modules.get("torch"):  # never imports torch itself
+            gpus = range(torch.cuda.device_count())  # the service uses one, not always the first
             self.device_memory.set(sum(map(torch.cuda.memory_allocated, gpus)))
         return generate_latest(self._registry)
 
 
 class TowerMetrics:
-    """What the queue before one tower reports."""
+    """The metrics of one tower's queue."""
 
     def __init__(self, metrics: Metrics, tower: str) -> None:
         self.accepted = metrics.queue_length.labels(tower).set

@@ -1,4 +1,4 @@
-"""What every route shares: request ids, limits, the access log, counters, errors in one shape."""
+"""The middleware of every route: request ids, access, limits, log, metrics, one error shape."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ logger = logging.getLogger("vision_encoder")
 
 _REQUEST_ID: Final = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
 _UNCOUNTED: Final = ("/livez", "/readyz", "/metrics")
-_CLIENT_CLOSED: Final = 499  # nginx's word for it; no client ever sees it
-_ABOUT_ERRORS: Final = ("Retry-After", "WWW-Authenticate")
+_CLIENT_CLOSED: Final = 499  # as in nginx; for the log and the metrics only
+_ERROR_HEADERS: Final = ("Retry-After", "WWW-Authenticate")
 _JSON_ROUTES: Final = frozenset(route.path for route in ROUTES if route.is_api)
 _FORM_ROUTES: Final = frozenset(route.path for route in ROUTES if route.form)
 
-REQUEST_SECONDS: Final = 60.0
-BODY_SECONDS: Final = 40.0  # of those; a body that comes in drips is not waited for any longer
+REQUEST_SECONDS: Final = 60.0  # from the headers to the answer
+BODY_SECONDS: Final = 40.0  # of these, for the body to arrive
 
 
 class RequestMiddleware:
-    """Gives every request an id, limits, a line in the log, counters and errors of one shape.
+    """Gives every request an id, limits, a log line, metrics and errors of one shape.
 
-    A request whose client has gone is given up, so that it costs nothing more. At most
-    `max_requests` are worked on at a time.
+    Handles at most `max_requests` at a time. Cancels a request when its client disconnects. Times
+    out after `seconds`, and after `body_seconds` if the body is still incomplete.
     """
 
     def __init__(
@@ -75,15 +75,15 @@ class RequestMiddleware:
         self._under_way = 0  # requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "websocket":  # there are none
+        if scope["type"] == "websocket":  # no route is a websocket
             await send({"type": "websocket.close"})
             return
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        points_to = Fetched(self.budget, self.max_body_bytes)
-        fetched.set(points_to)
+        fetched_bytes = Fetched(self.budget, self.max_body_bytes)
+        fetched.set(fetched_bytes)
         exchange = _Exchange(
             scope, headers, receive, send, self.max_body_bytes, self.budget, self.body_seconds
         )
@@ -93,11 +93,14 @@ class RequestMiddleware:
             exchange.announce(headers.get("content-length", ""))
             async with asyncio.timeout(self.seconds):
                 await self.app(scope, exchange.receive, exchange.send)
-        except EncoderError as refusal:  # before its body was read
-            await error_response(refusal)(scope, receive, exchange.send)
+        except EncoderError as rejection:  # before the body was read
+            await error_response(rejection)(scope, receive, exchange.send)
         except TimeoutError:
-            if not exchange.status:  # else the client does not take its answer
-                late = TimedOut(f"not answered within {self.seconds:g} s: ask for less at once")
+            if not exchange.status:  # otherwise the client is slow to read the answer
+                late = TimedOut(
+                    f"the service did not answer within {self.seconds:g} s: send fewer items at a "
+                    "time"
+                )
                 await error_response(late)(scope, receive, exchange.send)
         except (asyncio.CancelledError, ClientDisconnect):
             if not exchange.abandoned:
@@ -106,19 +109,19 @@ class RequestMiddleware:
         finally:
             self._under_way -= 1
             exchange.close()
-            points_to.release()
+            fetched_bytes.release()
             exchange.log()
             self._count(exchange)
 
     def _check(self, scope: Scope, headers: Headers) -> None:
-        """Refuse what can be refused before a body is read."""
+        """Raise an error if the request can be rejected before its body is read."""
         method, path = scope["method"], scope["path"]
         self.access.check(method, path, headers)
         if self._under_way > self.max_requests and path not in _UNCOUNTED:
             self.metrics.rejected.labels("requests").inc()
             raise Busy(
-                f"{self.max_requests:,} requests are being worked on, and no more are allowed: "
-                "try again later"
+                f"the service is handling {self.max_requests:,} requests, the most that "
+                "MAX_QUEUE_MS allows: try again later"
             )
         media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
         if method == "POST" and path in _FORM_ROUTES:
@@ -126,26 +129,26 @@ class RequestMiddleware:
         elif (method == "POST" and path in _JSON_ROUTES) or method == "PATCH":
             allowed = "application/json"
         elif media_type in ("", "application/json"):
-            return  # no body is read, and some clients name a type all the same
+            return  # the route reads no body, but some clients send a content type anyway
         else:
             raise UnsupportedMediaType(
-                f"{method} {path[:200]} takes no body, and so none of type {media_type[:80]}"
+                f"{method} {path[:200]} takes no body, but the content type is {media_type[:80]}"
             )
         if media_type != allowed:
             raise UnsupportedMediaType(
-                f"{path[:200]} takes {allowed}, not {media_type[:80] or 'an untyped body'}"
+                f"{path[:200]} accepts the content type {allowed}, not {media_type[:80] or 'none'}"
             )
-        _, options = parse_options_header(headers["content-type"])  # as they are read for a form
+        _, options = parse_options_header(headers["content-type"])  # as the form parser reads them
         charset = options.get(b"charset", b"utf-8").decode("latin-1")
         if path in _FORM_ROUTES and charset.lower() not in ("utf-8", "utf8"):
-            raise UnsupportedMediaType(f"a form is taken in utf-8, not in {charset[:80]}")
+            raise UnsupportedMediaType(f"the charset of a form must be utf-8, not {charset[:80]}")
 
     def _count(self, exchange: _Exchange) -> None:
         scope = exchange.scope
         path = scope["path"]
         known = path in _JSON_ROUTES or path in _FORM_ROUTES
-        refused = path if known else "other"
-        route = getattr(scope.get("route"), "path", None) or refused
+        rejected = path if known else "other"  # it never reached a route
+        route = getattr(scope.get("route"), "path", None) or rejected
         if route in _UNCOUNTED:
             return
         self.metrics.requests.labels(scope["method"], route, exchange.status).inc()
@@ -153,7 +156,7 @@ class RequestMiddleware:
 
 
 class _Exchange:
-    """One request and its answer, as the middleware sees them."""
+    """One request and its answer."""
 
     def __init__(
         self,
@@ -174,8 +177,8 @@ class _Exchange:
         self._budget = budget
         self._body_seconds = body_seconds
         self._body_due = asyncio.get_running_loop().time() + body_seconds
-        self._counted = 0  # bytes of this request in the budget
-        self._refusal: EncoderError | None = None
+        self._held = 0  # bytes of this request in the budget
+        self._rejection: EncoderError | None = None
         self._gone = asyncio.Event()
         self._watch: asyncio.Task[None] | None = None
         self._task = asyncio.current_task()
@@ -190,30 +193,30 @@ class _Exchange:
         return perf_counter() - self._started
 
     def announce(self, content_length: str) -> None:
-        """Refuse a body before it comes, when by what its header says there is no room for it.
+        """Reject a body that would exceed a limit, before it arrives. Raises `TooLarge` or `Busy`.
 
-        It is counted in as it comes, and not before: else who only promises would keep others out.
+        The bytes are not reserved, only counted as they arrive. Otherwise a client could reserve
+        memory without sending anything.
         """
         if content_length.isdigit():
-            self._fits(int(content_length))
+            self._check_size(int(content_length))
             with self._budget.hold(int(content_length)):
                 pass
 
     async def receive(self) -> Message:
-        if self._watch:  # the body is complete: what comes next is that the client goes
+        if self._watch:  # the body is complete; only a disconnect can follow
             await self._gone.wait()
             return {"type": "http.disconnect"}
         try:
             message = await self._receive_in_time()
-            self._count(len(message.get("body", b"")))
-        except EncoderError as refusal:
-            self._refusal = refusal
+            self._hold(len(message.get("body", b"")))
+        except EncoderError as rejection:
+            self._rejection = rejection
             raise
         if message["type"] == "http.disconnect":
             self.abandoned = True
-        else:
-            if not message.get("more_body", False):
-                self._watch = asyncio.create_task(self._watch_client())
+        elif not message.get("more_body", False):
+            self._watch = asyncio.create_task(self._watch_client())
         return message
 
     async def send(self, message: Message) -> None:
@@ -231,7 +234,7 @@ class _Exchange:
         await self._send(message)
 
     async def send_nowhere(self) -> None:
-        """Tell the layers above that this request is over; there is nobody to read it."""
+        """Tell the server that this request is over. The client has disconnected."""
         self.status = _CLIENT_CLOSED
         if self._task and self._task.cancelling():
             self._task.uncancel()
@@ -241,10 +244,10 @@ class _Exchange:
     def close(self) -> None:
         if self._watch:
             self._watch.cancel()
-        self._budget.release(self._counted)
+        self._budget.release(self._held)
 
     async def _watch_client(self) -> None:
-        await self._receive()  # returns when the client goes, or when the answer is complete
+        await self._receive()  # returns when the client disconnects, or the answer is complete
         self._gone.set()
         if not self.status and self._task:
             self.abandoned = True
@@ -256,34 +259,35 @@ class _Exchange:
                 return await self._receive()
         except TimeoutError:
             raise TooSlow(
-                f"the request body did not come within {self._body_seconds:g} s: send less at once"
+                f"the request body did not arrive within {self._body_seconds:g} s: send less at a "
+                "time"
             ) from None
 
-    def _count(self, received: int) -> None:
-        """Hold more bytes of this request in the budget. Raises `TooLarge` or `Busy`."""
-        self._fits(self._counted + received)
+    def _hold(self, received: int) -> None:
+        """Add received bytes to the budget. Raises `TooLarge` or `Busy`."""
+        self._check_size(self._held + received)
         self._budget.take(received)
-        self._counted += received
+        self._held += received
 
-    def _fits(self, count: int) -> None:
+    def _check_size(self, count: int) -> None:
         if count > self._max_bytes:
             raise TooLarge(
-                f"the request body is larger than {self._max_bytes:,} bytes, the limit of this "
-                "service"
+                f"the request body exceeds the limit of {self._max_bytes:,} bytes "
+                "(MAX_REQUEST_BYTES): send less at a time"
             )
 
     async def _send_error(self, start: Message) -> None:
-        """Send a buffered error, in our shape whoever made it."""
+        """Send a buffered error in the shape of all errors."""
         given = bytes(self._error_body)
         headers = MutableHeaders(scope=start)
-        if self._refusal:  # whatever was made of it on its way through BentoML
-            refused = error_response(self._refusal)
-            self.status, given = refused.status_code, bytes(refused.body)
+        if self._rejection:  # BentoML may have changed it
+            ours = error_response(self._rejection)
+            self.status, given = ours.status_code, bytes(ours.body)
             headers.update(
-                {name: refused.headers[name] for name in _ABOUT_ERRORS if name in refused.headers}
+                {name: ours.headers[name] for name in _ERROR_HEADERS if name in ours.headers}
             )
-            if isinstance(self._refusal, TooSlow):
-                headers["Connection"] = "close"  # what is still to come is not read
+            if isinstance(self._rejection, TooSlow):
+                headers["Connection"] = "close"  # the rest of the body is not read
         error = shaped(self.scope["path"], self.status, given)
         body = json.dumps(error, ensure_ascii=False).encode()
         headers["Content-Type"] = "application/json"

@@ -1,4 +1,4 @@
-"""Answers as HTTP responses: embeddings as JSON or .npy, models as JSON, errors in one shape."""
+"""Turn answers of handlers into HTTP responses: JSON or .npy, and errors in one shape."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
     from bento.web.metrics import Metrics
 
 Handler = Callable[[Request], Awaitable[Any]]
-"""Answers a request with a response, a model of the contract, or embeddings."""
+"""Takes a request and returns a response, a model of the contract, or embeddings."""
 
 JSON: Final = "application/json"
 
 
 class Responder:
-    """Turns what handlers answer into responses."""
+    """Turns the answers of handlers into responses."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
     async def respond(self, handle: Callable[[], Awaitable[Any]], accept: str) -> Response:
-        """Return what a handler answers, or its `ServiceError`, as a response.
+        """Return the answer of a handler, or its `ServiceError`, as a response.
 
         `accept` is the request's Accept header.
         """
@@ -46,7 +46,7 @@ class Responder:
             return error_response(error)
 
     def wrap(self, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
-        """Return a handler that answers with a response whatever happens."""
+        """Return a handler that turns answers and `ServiceError`s of `handler` into responses."""
 
         @wraps(handler)
         async def answer(request: Request) -> Response:
@@ -66,7 +66,7 @@ class Responder:
                     return _npy(answer.embeddings) if npy else _embedded(answer)
             case OpenAIEmbedded():
                 return _npy(answer.embeddings) if npy else _openai(answer)
-        raise TypeError(f"a handler answered {type(answer).__name__}")
+        raise TypeError(f"a handler returned {type(answer).__name__}")
 
     def _timed(self, tower: str) -> AbstractContextManager[Any]:
         return self._metrics.stage_seconds.labels(tower, "respond").time()
@@ -106,7 +106,7 @@ def _openai(answer: OpenAIEmbedded) -> Response:
 
 
 def _json(content: Any) -> Response:
-    """Return JSON by orjson, which takes NumPy arrays and writes float32 as short as is exact."""
+    """Return a JSON response; orjson writes float32 as the shortest text with the same value."""
     return Response(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY), media_type=JSON)
 
 

@@ -80,7 +80,6 @@ def test_a_deployment_that_works_passes(fetching: Server, picture_port: int) -> 
         assert qdrant.headers["api-key"] == "k"
         refused = smoke(**{**targets, "API_KEY": "another"})
         assert refused.returncode == 1
-        assert "not one of this service's" in refused.stderr
         assert "API_KEY" in refused.stderr
 
 

@@ -1,4 +1,4 @@
-"""The requests: every route, with what is valid, at the edge, and wrong; in this order."""
+"""The requests of the parity test, in order: valid, borderline and invalid, for every route."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NPY: Final = {"Accept": "application/x-npy"}
 
 @dataclass(frozen=True)
 class Ask:
-    """A request, by a name of its own; `given` is what httpx takes."""
+    """A named request; `given` holds further arguments of `httpx.Client.request`."""
 
     name: str
     method: str
@@ -39,7 +39,7 @@ def _base64(data: bytes) -> str:
 
 
 def _turned() -> bytes:
-    """Return a JPEG that is to be shown turned by a quarter."""
+    """Return a JPEG with an EXIF orientation of 90 degrees."""
     rng = np.random.default_rng(9)
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -1,7 +1,7 @@
 """Play the corpus against the service in this process: `python -m tests.parity.in_process FILE`.
 
-It is a process of its own, since the service reads its settings when it is imported. With API_KEY
-the corpus is played twice: with the key, and by somebody who has none.
+A new process is needed because the service reads its settings at its import. With API_KEY, the
+corpus is played twice: with the key, then without it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import pickle
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from starlette.testclient import TestClient
 
@@ -20,8 +21,9 @@ from tests.parity.playing import play
 def main(file: Path) -> None:
     import service
 
+    encoder: Any = service.VisionEncoder  # BentoML has no types
     with TestClient(
-        service.VisionEncoder.to_asgi(), raise_server_exceptions=False, follow_redirects=False
+        encoder.to_asgi(), raise_server_exceptions=False, follow_redirects=False
     ) as client:
         deadline = time.monotonic() + 120
         while client.get("/readyz").status_code != 200:

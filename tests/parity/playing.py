@@ -1,11 +1,11 @@
-"""Playing the corpus against a service, and comparing what two of them answered."""
+"""Play the corpus against a service, and compare the answers of two services."""
 
 from __future__ import annotations
 
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.parity.corpus import CORPUS, Ask
 
 TOLERANCE: Final = 1e-6  # of a number in an embedding or a score
-HEADERS: Final = (  # those that mean something; dates, lengths and ids differ
+HEADERS: Final = (  # compared; dates, lengths and ids may differ
     "allow",
     "cache-control",
     "content-security-policy",
@@ -33,9 +33,10 @@ _TIMES: Final = frozenset({"indexed_at"})
 
 
 class Client(Protocol):
-    """httpx.Client, or Starlette's TestClient, which is one."""
+    """The method of httpx.Client and Starlette's TestClient that `play` calls."""
 
-    def request(self, method: str, url: str, **given: Any) -> Any: ...
+    @property
+    def request(self) -> Callable[..., Any]: ...
 
 
 class Answer(NamedTuple):
@@ -45,7 +46,7 @@ class Answer(NamedTuple):
 
 
 def play(client: Client, more: Mapping[str, str] | None = None) -> list[Answer]:
-    """Send each request of the corpus, with `more` headers, and return the answers in order."""
+    """Send the requests of the corpus, with `more` headers, and return the answers in order."""
     answers = []
     for ask in CORPUS:
         headers = {**ask.given.get("headers", {}), **(more or {})}
@@ -56,7 +57,7 @@ def play(client: Client, more: Mapping[str, str] | None = None) -> list[Answer]:
 
 
 def differences(first: str, firsts: list[Answer], second: str, seconds: list[Answer]) -> list[str]:
-    """Return a sentence for each difference: which request, which two, and what."""
+    """Describe each difference: the request, the two services and their values."""
     return [
         f"{ask.name}: {what}, {first} has {short(a)}, {second} has {short(b)}"
         for ask, one, other in zip(CORPUS, firsts, seconds, strict=True)
@@ -85,12 +86,12 @@ def _meaning(ask: Ask, name: str, answer: Answer) -> str | None:
     if name == "allow" and value:
         return ", ".join(sorted(value.split(", ")))
     if name == "etag" and ask.path.startswith("/ui"):
-        return "of the file's time" if value else None
+        return "set" if value else None  # depends on the time of the file
     return value
 
 
 def _readable(ask: Ask, answer: Answer) -> Any:
-    """Return a body as what is compared."""
+    """Decode a body into a value to compare."""
     media_type = answer.headers.get("content-type", "")
     if ask.path == "/metrics" and media_type.startswith("text/"):
         families = text_string_to_metric_families(answer.body.decode())
@@ -103,7 +104,7 @@ def _readable(ask: Ask, answer: Answer) -> Any:
     if media_type.startswith("application/x-npy"):
         return np.load(io.BytesIO(answer.body)).tolist()
     if media_type.startswith("text/"):
-        # addresses of objects in a generated page
+        # replace addresses of objects
         return re.sub(r"0x[0-9a-f]{8,}", "0x", answer.body.decode())
     return answer.body
 

@@ -39,7 +39,7 @@ def test_contradictory_settings_are_named(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_key_that_is_none_is_named_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("API_KEY", "s3cret key")
     found = examine(machine())["settings"].found
-    assert found.startswith("API_KEY: one key or several")
+    assert found.startswith("API_KEY: ")
     assert "s3cret" not in found
 
 

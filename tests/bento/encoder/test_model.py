@@ -396,7 +396,7 @@ def test_weights_are_fetched_as_the_service_would(tmp_path: Path) -> None:
         run, cwd=ROOT, env={**environment, "MODEL_NAME": BUNDLED}, capture_output=True, text=True
     )
     assert here.returncode == 0, here.stderr
-    assert here.stdout.endswith(f"{BUNDLED}/local is here: 128 dimensions\n")
+    assert here.stdout.endswith(f"loaded {BUNDLED}/local: 128 dimensions\n")
     away = subprocess.run(
         run, cwd=ROOT, env={**environment, "MODEL_NAME": "ViT-B-32"}, capture_output=True, text=True
     )

@@ -1,4 +1,4 @@
-"""Scaling to zero: what deploy/knative has of its own; deploy/bentocloud, by BentoML's own code."""
+"""Scaling to zero: the files in deploy/knative, and deploy/bentocloud as BentoML reads it."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ from tests.support.deploy.variables import FIELDS
 from tests.support.paths import ROOT
 from tests.support.serving import Server
 
+pytestmark = pytest.mark.service
+
 BOTH = pytest.mark.parametrize("name", KNATIVE)
 BENTOCLOUD = DEPLOY / "bentocloud" / "deployment.yaml"
 
@@ -36,7 +38,7 @@ def revision(name: str) -> Object:
 
 
 @BOTH
-def test_it_scales_to_zero_and_by_requests(name: str) -> None:
+def test_knative_scales_to_zero_and_by_requests(name: str) -> None:
     annotations = revision(name)["metadata"]["annotations"]
     assert annotations["autoscaling.knative.dev/min-scale"] == "0"
     target = int(annotations["autoscaling.knative.dev/target"])
@@ -44,7 +46,7 @@ def test_it_scales_to_zero_and_by_requests(name: str) -> None:
 
 
 @BOTH
-def test_a_start_measures_and_downloads_nothing(name: str) -> None:
+def test_a_cold_start_measures_and_downloads_nothing(name: str) -> None:
     given = variables(rendered(name), "vision-encoder")
     assert given["DTYPE"] != Settings.model_fields["dtype"].default == "auto"
     assert given["COMPILE"] == "false"
@@ -63,21 +65,21 @@ def test_the_weights_are_written_by_the_job_and_read_by_the_service(name: str) -
     job, read = weights("fetch-weights"), weights("vision-encoder")
     assert job["persistentVolumeClaim"]["claimName"] == read["persistentVolumeClaim"]["claimName"]
     assert (job.get("readOnly"), read["readOnly"]) == (None, True)
-    assert read["persistentVolumeClaim"]["readOnly"] is True  # else Knative refuses it
+    assert read["persistentVolumeClaim"]["readOnly"] is True  # Knative accepts nothing else
     command = container(pods(rendered(name))["fetch-weights"])["args"]
     assert command[:2] == ["python", "-m"]
     assert (ROOT / (command[2].replace(".", "/") + ".py")).exists()
 
 
 @BOTH
-def test_what_knative_reserves_is_left_to_it(name: str) -> None:
+def test_fields_that_knative_reserves_are_not_set(name: str) -> None:
     assert "PORT" not in variables(rendered(name), "vision-encoder")
     assert len(container(revision(name))["ports"]) == 1
     assert revision(name)["spec"].keys().isdisjoint({"securityContext", "tolerations"})
 
 
 @BOTH
-def test_a_start_and_a_request_have_the_time_that_they_need(name: str) -> None:
+def test_a_start_and_a_request_have_enough_time(name: str) -> None:
     assert revision(name)["spec"]["timeoutSeconds"] > 60
     probe = container(revision(name))["startupProbe"]
     minutes = revision(name)["metadata"]["annotations"]["serving.knative.dev/progress-deadline"]
@@ -85,7 +87,7 @@ def test_a_start_and_a_request_have_the_time_that_they_need(name: str) -> None:
 
 
 @BOTH
-def test_it_is_published_only_if_the_operator_says_so(name: str) -> None:
+def test_the_function_is_not_public(name: str) -> None:
     (found,) = (
         each
         for each in rendered(name)
@@ -104,9 +106,9 @@ def test_qdrant_lets_the_function_in(name: str) -> None:
 
 
 def as_bentocloud_reads_it(written: Object) -> Object:
-    """Return what `bentoml deploy -f` would send of a file: the fields that it knows."""
+    """Return the fields of a file that `bentoml deploy -f` would send."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # BentoML's use of pathspec
+        warnings.simplefilter("ignore", DeprecationWarning)  # from BentoML's use of pathspec
         from bentoml._internal.cloud.schemas.schemasv2 import CreateDeploymentSchema
         from bentoml._internal.utils.cattr import bentoml_cattr
 
@@ -124,7 +126,7 @@ def test_bentocloud_reads_every_field_of_its_file() -> None:
     assert as_bentocloud_reads_it(bentocloud()) == bentocloud()
 
 
-def test_a_wrong_field_for_bentocloud_is_found() -> None:
+def test_an_unknown_field_for_bentocloud_is_found() -> None:
     written = bentocloud()
     written["services"]["vision-encoder"]["scaling"]["min_replica"] = 0
     assert as_bentocloud_reads_it(written) != written
@@ -142,7 +144,7 @@ def test_bentocloud_deploys_the_bento_that_is_built(server: Server) -> None:
     assert deployed["deployment_strategy"] == "RollingUpdate"
 
 
-def test_bentocloud_gives_settings_that_are_read_and_no_secret(
+def test_bentocloud_sets_only_known_settings_and_no_secret(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     given = {each["name"]: each["value"] for each in bentocloud()["envs"]}
@@ -152,7 +154,7 @@ def test_bentocloud_gives_settings_that_are_read_and_no_secret(
     assert Settings().dtype == given["DTYPE"] != "auto"
 
 
-def test_the_commands_of_the_page_name_files_that_are_here() -> None:
+def test_the_commands_of_the_page_name_existing_files() -> None:
     page = (ROOT / "docs" / "deploy.md").read_text()
     applied = set(re.findall(r"kubectl apply -k (deploy/\S+)", page))
     assert applied - {"deploy/kubernetes/base/qdrant"} == {

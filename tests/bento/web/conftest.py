@@ -1,4 +1,4 @@
-"""Services that several modules ask: the one of all tests, and one with keys and small limits."""
+"""A client of the shared service, and a second service with keys and small limits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def http(server: Server) -> Iterator[httpx.Client]:
 
 @pytest.fixture(scope="package")
 def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A service with two keys and small limits."""
+    """Start a service with two keys and small limits."""
     with serving(
         tmp_path_factory.mktemp("locked"),
         API_KEY=",".join(KEYS),

@@ -1,4 +1,4 @@
-"""What a served service does under pressure: too much work, clients that go, runners that die."""
+"""A served service with too many requests, slow uploads and vanished clients."""
 
 from __future__ import annotations
 
@@ -9,25 +9,24 @@ import socket
 import time
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 from PIL import Image
 
-from tests.support.bento.broken import broken
 from tests.support.bento.problems import problem
 from tests.support.pictures import file_bytes
 from tests.support.serving import Server, serving
 from tests.support.wire import answer as answer_of
 from tests.support.wire import wire
 
+pytestmark = pytest.mark.service
+
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[str]:
-    """Return the address of a picture of 900 kB on a site of our own."""
+    """Serve a picture of 900 kB and return its URL."""
     body = answer_of(200, noise(540), media_type="image/png")
     with wire(body) as served:
         yield served.url
@@ -35,7 +34,7 @@ def site() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def tight(site: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A service that lets little wait."""
+    """Start a service with small limits."""
     folder = tmp_path_factory.mktemp("tight")
     with serving(
         folder,
@@ -53,7 +52,7 @@ def tight(site: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve
 
 
 def sample(server: Server, line: str) -> float:
-    """Return a metric of a service."""
+    """Return the value of a metric; 0 if it is missing."""
     text = httpx.get(f"{server.url}/metrics").text
     values = [float(x.rpartition(" ")[2]) for x in text.splitlines() if x.startswith(line + " ")]
     return values[0] if values else 0.0
@@ -74,7 +73,7 @@ def noise(side: int) -> bytes:
     return file_bytes(Image.frombytes("RGB", (side, side), os.urandom(3 * side * side)))
 
 
-def test_too_much_at_once_is_429_with_retry_after_and_the_rest_is_answered(tight: Server) -> None:
+def test_excess_requests_are_429_and_the_rest_is_answered(tight: Server) -> None:
     picture = noise(300)
 
     async def scene() -> list[httpx.Response]:
@@ -94,13 +93,13 @@ def test_too_much_at_once_is_429_with_retry_after_and_the_rest_is_answered(tight
     limits = ("queue", "late", "requests", "bytes")
     refused = [sample(tight, f'vision_encoder_rejected_total{{limit="{it}"}}') for it in limits]
     assert sum(refused) == statuses.count(429)
-    # and when that is over, one more is answered
+    # the next request is answered again
     assert httpx.post(f"{tight.url}/embed/image/upload", files={"file": picture}).is_success
     assert sample(tight, 'vision_encoder_queue_length{tower="image"}') == 0
 
 
 def open_upload(server: Server, length: int, sent: int = 1) -> socket.socket:
-    """Begin an upload and send so many bytes of its body."""
+    """Begin an upload of `length` bytes and send the first `sent` bytes."""
     host, port = server.url.removeprefix("http://").split(":")
     connection = socket.create_connection((host, int(port)), timeout=20)
     head = (
@@ -115,7 +114,7 @@ def ask(server: Server) -> httpx.Response:
     return httpx.post(f"{server.url}/embed/text", json={"text": "a"})
 
 
-def test_bodies_that_are_still_coming_count_and_are_given_back_when_their_client_goes(
+def test_bodies_count_as_they_arrive_until_their_client_disconnects(
     tight: Server,
 ) -> None:
     first, second = (open_upload(tight, 1_999_000, 1_998_000) for _ in range(2))
@@ -124,15 +123,14 @@ def test_bodies_that_are_still_coming_count_and_are_given_back_when_their_client
     finally:
         first.close()
         second.close()
-    # both clients went in the middle of their upload
     until(lambda: not open_refused(tight))
     assert ask(tight).status_code == 200
     assert sample(tight, 'vision_encoder_rejected_total{limit="bytes"}') > 0
     assert "Traceback" not in tight.log.read_text()
 
 
-def test_who_only_promises_a_body_keeps_nobody_out(tight: Server) -> None:
-    slow = [open_upload(tight, 1_999_000) for _ in range(20)]  # ten times the budget
+def test_announced_bodies_reserve_no_memory(tight: Server) -> None:
+    slow = [open_upload(tight, 1_999_000) for _ in range(20)]  # ten times MAX_QUEUE_BYTES
     try:
         assert not open_refused(tight)
         assert ask(tight).status_code == 200
@@ -142,7 +140,7 @@ def test_who_only_promises_a_body_keeps_nobody_out(tight: Server) -> None:
 
 
 def open_refused(server: Server) -> bool:
-    """Say whether an upload of 1.9 MB is refused as soon as it is announced."""
+    """Return whether an upload of 1.9 MB is rejected when it is announced."""
     with open_upload(server, 1_900_000) as connection:
         connection.settimeout(0.5)
         try:
@@ -151,9 +149,7 @@ def open_refused(server: Server) -> bool:
             return False
 
 
-def test_what_urls_lead_to_counts_as_if_it_had_come_with_the_request(
-    tight: Server, site: str
-) -> None:
+def test_fetched_images_count_like_uploaded_ones(tight: Server, site: str) -> None:
     model = httpx.get(f"{tight.url}/info").json()["model_name"]
 
     def ask(count: int) -> httpx.Response:
@@ -161,14 +157,12 @@ def test_what_urls_lead_to_counts_as_if_it_had_come_with_the_request(
         return httpx.post(f"{tight.url}/v1/embeddings", json=body, timeout=60)
 
     refused = ask(3)
-    code, sentence = problem(refused)
-    assert (refused.status_code, code) == (413, "too_large")
-    assert "points to" in sentence
-    for _ in range(4):  # of which three would be over MAX_QUEUE_BYTES
+    assert (refused.status_code, problem(refused)[0]) == (413, "too_large")
+    for _ in range(4):  # three at a time would exceed MAX_QUEUE_BYTES
         assert ask(2).status_code == 200
 
 
-def test_what_a_client_gave_up_on_is_dropped(tight: Server) -> None:
+def test_items_of_a_vanished_client_are_dropped(tight: Server) -> None:
     before = sample(tight, 'vision_encoder_dropped_total{tower="text"}')
     texts = [f"a long text about nothing at all, number {i}, " * 5 for i in range(5000)]
     body = json.dumps({"texts": texts}).encode()
@@ -177,42 +171,14 @@ def test_what_a_client_gave_up_on_is_dropped(tight: Server) -> None:
         f"Content-Length: {len(body)}\r\n\r\n"
     )
     length, dropped = 'vision_encoder_queue_length{tower="text"}', 0.0
-    for goes in range(1, 31):  # now and then all that was queued is on the device just then
+    for attempt in range(1, 31):  # an attempt fails if all items are on the device already
         with socket.create_connection(("127.0.0.1", int(tight.url.rpartition(":")[2]))) as client:
             client.sendall(head.encode() + body)
             until(lambda: sample(tight, length) > 0, 30)
-        until(partial(gave_up_on, tight, goes), 30)
+        until(partial(gave_up_on, tight, attempt), 30)
         until(lambda: sample(tight, length) == 0, 30)
         dropped = sample(tight, 'vision_encoder_dropped_total{tower="text"}') - before
         if dropped:
             break
     assert dropped
     assert ask(tight).status_code == 200
-
-
-def test_a_worker_whose_runner_died_is_not_ready_and_is_started_anew(tmp_path: Path) -> None:
-    fault = """
-from bento.encoder.text_tower import TextTower
-embed = TextTower.embed
-def dying(self, items):
-    if any(len(item) > 100 for item in items):
-        raise SystemExit("broken")
-    return embed(self, items)
-TextTower.embed = dying
-"""
-    with serving(tmp_path, QDRANT_ENABLED="false", **broken(tmp_path, fault)) as server:
-        assert ask(server).status_code == 200
-        workers = psutil.Process(server.pid).children()
-        answer = httpx.post(f"{server.url}/embed/text", json={"text": "a " * 200}, timeout=20)
-        assert answer.status_code == 503
-        assert "the text runner died" in answer.json()["error"]
-        until(lambda: psutil.Process(server.pid).children() != workers)
-
-        def answers_again() -> bool:
-            try:
-                return ask(server).status_code == 200
-            except httpx.TransportError:
-                return False
-
-        until(answers_again, 60)
-        assert "this worker ends: the text runner died" in server.log.read_text()

@@ -1,13 +1,16 @@
-"""What the service says about itself: health, limits, log, API pages and metrics."""
+"""The routes that describe the service, its log and its metrics."""
 
 from __future__ import annotations
 
 import httpx
+import pytest
 
 from bento import Encoder
 from bento.version import VERSION
 from tests.support.paths import BUNDLED
 from tests.support.serving import Server, logged
+
+pytestmark = pytest.mark.service
 
 
 def test_health_names_the_device_and_the_model(http: httpx.Client) -> None:
@@ -18,7 +21,7 @@ def test_health_names_the_device_and_the_model(http: httpx.Client) -> None:
     assert answer.keys() == {"status", "device", "model", "cuda_available", "gpu_name"}
 
 
-def test_info_tells_the_model_and_the_limits(http: httpx.Client, encoder: Encoder) -> None:
+def test_info_describes_the_model_and_the_settings(http: httpx.Client, encoder: Encoder) -> None:
     info = http.get("/info").json()
     assert info["model_name"] == BUNDLED
     assert info["embedding_dim"] == encoder.embedding_dim
@@ -50,15 +53,13 @@ def test_the_start_is_logged_in_one_line(server: Server) -> None:
     assert start["url"] == server.url
 
 
-def test_a_clients_mistake_leaves_no_traceback_in_the_log(
-    http: httpx.Client, server: Server
-) -> None:
+def test_an_invalid_request_logs_no_traceback(http: httpx.Client, server: Server) -> None:
     http.post("/embed/text", json={"text": ""})
     http.post("/embed/image", json={"image_base64": "@@"})
     assert "Traceback" not in server.log.read_text()
 
 
-def test_the_docs_are_complete_and_load_nothing_from_elsewhere(http: httpx.Client) -> None:
+def test_the_docs_are_complete_and_load_nothing_from_other_hosts(http: httpx.Client) -> None:
     assert http.get("/", follow_redirects=True).url.path == "/ui"
     page = http.get("/docs")
     assert "//" not in page.text.replace("<!DOCTYPE", "")
@@ -71,7 +72,7 @@ def test_the_docs_are_complete_and_load_nothing_from_elsewhere(http: httpx.Clien
     for item in paths.values():
         for operation in item.values():
             assert operation["summary"]
-            if "requestBody" in operation:  # BentoML's own error shapes are not ours
+            if "requestBody" in operation:  # BentoML would add errors of its own
                 assert operation["responses"].keys() == {"200", "default"}
     documented = {(m.upper(), path) for path, item in paths.items() for m in item}
     assert {

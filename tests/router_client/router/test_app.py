@@ -52,7 +52,7 @@ def route(handler: Handler, rules: Path = RULES_FILE, **request: Any) -> httpx.R
     [
         (b"{", 400, "Invalid JSON"),
         (b"[]", 400, "Input should be an object"),
-        (b"{}", 400, "mode: Field required"),
+        (b"{}", 400, "mode: is required"),
         (b'{"mode": ""}', 400, "mode: "),
         (b'{"mode": "a", "payload": [1]}', 400, "payload: "),
         (b'{"mode": "image_search", "dao_id": ""}', 400, "dao_id: "),

@@ -1,4 +1,4 @@
-"""The keys, the allowed site and the public paths that tests of access use."""
+"""Keys, limits, an allowed site and public paths for tests of access control."""
 
 from __future__ import annotations
 

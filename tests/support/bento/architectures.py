@@ -1,4 +1,4 @@
-"""Models of every architecture with random weights, each with the encoder made of it."""
+"""Models of every architecture with random weights, each with an encoder made from it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ CUSTOM: Final = {"qk_norm": True, "scale_heads": True, "scale_attn": True, "scal
 
 @dataclass(frozen=True)
 class Architecture:
-    """How to build a model, and whether its texts can be cut at their end."""
+    """How to build a model; `cuts` says whether its texts can be cut at the end-of-text token."""
 
     kind: Callable[..., Any]
     vision: dict[str, Any]
@@ -69,7 +69,7 @@ ARCHITECTURES: Final = {
     "clip_resnet": architecture(CLIP, RESNET, {}, cuts=True),
     "clip_wide": architecture(CLIP, VIT | {"image_size": WIDE}, {}, cuts=True),
     "clip_eos": architecture(CLIP, VIT, EOS, cuts=True),  # worldwide
-    "clip_eos_0": architecture(CLIP, VIT, EOS | {"eos_id": 0}, cuts=False),  # the padding
+    "clip_eos_0": architecture(CLIP, VIT, EOS | {"eos_id": 0}, cuts=False),  # the padding token
     "clipa": architecture(
         CLIP,
         VIT | {"pool_type": "avg", "final_ln_after_pool": True},
@@ -108,17 +108,17 @@ ARCHITECTURES: Final = {
 }
 
 
-class EndsIn2(SimpleTokenizer):
-    """A tokenizer whose end-of-text token is not the highest one, as those of other models."""
+class EndsIn2(SimpleTokenizer):  # type: ignore[misc]  # OpenCLIP has no types
+    """A tokenizer whose end-of-text token is 2 and not the highest token, as in other models."""
 
     def __call__(self, *args: Any, **options: Any) -> torch.Tensor:
-        tokens = super().__call__(*args, **options)
+        tokens: torch.Tensor = super().__call__(*args, **options)
         ends, twos = tokens == self.eot_token_id, tokens == 2
         return tokens.masked_fill(ends, 2).masked_fill(twos, self.eot_token_id)
 
 
 class Model(Reference):
-    """An OpenCLIP model with random weights, by hand and as an encoder."""
+    """An OpenCLIP model with random weights, as a reference and as an encoder."""
 
     def __init__(self, architecture: Architecture, folder: Path) -> None:
         text = dict(architecture.text)
@@ -139,12 +139,12 @@ class Model(Reference):
         super().__init__(model, preprocess, self._tokenizer(context_length=CONTEXT))
 
     def encoder(self, **settings: Any) -> Encoder:
-        """Return an encoder with a copy of this model: it takes what it is given apart."""
+        """Return an encoder with a copy of this model. The encoder takes its model apart."""
         return Encoder(
             copy.deepcopy(self.model),
             self.preprocess,
             self._tokenizer(context_length=CONTEXT),
-            # so many workers leave one thread to each: models this small gain nothing by more
+            # 1000 workers leave one thread to each; small models are not faster with more
             Settings(device="cpu", workers=1000, **{"dtype": "float32", **settings}),
             "cpu",
         )
@@ -167,14 +167,14 @@ def bert_config(folder: Path) -> str:
 
 
 def _shake(model: Any) -> None:
-    """Let every weight matter: some are initialised so that they do nothing, or hardly anything."""
+    """Randomize the weights that are initialized to have little or no effect."""
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "emb" in name and "attnpool" not in name:
                 weight.normal_(std=0.5)
-            elif weight.ndim == 1 and name.endswith("weight"):  # of norms
+            elif weight.ndim == 1 and name.endswith("weight"):  # norms
                 weight.uniform_(0.5, 1.5)
-            elif weight.ndim == 4:  # of convolutions
+            elif weight.ndim == 4:  # convolutions
                 torch.nn.init.kaiming_normal_(weight)
             elif weight.ndim == 1:
                 weight.add_(torch.randn_like(weight) * 0.2)
@@ -187,7 +187,7 @@ def _shake(model: Any) -> None:
 
 @dataclass(frozen=True)
 class Pair:
-    """A model and the encoder that was made of a copy of it."""
+    """A model, and an encoder made from a copy of it."""
 
     model: Model
     encoder: Encoder
@@ -202,8 +202,9 @@ def make_pair(name: str, folder: Path) -> Pair:
 def assert_same(
     got: Embeddings, wanted: Embeddings, names: Sequence[str], tolerance: float = TOLERANCE
 ) -> None:
-    """Hold embeddings to a tolerance, relative to their norm; say which is worst."""
-    assert got.shape == wanted.shape and got.dtype == np.float32
+    """Compare embeddings within a tolerance relative to their norm; report the worst one."""
+    assert got.shape == wanted.shape
+    assert got.dtype == np.float32
     norms = np.linalg.norm(wanted, axis=1)
     differences = np.abs(got - wanted).max(1) / norms
     worst = int(np.nan_to_num(differences, nan=np.inf).argmax())

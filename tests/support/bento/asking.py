@@ -1,4 +1,4 @@
-"""Request bodies for the service, and its answers as arrays."""
+"""Request bodies for the service, and checks of its embeddings."""
 
 from __future__ import annotations
 

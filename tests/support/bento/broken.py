@@ -1,4 +1,4 @@
-"""Faults put into a served service from outside: by a module that Python imports at its start."""
+"""Inject faults into a served service, with a module that Python imports at its start."""
 
 from __future__ import annotations
 
@@ -22,6 +22,6 @@ sys.meta_path.insert(0, Finder())
 
 
 def broken(folder: Path, fault: str) -> dict[str, str]:
-    """Return the environment in which `fault` runs before the runners are made."""
+    """Return environment variables that make the service run `fault` before it loads the model."""
     (folder / "sitecustomize.py").write_text(_MODULE.format(fault=indent(fault, 12 * " ")))
     return {"PYTHONPATH": str(folder)}

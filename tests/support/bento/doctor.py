@@ -1,4 +1,4 @@
-"""Machines that the doctor examines: what they have is given, not looked up."""
+"""Simulated machines and servers for tests of the doctor."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ GPU = replace(
 
 
 def machine(seen: Seen = CPU, **others: Any) -> Machine:
-    """A machine of 16 GB without containers, of which `look` has seen what is given."""
+    """Return a machine with 16 GB and no container engine, on which the probe has seen `seen`."""
     return replace(
         Machine(look=lambda *_: seen, ram=lambda: 16_000_000_000, which=lambda _: None), **others
     )
@@ -45,7 +45,7 @@ def failed(findings: dict[str, Finding]) -> set[str]:
 
 
 class Loopback:
-    """An HTTP server whose answers are `answers`, by path; it keeps what it was asked."""
+    """An HTTP server that answers each path from `answers`, and records its requests."""
 
     def __init__(self, **answers: Any) -> None:
         self.answers: dict[str, Any] = {f"/{path}": body for path, body in answers.items()}

@@ -1,4 +1,4 @@
-"""Errors as the service answers them."""
+"""Read error responses."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import httpx
 
 
 def problem(response: httpx.Response) -> tuple[str, str]:
-    """Return the code and the sentence of an error, which must have the shape of its route."""
+    """Return the code and the message of an error, and check that it has the shape of its route."""
     error = response.json()
     if not response.url.path.startswith("/v1/"):
         assert error.keys() == {"error", "code"}

@@ -1,4 +1,4 @@
-"""HTTP requests written to a socket, so that a body can come late or never."""
+"""Write HTTP requests to a socket, so that the body can be late or missing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.support.serving import Server
 
 
 def send(server: Server, head: str, body: bytes = b"", seconds: float = 20) -> socket.socket:
-    """Send a request's head and the beginning of its body."""
+    """Send the head of a request and the first bytes of its body."""
     host, port = server.url.removeprefix("http://").split(":")
     connection = socket.create_connection((host, int(port)), timeout=seconds)
     connection.sendall(f"{head}\r\nHost: localhost\r\n\r\n".encode() + body)
