@@ -50,7 +50,7 @@ class Runners:
         on_death: called with the reason if a tower or its queue fails for good.
         timing: the clock, and the time limits.
         large_pixels: pictures with more pixels are decoded one at a time.
-        cpus: how many CPUs this process may use; by default those that are available.
+        cpus: how many CPUs all workers may use; by default those that are available.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Runners:
         self._encoder = encoder
         self._timing = timing
         self._large_pixels = large_pixels
-        cpus = cpus or max(1, available_cpus() // settings.workers)
+        cpus = max(1, (cpus or available_cpus()) // settings.workers)
         # one thread per CPU, and each computes on one core
         self._threads = ThreadPoolExecutor(cpus, "prepare", compute_on, (1,))
         self._large = ThreadPoolExecutor(1, "prepare-large", compute_on, (1,))
