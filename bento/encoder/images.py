@@ -29,7 +29,7 @@ _TILE: Final = (322, 323)  # TIFF tags TileWidth and TileLength
 _BITS: Final = 258  # TIFF tag BitsPerSample
 _PHOTOMETRIC: Final = 262  # TIFF tag PhotometricInterpretation
 _WHITE_IS_ZERO: Final = 0
-# The markers that start a segment of a JPEG. 0xFF00 and the restarts 0xFFD0 to 0xFFD7 are in data.
+# The markers that start a segment of a JPEG. 0xFF00 and 0xFFD0 to 0xFFD7 belong to a scan's data.
 _MARKER: Final = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")
 _SCAN: Final = 0xDA
 _END: Final = 0xD9

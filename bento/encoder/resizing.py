@@ -24,9 +24,10 @@ _MODES: Final = (InterpolationMode.BILINEAR, InterpolationMode.BICUBIC)
 class QuickResize:
     """Replaces torchvision's `Resize` and `CenterCrop` for RGB images.
 
-    It is three to four times as fast as Pillow, which they use. Its weights have 16 bits, so up to
-    5 % of the values (0 to 255) differ from Pillow's by 1. That is less than the rounding of a
-    tower in 16 bits, but embeddings in float32 would exceed their tolerance of 1e-5.
+    torchvision resizes with Pillow; this is three to four times as fast. It computes with weights
+    of 16 bits, so up to 5 % of the values (0 to 255) differ from Pillow's by 1. That is less than
+    the rounding of a tower in 16 bits, but embeddings in float32 would exceed their tolerance of
+    1e-5.
     """
 
     def __init__(self, resize: Resize, crop: CenterCrop | None) -> None:

@@ -14,9 +14,8 @@ class Timing:
 
     Attributes:
         clock: returns the time; it never goes back.
-        stuck: no batch counts as hanging before it took this long, because the first batch of a
-            size may be compiled. `BatchQueue` raises the limit for batches that are predicted to
-            be slow.
+        stuck: a batch that takes longer hangs. The limit is high because the first batch of a size
+            may be compiled. `BatchQueue` raises it for batches that are predicted to be slow.
         tick: how often the watchdog looks for a tower that hangs.
         healthy: a tower that answered within this time is healthy.
         probe: how long a health check waits for an answer.

@@ -30,7 +30,9 @@ def main() -> None:
         "--pictures", type=int, default=300, help="number of sample pictures (default 300)"
     )
     demo.add_argument(
-        "--once", action="store_true", help="stop after the searches instead of serving on"
+        "--once",
+        action="store_true",
+        help="stop after the searches; by default the service keeps running",
     )
 
     arguments = parser.parse_args()

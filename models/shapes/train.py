@@ -178,7 +178,7 @@ def _loss(
         words = words + _attribute_loss(heads, text_embeddings, wanted)[0]
         text_embeddings = F.normalize(text_embeddings, dim=-1)
         logits = model.logit_scale.exp() * text_embeddings @ image_embeddings.T
-        # another scene that a partial caption describes, too, is no negative
+        # a scene is no negative of a partial caption that describes it, too
         true = ((wanted[:, None] == ANY) | (wanted[:, None] == codes[None])).all(-1)
         logits = logits.masked_fill(true & ~torch.eye(len(scenes), dtype=torch.bool), -1e4)
         contrast = contrast + F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)
@@ -206,7 +206,7 @@ def _word_tokens(word: str) -> list[int]:
 
 
 def tokenize(texts: Sequence[str]) -> torch.Tensor:
-    """Return the tokens of texts, int64 (n, longest), the same as the tokenizer's but cached."""
+    """Return the tokens of texts, int64 (n, longest), with a cache for each word."""
     rows = [[_tokenizer.sot_token_id] for _ in texts]
     for row, text in zip(rows, texts, strict=True):
         for word in text.split():

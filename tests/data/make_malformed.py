@@ -38,7 +38,9 @@ def zeros(count: int) -> bytes:
     lengths = {18: 1, 1: 2, 2: 2}  # of the code that encodes the code lengths
     for symbol in (16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1):
         put(lengths.get(symbol, 0), 3)
-    two, one = 0b11, 0b01  # code lengths 2 and 1; symbol 18, a run of zero lengths, is a 0
+    # the codes of the lengths 2 and 1, in the bit order of the stream; symbol 18, a run of zero
+    # lengths, has the code 0
+    two, one = 0b11, 0b01
     put(two, 2)  # the literal 0
     for run in (138, 117):
         put((run - 11) << 1, 8)
