@@ -1,1 +1,1 @@
-"""OpenCLIP models that come with the project, and the scripts that train them."""
+"""The OpenCLIP models that the project bundles, and the code that trains them."""

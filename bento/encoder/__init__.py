@@ -1,0 +1,1 @@
+"""CLIP embeddings of texts and images with OpenCLIP models, without a service."""

@@ -1,4 +1,4 @@
-"""CPUs: how many this process may use, thread priorities, and torch's threads."""
+"""The CPUs of this process: their number, thread priorities, and torch's threads."""
 
 from __future__ import annotations
 
@@ -12,24 +12,23 @@ _QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")  # "max 100000", or "150000 10000
 
 
 def available_cpus(quota: Path = _QUOTA) -> int:
-    """Return how many CPUs this process may use, by its affinity and its container's quota.
+    """Return how many CPUs this process may use: the lower of its affinity and its quota.
 
-    torch counts the CPUs of the host, and would start 64 threads in a container of 2 CPUs on a
-    host of 64.
+    torch counts the CPUs of the host. On a host with 64 CPUs it would start 64 threads in a
+    container with 2 CPUs.
     """
     count = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     try:
         allowed, period = quota.read_text().split()
         return max(1, min(count, int(allowed) // int(period)))
-    except (OSError, ValueError):  # no cgroup v2 here, or no quota
+    except (OSError, ValueError):  # no cgroup v2, or no quota
         return count
 
 
 def give_way(nice: int) -> None:
-    """Lower the priority of the calling thread, and of the threads that it starts later.
+    """Add `nice` to the niceness of the calling thread, and of the threads that it starts later.
 
-    Adds `nice` to its niceness, as `os.nice` does for a process. Does nothing on systems other
-    than Linux, which have no thread priorities.
+    This does nothing on systems other than Linux, which have no thread priorities.
     """
     if sys.platform == "linux":
         thread = threading.get_native_id()
@@ -41,7 +40,7 @@ def compute_on(cores: int) -> None:
     """Let torch compute on this many cores in the calling thread."""
     import torch
 
-    # torch sets the number of a thread at its first use, to the last number that any thread set:
-    # use it now, so that this does not overwrite the call below
+    # A thread's first use of torch sets its number of cores to the last number that any thread
+    # set. Use torch now, so that a later use does not overwrite the call below.
     torch.get_num_threads()
     torch.set_num_threads(cores)

@@ -1,4 +1,4 @@
-"""Embeddings as arrays, without torch."""
+"""Embeddings as NumPy arrays."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ Embeddings = npt.NDArray[np.float32]
 
 
 def normalized(embeddings: Embeddings) -> Embeddings:
-    """Return embeddings (…, dim) divided by their L2 norm, float32; zeros stay zeros."""
+    """Return embeddings (…, dim) divided by their L2 norm, float32. Zero vectors stay zero."""
     norm = np.linalg.norm(embeddings, axis=-1, keepdims=True)
     return np.asarray(embeddings / np.maximum(norm, 1e-12), np.float32)

@@ -1,4 +1,4 @@
-"""Tell models apart: by name, by weights, by preprocessing."""
+"""Identify a model by its name, its weights and its preprocessing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from bento.contract.errors import ModelLoadError
 from bento.settings import Settings
 
-_SAMPLES: Final = 64  # values of each tensor that go into the digest
+_SAMPLES: Final = 64  # how many values of each tensor are hashed
 
 
 def pretrained_name(settings: Settings) -> str:
@@ -21,11 +21,12 @@ def pretrained_name(settings: Settings) -> str:
 
 
 def weights_digest(model: Any, model_name: str) -> str:
-    """Return 16 hex digits that identify the weights of a model as it was loaded.
+    """Return 16 hex digits that identify the weights of a loaded model.
 
     Only a sample of each tensor is hashed, so that a large model takes milliseconds. For a local
     folder the configuration is hashed too, because users may change it and keep the weights.
-    Raises `ModelLoadError` if a sample has NaN.
+
+    Raises `ModelLoadError` if a sample contains NaN.
     """
     digest = hashlib.blake2b(digest_size=8)
     for name, tensor in sorted(model.state_dict().items()):
@@ -33,7 +34,10 @@ def weights_digest(model: Any, model_name: str) -> str:
         step = max(1, flat.numel() // _SAMPLES)
         sample = flat[::step].float().cpu().numpy()
         if np.isnan(sample).any():
-            raise ModelLoadError(f"the weights of {model_name} are damaged: {name} has NaN")
+            raise ModelLoadError(
+                f"the weights of {model_name} are damaged, because {name} contains NaN: "
+                "download or copy them again"
+            )
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
         digest.update(sample.tobytes())
     if model_name.startswith("local-dir:"):
@@ -44,6 +48,6 @@ def weights_digest(model: Any, model_name: str) -> str:
 
 
 def describe_preprocess(preprocess: Any) -> str:
-    """Return the preprocessing steps in one line, for people and for comparing models."""
+    """Return the preprocessing steps in one line, to read and to compare models."""
     steps = [str(step) for step in getattr(preprocess, "transforms", [preprocess])]
     return " > ".join(s for s in steps if not s.startswith("<function"))

@@ -1,9 +1,9 @@
-"""Load an OpenCLIP model quickly, and explain why a model cannot be loaded.
+"""Load an OpenCLIP model quickly, with errors that say what to do.
 
-OpenCLIP imports transformers and timm, which most models do not need. torchvision imports torch's
-compiler for an operator that no CLIP model uses. Together they take longer than torch itself. A
-model also fills every weight with random values before it copies the checkpoint. `load_model`
-skips all of that (measured by `python -m benchmarks.startup`).
+`load_model` skips work that most models do not need; `python -m benchmarks.startup` measures it.
+OpenCLIP imports transformers and timm. torchvision imports torch's compiler, for an operator that
+no CLIP model uses. These imports take longer than that of torch. Also, a model fills every weight
+with random values before it copies the checkpoint.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ def load_model(settings: Settings) -> tuple[Any, Any, Any]:
     """
     open_clip = _import_open_clip()
     name = settings.model_name
-    with _explained(settings), _weights_as_mapped():
+    with errors_with_advice(settings), _weights_as_mapped():
         _import_adapters(name)
         model, preprocess = open_clip.create_model_from_pretrained(
             name,
             # with a schema (local-dir:, hf-hub:) the name includes the weights
             pretrained=None if ":" in name else settings.model_pretrained,
-            # OpenAI trained its weights with QuickGELU. Without this, OpenCLIP loads them into a
-            # GELU model and only warns.
+            # OpenAI trained its weights with QuickGELU. By default OpenCLIP would load them into
+            # a GELU model and only warn.
             force_quick_gelu=_wants_quick_gelu(settings),
             weights_only=True,
         )
@@ -66,31 +66,35 @@ def _wants_quick_gelu(settings: Settings) -> bool:
 
 
 @contextmanager
-def _explained(settings: Settings) -> Iterator[None]:
-    """Turn an error of OpenCLIP while loading into a `ModelLoadError` with advice."""
+def errors_with_advice(settings: Settings) -> Iterator[None]:
+    """Turn any error of OpenCLIP into a `ModelLoadError` with advice."""
     name, pretrained = settings.model_name, settings.model_pretrained
     try:
         with warnings.catch_warnings():
-            # Weights that were trained with QuickGELU give wrong embeddings without it. The
-            # opposite warning is harmless: it comes from an inconsistency in OpenCLIP's tables.
+            # Weights that were trained with QuickGELU give wrong embeddings without it, so this
+            # warning becomes an error. The opposite warning only shows an inconsistency in
+            # OpenCLIP's tables.
             mismatch = r"QuickGELU mismatch .*\(quick_gelu=False\) and"
             warnings.filterwarnings("error", message=mismatch, category=UserWarning)
             yield
-    except Exception as error:
+    except Exception as error:  # OpenCLIP raises errors of many types
         what = str(error).strip() or type(error).__name__
         if "weights_only" in what or "allow_pickle" in what:
-            # the libraries' own messages advise to run the code in the file
+            # hide the message of the library, which advises to run the code in the file
             raise ModelLoadError(
-                f"cannot load MODEL_NAME={name} MODEL_PRETRAINED={pretrained}: the file of its "
-                "weights does not hold tensors alone. The rest may be code, which the service "
-                "never runs: save the state dict as .safetensors"
+                f"cannot load MODEL_NAME={name} MODEL_PRETRAINED={pretrained}: the checkpoint "
+                "holds more than tensors. The rest may be code, which the service never runs: save "
+                "the state dict as .safetensors"
             ) from None
         if name.startswith("local-dir:"):
-            advice = "local-dir: needs a folder with open_clip_config.json and its weights"
+            advice = (
+                "the folder after local-dir: must hold open_clip_config.json and the weights that "
+                "belong to it"
+            )
         elif "download" in what or "offline" in what.lower():
             advice = (
-                "its weights are not in the local cache and no model hub could be reached. "
-                "Offline, either copy the cache of a machine that has them (HF_HOME), or set "
+                "its weights are not in the local cache, and no model hub answered. Without a "
+                "network, copy the cache (HF_HOME) of a machine that has the weights, or set "
                 "MODEL_PRETRAINED to a checkpoint file, or set MODEL_NAME=local-dir:PATH "
                 "(the bundled model is local-dir:models/shapes)"
             )
@@ -101,13 +105,13 @@ def _explained(settings: Settings) -> Iterator[None]:
             )
         raise ModelLoadError(
             f"cannot load MODEL_NAME={name} MODEL_PRETRAINED={pretrained}: {advice}. "
-            f"OpenCLIP said: {what[:400]}"
+            f"OpenCLIP reported: {what[:400]}"
         ) from error
 
 
 def _import_open_clip() -> Any:
     """Import OpenCLIP without transformers, timm and torch's compiler."""
-    import torch  # noqa: F401  # first, so that torch itself imports the real modules
+    import torch  # noqa: F401 - imported first, so that torch itself gets the real modules
 
     with _without("transformers", "timm"), _compiler_later():
         import open_clip
@@ -115,7 +119,7 @@ def _import_open_clip() -> Any:
 
 
 def _import_adapters(model_name: str) -> None:
-    """Import transformers or timm if the towers of a model need them."""
+    """Import transformers or timm if a tower of the model needs it."""
     import open_clip
 
     config = open_clip.get_model_config(model_name) or {}
@@ -128,7 +132,7 @@ def _import_adapters(model_name: str) -> None:
 def _import_again(adapter: ModuleType, library: str) -> None:
     """Reload OpenCLIP's adapter of a library if it was imported without that library.
 
-    A reload keeps the module object, so that modules that imported the adapter see the library.
+    Modules that already imported the adapter see the change, because a reload keeps its object.
     """
     if vars(adapter)[library] is None:
         importlib.reload(adapter)
@@ -136,7 +140,7 @@ def _import_again(adapter: ModuleType, library: str) -> None:
 
 @contextmanager
 def _without(*libraries: str) -> Iterator[None]:
-    """Make imports of libraries raise ImportError, so that OpenCLIP takes them as not installed."""
+    """Make imports of libraries fail, so that OpenCLIP considers them not installed."""
     absent = [name for name in libraries if name not in sys.modules]
     sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]
     try:
@@ -148,7 +152,7 @@ def _without(*libraries: str) -> Iterator[None]:
 
 @contextmanager
 def _compiler_later() -> Iterator[None]:
-    """Let torchvision import `torch._dynamo` when `roi_align` is called, not before."""
+    """Delay torchvision's import of `torch._dynamo` until `roi_align` is called."""
     name = "torch._dynamo.utils"
     if name in sys.modules:
         yield
@@ -166,11 +170,11 @@ def _compiler_later() -> Iterator[None]:
 
 
 def _weights_as_mapped() -> Any:
-    """Return a context in which a model takes the checkpoint's own tensors as its parameters.
+    """Return a context in which a model uses the checkpoint's own tensors as its parameters.
 
     Parameters get no initial values, and `load_state_dict` replaces a parameter instead of copying
-    into it. safetensors maps its file: pages are read when they are first used, and processes
-    share them. The checkpoint must have every parameter; OpenCLIP checks that.
+    into it. safetensors maps its file, so its pages are read when they are first used, and
+    processes share them. The checkpoint must have every parameter, which OpenCLIP checks.
     """
     from torch import Tensor
     from torch.nn import Parameter

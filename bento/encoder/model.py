@@ -34,28 +34,39 @@ class Encoder:
     """Turns texts and images into embeddings of the same vector space.
 
     It needs no service: `Encoder.load(Settings()).encode_texts(["a red circle"])`. Embeddings are
-    NumPy arrays, float32 (n, `embedding_dim`), in the order of the items. Several threads may call
-    it at the same time.
+    NumPy arrays, float32 (n, `embedding_dim`), in the order of the items. Several threads may use
+    an encoder at the same time.
 
     Attributes:
         embedding_dim: the dimension of every embedding.
-        context_length: the tokens of a text that the model sees; longer texts are truncated.
+        context_length: the most tokens of a text; longer texts are truncated.
         device: `cpu`, `cuda` or `cuda:N`.
-        model_name, pretrained: the name of the model and of its weights.
+        model_name, pretrained: the names of the model and its weights.
         weights_digest: 16 hex digits that identify the weights.
         preprocess_description: the preprocessing of images, in one line.
         logit_scale: the factor from cosine to logit in zero-shot classification.
-        image_limits: the largest picture file, `max_bytes` and `max_pixels`.
+        image_limits: the limits of a picture file, `max_bytes` and `max_pixels`.
         text, image: the towers.
     """
 
     def __init__(
-        self, model: Any, preprocess: Any, tokenizer: Any, settings: Settings, device: str
+        self,
+        model: Any,
+        preprocess: Any,
+        tokenizer: Any,
+        settings: Settings,
+        device: str,
+        *,
+        cpus: int | None = None,
+        large_pixels: int = LARGE_PIXELS,
     ) -> None:
-        """Take over an OpenCLIP model, which is changed in place, and move it to the device.
+        """Build an encoder from an OpenCLIP model, which is changed in place, on the device.
 
-        Sets the number of torch's threads for the whole process. Raises `ModelLoadError` if the
-        model cannot be served.
+        This sets the number of torch's threads for the whole process. `cpus` is how many CPUs all
+        workers may use, by default those that are available. Pictures with more than
+        `large_pixels` are decoded one at a time.
+
+        Raises `ModelLoadError` if the model cannot be served.
         """
         import torch
 
@@ -67,7 +78,7 @@ class Encoder:
         self.device = device
         self.model_name = settings.model_name
         self.pretrained = pretrained_name(settings)
-        model.text_decoder = None  # CoCa's, which writes captions
+        model.text_decoder = None  # CoCa's decoder, which writes captions
         self.weights_digest = weights_digest(model, settings.model_name)
         self.preprocess_description = describe_preprocess(preprocess)
         self._max_batch_size = settings.max_batch_size
@@ -75,13 +86,14 @@ class Encoder:
             "max_bytes": settings.max_image_bytes,
             "max_pixels": settings.max_image_pixels,
         }
-        self._cpus = max(1, available_cpus() // settings.workers)
+        self._cpus = max(1, (cpus or available_cpus()) // settings.workers)
+        self._large_pixels = large_pixels
         torch.set_num_threads(self._cpus)
         # each thread computes on one core
         self._cores = ThreadPoolExecutor(self._cpus, "core", compute_on, (1,))
         self._whole = threading.Lock()  # held while a batch uses the whole device
         self._large = threading.Lock()  # held while a large picture is decoded
-        torch.backends.cudnn.allow_tf32 = False  # so that float32 is exact on a GPU too
+        torch.backends.cudnn.allow_tf32 = False  # keeps float32 exact on a GPU
         model.to(device).eval().requires_grad_(False)
         replace_attention(model)
         self.logit_scale = float(model.logit_scale.exp())
@@ -98,41 +110,44 @@ class Encoder:
             self.image.compile()
 
     @classmethod
-    def load(cls, settings: Settings) -> Encoder:
+    def load(
+        cls, settings: Settings, *, cpus: int | None = None, large_pixels: int = LARGE_PIXELS
+    ) -> Encoder:
         """Load MODEL_NAME onto DEVICE.
 
-        Raises `ModelLoadError` with advice: for an unknown model, for weights that are
-        unavailable or damaged, for a device that torch does not see.
+        Raises `ModelLoadError` if the model is unknown, if its weights are unavailable or damaged,
+        or if torch does not see the device.
         """
         device = choose_device(settings.device)
-        return cls(*load_model(settings), settings, device)
+        parts = load_model(settings)
+        return cls(*parts, settings, device, cpus=cpus, large_pixels=large_pixels)
 
     @property
     def model(self) -> str:
-        """The model as `NAME/PRETRAINED`."""
+        """Return the model as `NAME/PRETRAINED`."""
         return f"{self.model_name}/{self.pretrained}"
 
     @property
     def image_batch(self) -> int:
-        """How many images each thread should pass to `encode_images` at once."""
+        """Return how many images a thread should pass to `encode_images` at once."""
         lanes = self.image.lanes
         return min(_CORE_BATCH, self._max_batch_size) * lanes if lanes > 1 else self._max_batch_size
 
     @property
     def dtypes(self) -> dict[str, str]:
-        """The dtype in which each tower computes: `float32`, `bfloat16` or `float16`."""
+        """Return the dtype in which each tower computes: `float32`, `bfloat16` or `float16`."""
         return {"text": self.text.dtype, "image": self.image.dtype}
 
     def encode_texts(self, texts: Sequence[str], *, normalize: bool = True) -> Embeddings:
         """Return the embeddings of texts, float32 (n, `embedding_dim`).
 
-        Each embedding has L2 norm 1 unless `normalize` is false. A text is truncated at
-        `context_length` tokens. No texts give an array of shape (0, `embedding_dim`).
+        Each embedding has L2 norm 1 unless `normalize` is false. Texts are truncated at
+        `context_length` tokens. An empty list gives an array of shape (0, `embedding_dim`).
 
-        Raises `TypeError` for a string instead of a list of strings.
+        Raises `TypeError` for one string instead of a list.
         """
         if isinstance(texts, str):
-            raise TypeError("texts must be a list of strings, not one string")
+            raise TypeError("texts is one string; pass a list of strings")
         n = self._max_batch_size
         with self._whole:
             compute_on(self._cpus)
@@ -148,15 +163,15 @@ class Encoder:
         """Return the embeddings of images, float32 (n, `embedding_dim`).
 
         An image is a Pillow image, the bytes of a picture file, or its path. Each embedding has
-        L2 norm 1 unless `normalize` is false. No images give an array of shape
+        L2 norm 1 unless `normalize` is false. An empty list gives an array of shape
         (0, `embedding_dim`).
 
-        Several threads with `image_batch` images each are fastest: one decodes while another
-        computes. A batch that is too large for the device's memory is halved and retried.
+        For the best throughput, call this from several threads with `image_batch` images each: one
+        thread decodes while another computes. A batch that is too large for the device's memory is
+        halved and retried.
 
-        Raises `InvalidRequest`, `TooLarge`, `NotAnImage` or `BrokenImage` for the first image that
-        cannot be decoded (see `decode_image`), `OSError` for a path that cannot be read,
-        `EncoderError` if the device is lost.
+        Raises the error of `decode_image` for the first image that cannot be decoded, `OSError` if
+        a path cannot be read, and `EncoderError` if the device is lost.
         """
         n = self.image_batch
         rows: list[Embeddings] = []
@@ -166,23 +181,24 @@ class Encoder:
         return self._stack(rows, normalize)
 
     def preprocess(self, image: Image.Image | bytes | Path) -> torch.Tensor:
-        """Return an image as the image tower takes it, uint8 (height, width, 3), on the device.
+        """Return an image prepared for the image tower, uint8 (height, width, 3), on the device.
 
-        Raises what `decode_image` raises for a picture file, and `InvalidRequest` for a shape that
-        cannot be resized.
+        Raises the errors of `decode_image` for a picture file, and `InvalidRequest` if the image
+        cannot be resized for this model.
         """
         if isinstance(image, Path):
             image = image.read_bytes()
         if not isinstance(image, bytes):
             return self.image.prepare(image)
         opened = open_image(image, **self.image_limits)
-        with self._large if opened.width * opened.height > LARGE_PIXELS else nullcontext():
+        is_large = opened.width * opened.height > self._large_pixels
+        with self._large if is_large else nullcontext():
             return self.image.prepare(load_image(opened))
 
     def decode(self, data: bytes) -> Image.Image:
-        """Decode a picture file into an upright RGB image, within the limits of the settings.
+        """Decode a picture file into an upright RGB image, within `image_limits`.
 
-        Raises what `decode_image` raises.
+        Raises the errors of `decode_image`.
         """
         return decode_image(data, **self.image_limits)
 
@@ -208,21 +224,23 @@ class Encoder:
                 rows.append(self.image.embed(part))
             except Exception as error:
                 if device_lost(error):
-                    raise EncoderError(f"the device {self.device} is lost: {error}") from error
+                    raise EncoderError(
+                        f"the device {self.device} is lost: {error}; restart this process"
+                    ) from error
                 if not out_of_memory(error) or not parts.halve():
                     raise
         return rows
 
     def _common_dimension(self) -> int:
-        """Return the dimension of both towers' embeddings."""
-        # OpenCLIP's own image towers know their dimension, which saves a forward pass
+        """Return the dimension of the embeddings. Raises `ModelLoadError` if the towers differ."""
+        # the image towers of OpenCLIP have `output_dim`, which saves a forward pass
         image = getattr(self.image.module, "output_dim", None)
         image = image or self.image.embed(self.image.probe()[:1]).shape[1]
         text = self.text.embed(self.text.probe()[:1]).shape[1]
         if image != text:
             raise ModelLoadError(
-                f"{self.model} gives images {image} and texts {text} dimensions; only models "
-                "with one space for both can be served"
+                f"{self.model} gives images {image} dimensions and texts {text}, so they cannot be "
+                "compared: choose a model whose dimensions are equal"
             )
         return int(text)
 
@@ -234,6 +252,6 @@ class Encoder:
 
 
 def _parts(items: Sequence[Item], count: int) -> list[Sequence[Item]]:
-    """Return items in up to `count` parts, whose sizes differ by at most 1."""
+    """Divide items into at most `count` parts whose sizes differ by at most 1."""
     ends = [len(items) * i // count for i in range(count + 1)]
     return [items[start:end] for start, end in pairwise(ends) if start < end]

@@ -1,10 +1,11 @@
-"""Choose the dtype of a tower: the fastest that is faithful to float32."""
+"""Choose the dtype of a tower: a faster one than float32 if it is faithful enough."""
 
 from __future__ import annotations
 
 import copy
 import logging
 import math
+from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Any, Final
 
@@ -17,31 +18,47 @@ from bento.encoder.tower import Tower
 
 logger = logging.getLogger("vision_encoder")
 
-# The smallest cosine between an embedding of the probe and its float32 embedding.
+# The lowest allowed cosine between an embedding in this dtype and the same in float32.
 FIDELITY: Final = {"float16": 0.9999, "bfloat16": 0.999}
-_GAIN: Final = 1.2  # the speedup that a lower precision needs: less may be noise
-_TRIES: Final = 2  # a dtype that seems no faster is measured once more
+_GAIN: Final = 1.2  # the speedup that a lower precision needs; less may be noise
+_TRIES: Final = 2  # a dtype that does not seem faster is measured once more
 
 
-def settle_dtype(tower: Tower, wanted: str, device: str, *, pack: bool = False) -> None:
-    """Convert a float32 tower to a dtype. `auto` takes a faster one that is faithful enough.
+def settle_dtype(
+    tower: Tower,
+    wanted: str,
+    device: str,
+    *,
+    pack: bool = False,
+    clock: Callable[[], float] = perf_counter,
+    candidates: Sequence[str] | None = None,
+) -> None:
+    """Convert a float32 tower to a dtype. `auto` chooses a faster one that is faithful enough.
 
-    A dtype is faithful if every embedding of the probe passes `FIDELITY`. If two dtypes are
-    faithful and faster, `auto` takes the more exact one: timing noise must not make two workers
-    differ. `pack` packs the weights for the 16-bit instructions of a CPU.
+    A dtype is faithful if every embedding of the probe passes `FIDELITY`. If several dtypes are
+    faithful and faster, `auto` chooses the most exact one, because timing noise must not make two
+    workers differ.
+
+    Args:
+        tower: the tower to convert.
+        wanted: a dtype, or `auto`.
+        device: the device of the tower.
+        pack: pack the weights for the 16-bit instructions of a CPU.
+        clock: returns seconds, to measure the dtypes.
+        candidates: the dtypes that `auto` tries; by default those that are fast on the device.
     """
     if wanted != "auto":
         tower.use(_converted(tower.module, wanted, pack), wanted)
         return
     exact_module, items = tower.module, tower.probe()
-    for dtype in _candidates(device):
+    for dtype in _fast_dtypes(device) if candidates is None else candidates:
         module = _converted(copy.deepcopy(exact_module), dtype, pack)
         exact_seconds = seconds = math.inf
         for _ in range(_TRIES):
-            exact, took = _timed(tower, items)
+            exact, took = _timed(tower, items, clock)
             exact_seconds = min(exact_seconds, took)
             tower.use(module, dtype)
-            embeddings, took = _timed(tower, items)
+            embeddings, took = _timed(tower, items, clock)
             seconds = min(seconds, took)
             if faster := seconds * _GAIN < exact_seconds:
                 break
@@ -64,14 +81,14 @@ def settle_dtype(tower: Tower, wanted: str, device: str, *, pack: bool = False) 
 
 
 def _converted(module: Any, dtype: str, pack: bool) -> Any:
-    """Return a module after converting its weights in place."""
+    """Return the module, whose weights are converted in place."""
     module.to(getattr(torch, dtype))
     if pack:
         pack_weights(module)
     return module
 
 
-def _candidates(device: str) -> list[str]:
+def _fast_dtypes(device: str) -> list[str]:
     """Return the dtypes for which the device has fast instructions, the most exact one first."""
     if device != "cpu":
         return ["float16", "bfloat16"]
@@ -79,14 +96,16 @@ def _candidates(device: str) -> list[str]:
     return ["bfloat16"] if has.get("avx512_bf16") or has.get("amx_bf16") or has.get("bf16") else []
 
 
-def _timed(tower: Tower, items: list[torch.Tensor]) -> tuple[Embeddings, float]:
+def _timed(
+    tower: Tower, items: list[torch.Tensor], clock: Callable[[], float]
+) -> tuple[Embeddings, float]:
     """Return the embeddings of items, and the shortest time of a run in seconds.
 
-    Runs at least twice, and again until 0.1 s have passed.
+    The tower runs at least twice, and for at least 0.1 s.
     """
     times: list[float] = []
     while len(times) < 2 or sum(times) < 0.1:
-        started = perf_counter()
+        started = clock()
         embeddings = tower.embed(items)
-        times.append(perf_counter() - started)
+        times.append(clock() - started)
     return embeddings, min(times)

@@ -1,4 +1,4 @@
-"""Resize and crop with torch's vector instructions, for towers that compute in 16 bits."""
+"""Resize and crop images with torch, for towers that compute in 16 bits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torchvision.transforms import (  # type: ignore[import-untyped]
     Resize,
 )
 
-# Larger images are not faster, because torch copies them into another memory layout first.
+# With more pixels this is not faster, because torch first copies them into another memory layout.
 _MAX_PIXELS: Final = 4_000_000
 _MODES: Final = (InterpolationMode.BILINEAR, InterpolationMode.BICUBIC)
 
@@ -24,9 +24,10 @@ _MODES: Final = (InterpolationMode.BILINEAR, InterpolationMode.BICUBIC)
 class QuickResize:
     """Replaces torchvision's `Resize` and `CenterCrop` for RGB images.
 
-    It is three to four times as fast as Pillow. Up to 5 % of the values differ from Pillow's by 1
-    of 255, because its weights have 16 bits. That is less than the rounding of a tower in 16 bits,
-    but more than the tolerance of 1e-5 for embeddings in float32.
+    torchvision resizes with Pillow; this is three to four times as fast. It computes with weights
+    of 16 bits, so up to 5 % of the values (0 to 255) differ from Pillow's by 1. That is less than
+    the rounding of a tower in 16 bits, but embeddings in float32 would exceed their tolerance of
+    1e-5.
     """
 
     def __init__(self, resize: Resize, crop: CenterCrop | None) -> None:
@@ -35,10 +36,10 @@ class QuickResize:
         self._crop = crop
 
     def suits(self, image: Image.Image) -> bool:
-        """Say whether this is faster for an image, and gives the same pixels up to rounding."""
+        """Say whether this is faster for an image, and the pixels are the same up to rounding."""
         height, width = self._resized(image.height, image.width)
-        # torch resizes the rows first, Pillow not always. Between rows and columns the values are
-        # clipped to 0..255, so that the order matters
+        # torch always resizes the rows first; Pillow does not. The order matters, because values
+        # are clipped to 0..255 in between.
         rows_first = image.height - height <= max(0, 2 * (image.width - width))
         return rows_first and image.mode == "RGB" and image.width * image.height <= _MAX_PIXELS
 
@@ -61,7 +62,7 @@ class QuickResize:
 
 
 def quick_resize(transforms: Sequence[Any]) -> QuickResize | None:
-    """Return a replacement for the transforms of a model, or `None` if it cannot replace them."""
+    """Return a replacement for a model's transforms, or `None` if they are of another kind."""
     match transforms:
         case [Resize(max_size=None) as resize, *crop, MaybeConvertMode()] if (
             resize.interpolation in _MODES and [type(each) for each in crop] in ([], [CenterCrop])

@@ -18,19 +18,20 @@ from bento.encoder.kernels.graphs import sizes
 from bento.encoder.tokenizing import bounded
 from bento.encoder.tower import graphs_on, stream_on
 
-# The fixed cost of a forward pass, in tokens. On 2 cores of an x86-64 CPU the text tower of
-# ViT-B-32 in float32 takes about 18 ms + 0.45 ms per token; on a GPU a batch of 32 queries takes
-# hardly longer than a single query.
+# The fixed cost of a forward pass, in tokens. On 2 cores of an x86-64 CPU, the text tower of
+# ViT-B-32 in float32 takes about 18 ms + 0.45 ms per token. On a GPU, a batch of 32 queries takes
+# hardly longer than one query.
 _FORWARD_TOKENS: Final = {"cpu": 40, "cuda": 100_000}
-_LENGTH_STEP: Final = 16  # texts are padded to a multiple of it if CUDA graphs are recorded
+_LENGTH_STEP: Final = 16  # with CUDA graphs, texts are padded to a multiple of this
 
 
 class TextTower:
     """Turns texts into embeddings. A prepared text is its token ids, int64 (length,).
 
-    If attention is causal and the pooling position is the end-of-text token, the tokens after it
-    have no influence. Then each text ends there, and a batch runs in groups of similar length.
-    All other text towers get texts that are padded to the context length.
+    If attention is causal and the pooling position is the end-of-text token, later tokens have no
+    influence on the embedding. `cuts` is true for such a tower: a prepared text ends with that
+    token, and a batch runs in groups of similar length. Other towers get texts that are padded to
+    the context length.
     """
 
     def __init__(self, model: Any, tokenizer: Any, device: str, max_batch_size: int) -> None:
@@ -39,9 +40,10 @@ class TextTower:
         self._tokenizer = bounded(tokenizer)
         empty = tokenizer([""])[0]
         self._padding = empty[-1]
-        self._padding_ends = bool((empty == empty[-1]).all())  # SigLIP: padding is the end-of-text
+        # SigLIP pads with the end-of-text token
+        self._padding_ends = bool((empty == empty[-1]).all())
         self._device = device
-        self._stream = stream_on(device, priority=-1)  # before images
+        self._stream = stream_on(device, priority=-1)  # texts come before images
         self._forward_tokens = _FORWARD_TOKENS[device.partition(":")[0]]
         self._sizes = sizes(max_batch_size)
         self.lanes = torch.get_num_threads() if device == "cpu" else 1
@@ -52,7 +54,7 @@ class TextTower:
     def use(self, module: Any, dtype: str) -> None:
         self.module = module
         self.dtype = dtype
-        self._graphs = graphs_on(self._device, self._forward, self._sizes)
+        self.graphs = graphs_on(self._device, self.forward, self._sizes)
 
     def prepare(self, text: str) -> torch.Tensor:
         """Return the token ids of a text, truncated at the context length."""
@@ -60,7 +62,7 @@ class TextTower:
         return tokens[: self._ends(tokens) + 1] if self.cuts else tokens
 
     def count_tokens(self, tokens: torch.Tensor) -> int:
-        """Return how many tokens of a prepared text the model sees, without padding."""
+        """Return how many tokens a prepared text has, without padding."""
         if self.cuts:
             return len(tokens)
         seen = (tokens != self._padding).nonzero()
@@ -71,7 +73,7 @@ class TextTower:
         return [self.prepare("a photo of a cat" * n) for n in (1, 1, 1, 1, 2, 2, 3, 4)]
 
     def warm_batches(self) -> Iterator[list[torch.Tensor]]:
-        if self._graphs is None:
+        if self.graphs is None:
             yield self.probe()
             return
         lengths = {self._padded(n) for n in range(1, self.context_length + 1)}
@@ -83,7 +85,7 @@ class TextTower:
         return len(item)  # tokens
 
     def embed(self, items: Sequence[torch.Tensor]) -> Embeddings:
-        groups = _groups([len(item) for item in items], self._forward_tokens)
+        groups = group_by_length([len(item) for item in items], self._forward_tokens)
         parts = [self._embed_group([items[i] for i in group]) for group in groups]
         embeddings = np.empty((len(items), parts[0].shape[1]), np.float32)
         for group, part in zip(groups, parts, strict=True):
@@ -93,20 +95,21 @@ class TextTower:
     def _embed_group(self, items: Sequence[torch.Tensor]) -> Embeddings:
         tokens = pad_sequence(list(items), batch_first=True)  # (n, length)
         with torch.inference_mode(), self._stream():
-            if self._graphs is None:
-                embeddings = self._forward(tokens.to(self._device))
+            if self.graphs is None:
+                embeddings = self.forward(tokens.to(self._device))
             else:
                 length = tokens.shape[1]
-                embeddings = self._graphs(pad(tokens, (0, self._padded(length) - length)))
+                embeddings = self.graphs(pad(tokens, (0, self._padded(length) - length)))
             return np.asarray(embeddings.cpu().numpy())
 
     def _padded(self, length: int) -> int:
-        """Return the length to which texts are padded, so that few shapes are recorded."""
+        """Return the length to which texts are padded for CUDA graphs, which need few shapes."""
         if not self.cuts:
             return self.context_length
         return min(-(-length // _LENGTH_STEP) * _LENGTH_STEP, self.context_length)
 
-    def _forward(self, tokens: torch.Tensor) -> torch.Tensor:
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return the embeddings, float32 (n, dim), of tokens (n, length) on the device."""
         if self.cuts:
             embeddings: torch.Tensor = self._cut_forward(tokens)
         else:
@@ -114,7 +117,7 @@ class TextTower:
         return embeddings.float()
 
     def _cut_forward(self, tokens: torch.Tensor) -> Any:
-        """Compute `encode_text` of (n, length) tokens, with mask and positions of this length."""
+        """Compute `encode_text` with the attention mask and positions of these tokens' length."""
         parts = _text_parts(self.module)
         length = tokens.shape[1]
         dtype = parts.transformer.get_cast_dtype()
@@ -135,14 +138,14 @@ class TextTower:
         return x  # (n, dim)
 
     def _ends(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Return the pooling positions of texts (..., length), int64 (...)."""
+        """Return the pooling positions, int64 (...), of texts (..., length)."""
         pool_type, eos_id = _pooling(_text_parts(self.module))
         at_end = tokens if pool_type == "argmax" else torch.eq(tokens, eos_id or 0).int()
         return at_end.argmax(-1)
 
 
 def _text_parts(model: Any) -> Any:
-    """Return the module that has the parts of the text transformer."""
+    """Return the module that holds the parts of the text transformer."""
     return model if isinstance(model, CLIP) else model.text
 
 
@@ -154,20 +157,22 @@ def _pooling(parts: Any) -> tuple[str, int | None]:
 
 
 def _is_cuttable(parts: Any) -> bool:
-    """Say whether a text may end at its end-of-text token."""
+    """Say whether the tokens after the end-of-text token have no influence on the embedding."""
     if not isinstance(parts, CLIP | TextTransformer) or parts.attn_mask is None:
         return False
-    # CoCa pools at a class token behind the end-of-text token
+    # CoCa pools at a class token after the end-of-text token
     if isinstance(parts, TextTransformer) and (parts.cls_emb is not None or parts.use_pad_mask):
         return False
     pool_type, eos_id = _pooling(parts)
-    return pool_type == "argmax" or (pool_type == "eos" and bool(eos_id))  # 0 is the padding
+    # 0 is also the padding
+    return pool_type == "argmax" or (pool_type == "eos" and bool(eos_id))
 
 
-def _groups(lengths: Sequence[int], forward_tokens: int) -> list[list[int]]:
+def group_by_length(lengths: Sequence[int], forward_tokens: int) -> list[list[int]]:
     """Return the indices of texts in groups of similar length.
 
-    A new group starts when padding would cost more tokens than another forward pass.
+    A new group starts if padding would cost more tokens than another forward pass, which costs as
+    much as `forward_tokens`.
     """
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     groups = [[order[0]]]

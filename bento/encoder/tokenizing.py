@@ -1,4 +1,4 @@
-"""OpenCLIP's tokenizer with bounded time and memory: it stops at the context length."""
+"""Bound the time and memory of OpenCLIP's tokenizer."""
 
 from __future__ import annotations
 
@@ -9,35 +9,41 @@ from open_clip.tokenizer import SimpleTokenizer
 
 _CACHED_WORDS: Final = 100_000
 _CACHED_BYTES: Final = 64  # longer words are not cached
-# The time of BPE grows with the square of the length of a run of letters or signs. So BPE gets the
-# beginning of a run: this many bytes per token of the context, then twice as many until the tokens
-# suffice. Random letters have 2 bytes per token, words 3 to 10, the longest token (eight 😂) 32.
+# The time of BPE grows with the square of the length of a run of letters or signs. So BPE first
+# gets this many bytes of a run per token of the context, and then twice as many until there are
+# enough tokens. Random letters have 2 bytes per token, words 3 to 10, the longest token (eight 😂)
+# 32.
 _BYTES: Final = 4
-# The last tokens of such a beginning may differ from those of the whole run: at most 4 did in
-# thousands of random trials. So BPE must return this many tokens more than the context length.
+# The last tokens of the beginning of a run may differ from those of the whole run: in thousands of
+# random trials, at most 4 did. So BPE must return this many tokens more than the context length.
 _SURPLUS: Final = 16
 
 
 class _BoundedCache(dict[str, str]):
+    def __init__(self, words: dict[str, str], most: int) -> None:
+        super().__init__(words)
+        self._most = most
+
     def __setitem__(self, key: str, value: str) -> None:
-        if len(key) <= _CACHED_BYTES and len(self) < _CACHED_WORDS:
+        if len(key) <= _CACHED_BYTES and len(self) < self._most:
             super().__setitem__(key, value)
 
 
-def bounded(tokenizer: Any) -> Any:
-    """Bound the cache of OpenCLIP's tokenizer and the time for a text; its tokens stay the same.
+def bounded(tokenizer: Any, *, cached_words: int = _CACHED_WORDS) -> Any:
+    """Bound the cache of OpenCLIP's tokenizer and its time for a text. The tokens do not change.
 
-    OpenCLIP caches every word that it has ever seen, and tokenizes a text to its end.
+    Without this, OpenCLIP caches every word that it ever sees, and tokenizes each text to its end.
+    Tokenizers of other classes are returned as they are.
     """
     if isinstance(tokenizer, SimpleTokenizer):
-        tokenizer.cache = _BoundedCache(tokenizer.cache)
-        if tokenizer.reduction_fn is None:  # a reduction keeps tokens from anywhere in the text
+        tokenizer.cache = _BoundedCache(tokenizer.cache, cached_words)
+        if tokenizer.reduction_fn is None:  # a reduction selects tokens of the whole text
             tokenizer.encode = partial(_encode, tokenizer)
     return tokenizer
 
 
 def _encode(tokenizer: Any, text: str) -> list[int]:
-    """Return the tokens of `SimpleTokenizer.encode`, at least as many as fill the context."""
+    """Return the tokens of `SimpleTokenizer.encode`, or at least those that fill the context."""
     tokens: list[int] = []
     for run in tokenizer.pat.finditer(tokenizer.clean_fn(text)):
         symbols = "".join(tokenizer.byte_encoder[byte] for byte in run[0].encode())
@@ -48,9 +54,9 @@ def _encode(tokenizer: Any, text: str) -> list[int]:
 
 
 def _bpe(tokenizer: Any, symbols: str) -> list[str]:
-    """Return the tokens of a run, or at least as many as fill the context.
+    """Return the tokens of a run, or at least those that fill the context.
 
-    `symbols` has a symbol per byte of the run. Tokens beyond the context length may be wrong.
+    `symbols` has one symbol per byte of the run. Tokens beyond the context length may be wrong.
     """
     length, wanted = _BYTES * tokenizer.context_length, tokenizer.context_length + _SURPLUS
     while True:

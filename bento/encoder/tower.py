@@ -1,4 +1,4 @@
-"""What the text tower and the image tower share: their interface, CUDA streams, device errors."""
+"""The interface of both towers, their CUDA streams, and the errors of their device."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ class Tower(Protocol):
 
     @property
     def lanes(self) -> int:
-        """How many batches to compute at the same time: one per core of a CPU, one on a GPU.
+        """Return how many batches to compute at the same time: one per core of a CPU, one on a GPU.
 
-        A per-core batch is faster, because cores that share a batch wait for each other after
+        Per-core batches are faster, because cores that share a batch wait for each other after
         every layer.
         """
 
     def use(self, module: Any, dtype: str) -> None:
-        """Compute with this module, whose weights have this dtype, from now on."""
+        """Replace the module of the tower. The weights of the new one have this dtype."""
 
     def warm_batches(self) -> Iterator[list[torch.Tensor]]:
-        """Yield the batches to run before the first request, so that no request pays for setup."""
+        """Yield batches to run before the first request, so that no request waits for setup."""
 
     def probe(self) -> list[torch.Tensor]:
         """Return prepared items that resemble real requests."""
@@ -45,7 +45,7 @@ class Tower(Protocol):
 def graphs_on(
     device: str, forward: Callable[[torch.Tensor], torch.Tensor], sizes: Sequence[int]
 ) -> Graphs | None:
-    """Return a recorder of CUDA graphs for a forward pass, or `None` on a CPU."""
+    """Return the CUDA graphs of a forward pass, or `None` on a CPU."""
     if device == "cpu":
         return None
     torch.cuda.synchronize(device)  # the weights were copied and cast on another stream
@@ -53,7 +53,10 @@ def graphs_on(
 
 
 def stream_on(device: str, *, priority: int) -> Callable[[], AbstractContextManager[Any]]:
-    """Return a function that makes contexts. Within one, work goes to a CUDA stream of its own."""
+    """Return a function that makes contexts in which work goes to a new CUDA stream.
+
+    On a CPU these contexts do nothing.
+    """
     if device == "cpu":
         return nullcontext
     stream = torch.cuda.Stream(device, priority=priority)  # type: ignore[no-untyped-call]
@@ -61,7 +64,7 @@ def stream_on(device: str, *, priority: int) -> Callable[[], AbstractContextMana
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Say whether a batch failed because memory was too small. If so, free torch's GPU cache."""
+    """Say whether a batch exceeded the memory. If so, free torch's cache of GPU memory."""
     if isinstance(error, torch.OutOfMemoryError):
         torch.cuda.empty_cache()
         return True
@@ -69,5 +72,5 @@ def out_of_memory(error: Exception) -> bool:
 
 
 def device_lost(error: Exception) -> bool:
-    """Say whether the device is lost: after such an error every CUDA call of the process fails."""
+    """Say whether an error means that every later CUDA call of the process fails."""
     return isinstance(error, torch.AcceleratorError)

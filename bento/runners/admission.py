@@ -1,4 +1,4 @@
-"""How many bytes of requests this process may hold."""
+"""Limit the bytes of requests that this process holds."""
 
 from __future__ import annotations
 
@@ -9,20 +9,25 @@ from bento.contract.errors import Busy
 
 
 class ByteBudget:
-    """Counts the bytes that are being received and that wait in queues. Not thread-safe."""
+    """Counts the bytes that are being received or wait in queues. Not thread-safe.
 
-    def __init__(self, limit: int, refused: Callable[[], None]) -> None:
+    Args:
+        limit: the most bytes at a time.
+        rejected: called for each rejection.
+    """
+
+    def __init__(self, limit: int, rejected: Callable[[], None]) -> None:
         self.limit = limit
         self.held = 0
-        self._refused = refused  # called for each rejection
+        self._rejected = rejected
 
     def take(self, count: int) -> None:
         """Add bytes until `release`. Raises `Busy` if they would exceed the limit."""
         if self.held + count > self.limit:
-            self._refused()
+            self._rejected()
             raise Busy(
-                f"{self.held:,} bytes of requests are being worked on; with {count:,} more they "
-                f"would be over the limit of {self.limit:,}: try again later",
+                f"the service already holds {self.held:,} bytes of requests, and {count:,} more "
+                f"would exceed the limit of {self.limit:,} (MAX_QUEUE_BYTES): try again later",
             )
         self.held += count
 

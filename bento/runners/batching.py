@@ -1,4 +1,4 @@
-"""The queue in front of an encoder tower: when the tower is free, the waiting items go at once."""
+"""The queue in front of an encoder tower, which batches the items that wait while it is busy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from time import monotonic
 from typing import Final, Generic, TypeVar
 
 from bento.contract.errors import Busy, NotReady
@@ -24,6 +23,7 @@ from bento.runners.policy import (
     split_late,
     whole_steps,
 )
+from bento.runners.timing import TIMING, Timing
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -31,33 +31,30 @@ Result = TypeVar("Result")
 logger = logging.getLogger("vision_encoder")
 
 _SHRUNK_SECONDS: Final = 60.0  # how long the batch limit stays lowered after out-of-memory
-# A batch hangs after so many times its predicted seconds, but not before STUCK_SECONDS: the first
-# batch of a size may be compiled.
-_STUCK_TIMES: Final = 20
-STUCK_SECONDS: Final = 120.0
+_STUCK_TIMES: Final = 20  # a batch hangs after this many times its predicted duration
 
 
 class BatchQueue(Generic[Item, Result]):
     """Gathers items into batches for a function that is faster on many items than on one.
 
-    No item waits for a batch to fill: a thread takes what is queued, within the limits, runs it,
-    and looks again. Batches grow with the load. `policy` decides what a batch takes. One thread
-    runs the batches on the whole tower; with several lanes, one thread more per lane runs the
-    per-core batches.
+    No item waits for a batch to fill: a free thread takes the waiting items, within the limits, and
+    runs them. So batches grow with the load. `policy` decides which items a batch takes. One thread
+    runs batches on the whole tower. With several lanes, each has a thread for per-core batches.
 
     Args:
-        name: of the tower, for messages and threads.
-        run: computes a batch, and returns a result per item in the same order.
+        name: the name of the tower, for messages and threads.
+        run: computes a batch, and returns one result per item in the same order.
         limits: the bounds of a batch.
-        observer: receives the reports of the queue.
-        size: the cost of an item, in any unit.
-        warm_up: runs before all items, in the thread that has the whole tower. It yields count,
-            size and seconds of each batch that it ran.
-        exhausted: says of an exception that the device's memory was too small.
-        fatal: says of an exception that the device is lost.
-        on_death: called with the reason when a thread ends other than by `close`. Waiting items
-            then fail with `NotReady`.
+        observer: receives the events of the queue.
+        size: returns the cost of an item, in any unit.
+        warm_up: runs before the first item, in the thread that uses the whole tower. It yields the
+            item count, size and duration in seconds of each batch that it ran.
+        exhausted: says whether an exception means that the device's memory was too small.
+        fatal: says whether an exception means that the device is lost.
+        on_death: called with the reason if a thread fails or hangs. All items then fail with
+            `NotReady`.
         enter: called first in each thread, with the number of threads that share the tower.
+        timing: the clock, and when a batch hangs.
     """
 
     def __init__(
@@ -67,12 +64,13 @@ class BatchQueue(Generic[Item, Result]):
         limits: Limits,
         observer: QueueObserver,
         *,
-        size: Callable[[Item], int] = lambda item: 1,
+        size: Callable[[Item], int] = lambda _: 1,
         warm_up: Callable[[], Iterable[tuple[int, int, float]]] = lambda: (),
-        exhausted: Callable[[Exception], bool] = lambda error: False,
-        fatal: Callable[[Exception], bool] = lambda error: False,
-        on_death: Callable[[str], None] = lambda why: None,
-        enter: Callable[[int], None] = lambda shares: None,
+        exhausted: Callable[[Exception], bool] = lambda _: False,
+        fatal: Callable[[Exception], bool] = lambda _: False,
+        on_death: Callable[[str], None] = lambda _: None,
+        enter: Callable[[int], None] = lambda _: None,
+        timing: Timing = TIMING,
     ) -> None:
         self.name = name
         self.pace = Pace()
@@ -85,8 +83,9 @@ class BatchQueue(Generic[Item, Result]):
         self._fatal = fatal
         self._on_death = on_death
         self._enter = enter
+        self._timing = timing
         self._waiting: deque[Entry[Item, Result]] = deque()
-        self._mean_size: float | None = None  # of the latest items
+        self._mean_size: float | None = None  # the mean size of the latest items
         self._shrunk = limits.most  # the limit of items until `_shrunk_until`
         self._shrunk_until = 0.0
         self._closing = False
@@ -98,7 +97,7 @@ class BatchQueue(Generic[Item, Result]):
         self._lanes = [self._whole, *self._cores]
         self._unfinished = len(self._lanes)
         self._ready: Future[None] = Future()
-        self._over = threading.Event()  # no further item will be answered
+        self._over = threading.Event()  # set when no further item will be answered
         self._start(self._whole)
 
     def __len__(self) -> int:
@@ -109,17 +108,19 @@ class BatchQueue(Generic[Item, Result]):
         return self._death is None
 
     def wait_until_warm(self) -> None:
-        """Wait for the warm-up, and raise what it raised."""
+        """Wait until the warm-up ends. Raises what the warm-up or `enter` raised."""
         self._ready.result()
 
     def submit(self, item: Item, *, deadline: float = math.inf) -> Future[Result]:
-        """Queue an item. To drop it, cancel the future before its batch starts.
+        """Queue an item, and return the future of its result.
 
-        The queue sheds the item if its answer is predicted to miss `deadline`, in seconds of
-        `monotonic`: then the future fails with `Busy`. Raises `NotReady` after the queue died, and
-        `RuntimeError` after `close`.
+        To drop the item, cancel the future before its batch starts. If the item is predicted to
+        miss `deadline`, in seconds of the clock, the queue sheds it: the future fails with `Busy`.
+
+        Raises `NotReady` if the queue died, and `RuntimeError` after `close`.
         """
-        entry: Entry[Item, Result] = Entry(item, self._size(item), Future(), monotonic(), deadline)
+        size, queued = self._size(item), self._timing.clock()
+        entry: Entry[Item, Result] = Entry(item, size, Future(), queued, deadline)
         with self._lock:
             if self._death is not None:
                 raise NotReady(self._death)
@@ -130,25 +131,29 @@ class BatchQueue(Generic[Item, Result]):
         return entry.future
 
     def predicted_seconds(self, count: int) -> float:
-        """Return how long an item takes after `count` others, its own batch included."""
+        """Return how many seconds an item takes that comes after `count` others.
+
+        This includes the item's own batch.
+        """
         batches = math.ceil(count / (self.count_limit() * self.limits.lanes))
         return self.pace.seconds(count * self._item_size, batches) + self._batch_seconds(count + 1)
 
     def count_limit(self) -> int:
         """Return how many items a batch may have now.
 
-        The limit is lower for a while after out-of-memory, and if more items would take too long.
-        The latter goes by the tower's best pace. If other processes take the cores, a smaller batch
-        is hardly less slow, and small batches would only slow the tower down further.
+        The limit is lower for a while after the device ran out of memory, and if more items would
+        take longer than `Limits.seconds` at the tower's best pace. It does not follow the current
+        pace: if other processes take the cores, smaller batches only reduce the throughput.
         """
-        most = self._shrunk if monotonic() < self._shrunk_until else self.limits.most
+        shrunk = self._timing.clock() < self._shrunk_until
+        most = self._shrunk if shrunk else self.limits.most
         return count_limit(self.limits, most, self.pace.best * self._item_size)
 
     def tick(self, seconds: float) -> None:
         """Fail the queue if its tower hangs. The caller calls this every `seconds`.
 
-        Calls are counted instead of reading the clock, so that a process that was paused does not
-        take its tower for hanging.
+        The queue adds up these seconds instead of reading the clock. Otherwise the towers of a
+        process that was paused and resumed would seem to hang.
         """
         for lane in self._lanes:
             lane.spent += seconds
@@ -158,7 +163,7 @@ class BatchQueue(Generic[Item, Result]):
                 self._on_death(why)
 
     def close(self) -> None:
-        """Drain the queue, then stop. If the tower hangs, wait until `tick` notices."""
+        """Drain the queue, then stop. If the tower hangs, this waits until `tick` notices it."""
         with self._lock:
             self._closing = True
             self._wake_all()
@@ -166,9 +171,9 @@ class BatchQueue(Generic[Item, Result]):
 
     def _start(self, lane: Lane[Item, Result]) -> None:
         name = f"runner-{self.name}"
-        threading.Thread(target=self._live, args=(lane,), name=name, daemon=True).start()
+        threading.Thread(target=self._run_lane, args=(lane,), name=name, daemon=True).start()
 
-    def _live(self, lane: Lane[Item, Result]) -> None:
+    def _run_lane(self, lane: Lane[Item, Result]) -> None:
         try:
             self._enter(lane.shares)
             if lane is self._whole:
@@ -189,19 +194,19 @@ class BatchQueue(Generic[Item, Result]):
                 self._on_death(self._death or "")
         with self._lock:
             self._unfinished -= 1
-            self._wake_all()  # the other lanes end too if nothing is left
+            self._wake_all()  # so that idle lanes end too
             if not self._unfinished:
                 self._over.set()
 
     def _die(self, why: str) -> None:
-        """Accept nothing more, and fail all items, so that no client waits forever."""
+        """Reject new items, and fail all others, so that no client waits forever."""
         with self._lock:
             self._death = why
             waiting = [*self._waiting]
             self._waiting.clear()
             batches = [entry for lane in self._lanes for entry in lane.batch]
             left = [entry for entry in batches if not entry.future.done()]
-            # a client may cancel its item at this moment
+            # clients may cancel their items until this call
             left += [entry for entry in waiting if entry.future.set_running_or_notify_cancel()]
             for entry in left:
                 entry.future.set_exception(NotReady(why))
@@ -209,13 +214,13 @@ class BatchQueue(Generic[Item, Result]):
         self._over.set()
 
     def _take_turn(self, lane: Lane[Item, Result]) -> bool:
-        """Wait for the next batch of a lane; return False when there will be none."""
+        """Wait for the next batch of a lane. Returns False if there will be none."""
         with self._lock:
             answered, lane.batch = len(lane.batch), []
             while self.alive:
                 if lane.index in self._ready_lanes():
                     lane.batch = self._take(lane, answered)
-                self._wake()  # the next lane, if items are left
+                self._wake()  # another lane may take the items that are left
                 if lane.batch:
                     return True
                 if self._closing and not self._waiting:
@@ -239,7 +244,7 @@ class BatchQueue(Generic[Item, Result]):
     def _take(self, lane: Lane[Item, Result], answered: int) -> list[Entry[Item, Result]]:
         """Take a batch within the limits from the head of the queue.
 
-        `answered` counts the items that this lane has just answered.
+        This lane has just answered `answered` items.
         """
         self._shed_late()
         share = len(self._waiting)
@@ -253,13 +258,13 @@ class BatchQueue(Generic[Item, Result]):
             if not entry.future.set_running_or_notify_cancel():
                 self._observer.dropped()
                 continue
-            self._observer.waited(monotonic() - entry.queued)
+            self._observer.waited(self._timing.clock() - entry.queued)
             batch.append(entry)
         return batch
 
     def _shed_late(self) -> None:
         """Shed the items that would miss their deadline even in the next batch."""
-        answered = monotonic() + self._batch_seconds(len(self._waiting))
+        answered = self._timing.clock() + self._batch_seconds(len(self._waiting))
         late, in_time = split_late(self._waiting, answered)
         if not late:
             return
@@ -269,12 +274,10 @@ class BatchQueue(Generic[Item, Result]):
                 self._observer.dropped()
                 continue
             self._observer.late()
-            entry.future.set_exception(
-                Busy(f"the {self.name} items before yours took too long: try again later")
-            )
+            entry.future.set_exception(missed_deadline(self.name))
 
     def _batch_seconds(self, count: int) -> float:
-        """Return the predicted seconds of the next batch, if `count` items are available to it."""
+        """Return the predicted duration of the next batch if `count` items wait, in seconds."""
         return self.pace.seconds(min(count * self._item_size, self.pace.usual_size))
 
     @property
@@ -283,10 +286,11 @@ class BatchQueue(Generic[Item, Result]):
 
     def _answer(self, lane: Lane[Item, Result]) -> None:
         """Run the batch of a lane. A failed batch is halved until the faulty item is alone."""
+        clock = self._timing.clock
         for part in (parts := Halving(lane.batch)):
-            started, size = monotonic(), sum(entry.size for entry in part)
+            started, size = clock(), sum(entry.size for entry in part)
             predicted = self.pace.seconds(size * lane.shares)
-            lane.spent, lane.allowed = 0.0, max(STUCK_SECONDS, _STUCK_TIMES * predicted)
+            lane.spent, lane.allowed = 0.0, max(self._timing.stuck, _STUCK_TIMES * predicted)
             try:
                 results = self._run([entry.item for entry in part])
                 answers = list(zip(part, results, strict=True))
@@ -299,12 +303,12 @@ class BatchQueue(Generic[Item, Result]):
                 if self._exhausted(error):
                     self._shrink(len(part))
                 if not parts.halve():
-                    logger.exception("an item of the %s runner failed", self.name)
+                    logger.exception("the %s tower failed on an item", self.name)
                     self._observer.failed()
                     part[0].future.set_exception(error)
                 continue
             lane.allowed = math.inf
-            seconds = monotonic() - started
+            seconds = clock() - started
             self._observer.ran(len(part), seconds)
             with self._lock:
                 self._learn(len(part), size, seconds, lane)
@@ -313,20 +317,29 @@ class BatchQueue(Generic[Item, Result]):
                         entry.future.set_result(result)
 
     def _learn(self, count: int, size: int, seconds: float, lane: Lane[Item, Result]) -> None:
-        """Learn from a batch. On the whole tower, one batch per share takes as long together."""
+        """Update the predictions with a batch.
+
+        The pace is that of the whole tower, which computes one batch per share in this time.
+        """
         self.pace.observe(size * lane.shares, seconds)
         mean = size / count
         before = mean if self._mean_size is None else self._mean_size
         self._mean_size = DECAY * before + (1 - DECAY) * mean
 
     def _shrink(self, count: int) -> None:
-        """Halve the batch limit for a while, after a batch of `count` items ran out of memory."""
+        """Lower the batch limit for a while, after a batch of `count` items ran out of memory."""
         self._shrunk = max(1, count // 2)
-        self._shrunk_until = monotonic() + _SHRUNK_SECONDS
+        self._shrunk_until = self._timing.clock() + _SHRUNK_SECONDS
         logger.warning(
-            "the device's memory was too small for a %s batch of %d; at most %d for %.0f s",
-            self.name,
+            "the device ran out of memory on a batch of %d in the %s queue: "
+            "the limit is %d for the next %.0f s",
             count,
+            self.name,
             self._shrunk,
             _SHRUNK_SECONDS,
         )
+
+
+def missed_deadline(tower: str) -> Busy:
+    """Return the error of an item that the queue sheds."""
+    return Busy(f"the {tower} queue cannot answer within MAX_QUEUE_MS: try again later")

@@ -1,4 +1,4 @@
-"""What a batch queue keeps of its items and threads."""
+"""The items and the threads of a batch queue."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class Entry(Generic[Item, Result]):
-    """An item that waits or runs. Times are in seconds of `monotonic`."""
+    """An item that waits or runs. `queued` and `deadline` are seconds of the queue's clock."""
 
     item: Item
     size: int
@@ -26,7 +26,7 @@ class Entry(Generic[Item, Result]):
 class Lane(Generic[Item, Result]):
     """A thread of a queue and the batch that it runs, on one of `shares` equal parts of the tower.
 
-    `spent` counts the seconds since the batch started, and `allowed` is when it counts as hanging.
+    `spent` counts the seconds since the batch started. The batch hangs if they exceed `allowed`.
     """
 
     def __init__(self, index: int, shares: int, lock: threading.RLock) -> None:

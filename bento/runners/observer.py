@@ -1,4 +1,4 @@
-"""What the runners report, for metrics."""
+"""The events that the runners report to the metrics."""
 
 from __future__ import annotations
 
@@ -6,35 +6,35 @@ from typing import Protocol
 
 
 class QueueObserver(Protocol):
-    """Receives the reports of one queue."""
+    """Receives the events of one queue."""
 
     def waited(self, seconds: float) -> None:
-        """An item left the queue for the tower after these seconds."""
+        """Record that an item started to run after it waited this long."""
 
     def ran(self, count: int, seconds: float) -> None:
-        """The tower computed a batch of `count` items in these seconds."""
+        """Record a batch of `count` items, which the tower computed in this time."""
 
     def dropped(self) -> None:
-        """The client cancelled an item before it ran."""
+        """Record that the client cancelled an item before it ran."""
 
     def late(self) -> None:
-        """The queue shed an item that would have missed its deadline."""
+        """Record that an item was shed because it would have missed its deadline."""
 
     def failed(self) -> None:
-        """An item failed in a batch of its own."""
+        """Record that an item failed in a batch of its own."""
 
 
 class TowerObserver(QueueObserver, Protocol):
-    """Receives the reports of one runner: of its queue, and of the work around it."""
+    """Receives the events of one runner: those of its queue, and those around it."""
 
     def accepted(self, count: int) -> None:
-        """So many items are now accepted and not yet answered."""
+        """Record how many items are accepted and not yet answered."""
 
     def rejected(self) -> None:
-        """Admission control rejected a request."""
+        """Record that admission control rejected a request."""
 
     def decoded(self, seconds: float) -> None:
-        """The preparation of an item took these seconds."""
+        """Record how long the preparation of an item took."""
 
 
 class Observer(Protocol):

@@ -1,18 +1,19 @@
-"""Learn how long batches take from the batches that ran."""
+"""Predict how long batches take from the batches that ran."""
 
 from __future__ import annotations
 
 import math
 from typing import Final
 
-DECAY: Final = 0.9  # the weight of a batch after each later batch: about the last ten count
+# Each later batch multiplies the weight of a batch by this, so that about the last ten count.
+DECAY: Final = 0.9
 
 
 class Pace:
     """Predicts seconds = `per_unit` * size + `per_batch`.
 
-    A least-squares fit over the latest batches; both are at least 0. `best` is the fewest seconds
-    per unit of size of any batch so far, infinity before the first.
+    Both factors are a least-squares fit over the latest batches, and at least 0. `best` is the
+    lowest time per unit of size of any batch so far, and infinity before the first.
     """
 
     def __init__(self) -> None:
@@ -27,7 +28,7 @@ class Pace:
         return self._x / self._n if self._n else 0.0
 
     def observe(self, size: float, seconds: float) -> None:
-        """Learn from a batch."""
+        """Learn from a batch of this size and duration."""
         self.best = min(self.best, seconds / size)
         self._n = DECAY * self._n + 1
         self._x = DECAY * self._x + size
@@ -39,10 +40,10 @@ class Pace:
         if spread > 1e-3 * self._x * self._x:
             slope = (self._n * self._xy - self._x * self._y) / spread
             self.per_unit = min(max(slope, 0.0), mean)
-        else:  # batches of similar size cannot tell `per_unit` from `per_batch`
+        else:  # `per_unit` and `per_batch` cannot be told apart at one size
             self.per_unit = mean
         self.per_batch = max(0.0, (self._y - self.per_unit * self._x) / self._n)
 
     def seconds(self, size: float, batches: int = 1) -> float:
-        """Return the predicted seconds of `batches` batches with this total size."""
+        """Return the predicted duration of `batches` batches with this total size."""
         return self.per_unit * size + self.per_batch * batches

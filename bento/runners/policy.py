@@ -1,4 +1,4 @@
-"""Which items go into the next batch, as pure functions: no threads, no locks, no clock."""
+"""Choose the items of the next batch, in pure functions: no threads, no locks, no clock."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Protocol, TypeVar
 class Limits:
     """The bounds of a batch.
 
-    `count`: the most items of a batch. `seconds`: the longest that a batch may take, at the best
-    pace that the tower ever had. `step`: a batch of at least 2 steps has a multiple of `step`
-    items, or `most`.
-
-    `lanes`: how many per-core batches run at the same time. Each has its share of `count`, but at
-    least 2 steps. When the tower is idle and fewer items than lanes wait, they form one batch on
-    the whole tower instead. With 1 lane every batch has the whole tower.
+    Attributes:
+        count: the most items that the tower computes at the same time.
+        seconds: the longest that a batch may take, at the tower's best pace so far.
+        step: a batch of at least 2 steps has `most` items or a multiple of `step`.
+        lanes: how many per-core batches run at the same time. Each may have an equal share of
+            `count`, but at least 2 steps. If the tower is idle and fewer items than lanes wait,
+            they form one batch on the whole tower. With 1 lane, every batch uses the whole tower.
     """
 
     count: int
@@ -33,6 +33,8 @@ class Limits:
 
 
 class HasDeadline(Protocol):
+    """An item that the queue sheds if it would be answered after its deadline."""
+
     @property
     def deadline(self) -> float: ...
 
@@ -41,7 +43,7 @@ Waiting = TypeVar("Waiting", bound=HasDeadline)
 
 
 def whole_steps(count: int, limits: Limits) -> int:
-    """Round a number of items down to whole steps. Fewer than 2 steps, and `most`, stay."""
+    """Round a number of items down to whole steps, except fewer than 2 steps and `limits.most`."""
     if count < 2 * limits.step or count == limits.most:
         return count
     return count - count % limits.step
@@ -50,7 +52,7 @@ def whole_steps(count: int, limits: Limits) -> int:
 def count_limit(limits: Limits, most: int, item_seconds: float) -> int:
     """Return how many items a batch may have: `most`, or fewer to stay within `limits.seconds`.
 
-    `item_seconds` is the time of an item on the whole tower; on a lane it takes `lanes` times that.
+    An item takes `item_seconds` on the whole tower, and `limits.lanes` times as long on one core.
     Infinity means that no batch has run yet.
     """
     seconds = item_seconds * limits.lanes
@@ -63,7 +65,7 @@ def lane_share(limits: Limits, waiting: int, in_flight: int) -> int:
     """Return how many of the waiting items a per-core batch takes, before other limits.
 
     `in_flight` counts the items on all lanes, and those that this lane has just answered.
-    Closed-loop clients resubmit at once, so leave one lane's share in the queue.
+    Closed-loop clients resubmit at once, so one more lane's share stays in the queue.
     """
     share = math.ceil((waiting + in_flight) / (limits.lanes + 1))
     if share >= 2 * limits.step:
@@ -74,8 +76,7 @@ def lane_share(limits: Limits, waiting: int, in_flight: int) -> int:
 def ready_lanes(busy: Sequence[bool], waiting: int) -> list[int]:
     """Return the lanes that may take a batch now, by their index in `busy`.
 
-    Lane 0 has the whole tower and shares it with nobody. The other lanes, if there are any, run
-    the per-core batches.
+    Lane 0 uses the whole tower, so it never runs at the same time as another lane.
     """
     whole, *cores = busy
     if whole or not waiting:
@@ -86,7 +87,7 @@ def ready_lanes(busy: Sequence[bool], waiting: int) -> list[int]:
 
 
 def split_late(waiting: Iterable[Waiting], answered: float) -> tuple[list[Waiting], list[Waiting]]:
-    """Return the items that miss their deadline if they are answered then, and the others."""
+    """Return the items whose deadline is before the time `answered`, and the other items."""
     late: list[Waiting] = []
     in_time: list[Waiting] = []
     for item in waiting:

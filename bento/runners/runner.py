@@ -1,4 +1,4 @@
-"""A runner: one tower and its queue."""
+"""A runner: a tower, its queue, and the preparation of its items."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from time import monotonic
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from bento.contract.errors import Busy, NotReady
 from bento.encoder.cpus import compute_on, give_way
 from bento.encoder.embeddings import Embeddings
 from bento.runners.admission import ByteBudget
-from bento.runners.batching import BatchQueue
+from bento.runners.batching import BatchQueue, missed_deadline
 from bento.runners.observer import Observer
 from bento.runners.policy import Limits
+from bento.runners.timing import Timing
 from bento.settings import Settings
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from bento.encoder.tower import Tower
 
-    # a preparation returns a prepared item, or the work for it if that needs the large thread
+    # a preparation returns the prepared item or, for a large picture, a function that prepares it
     Work = Callable[[], torch.Tensor]
     Preparation = Callable[[], torch.Tensor | Work]
 
@@ -35,13 +35,10 @@ Prepared = TypeVar("Prepared")
 
 logger = logging.getLogger("vision_encoder")
 
-HEALTH_SECONDS: Final = 5.0  # a tower is healthy for so long after an answer
-HEALTH_TIMEOUT: Final = 10.0  # seconds that a health check waits for an answer
-
 
 @dataclass(frozen=True)
 class Shared:
-    """What both runners share."""
+    """The parts that both runners share."""
 
     settings: Settings
     budget: ByteBudget
@@ -50,10 +47,16 @@ class Shared:
     cpus: int
     large: ThreadPoolExecutor  # one thread, for large pictures
     on_death: Callable[[str], None]
+    timing: Timing
 
 
 class Runner:
-    """One tower and its queue: admission, preparation in threads, batches on the device."""
+    """Embeds items with one tower: admits them, prepares them in threads, and queues them.
+
+    Attributes:
+        answered: when the tower last computed a batch, in seconds of the clock.
+        prepare_seconds: how long one core prepares an item, a moving average.
+    """
 
     def __init__(
         self, name: str, tower: Tower, shared: Shared, limits: Limits, *, nice: int = 0
@@ -61,15 +64,15 @@ class Runner:
         from bento.encoder.tower import device_lost, out_of_memory
 
         self.name = name
-        self.answered = monotonic()  # when the tower last computed a batch
+        self.answered = shared.timing.clock()
+        self.prepare_seconds = 0.0
         self._tower = tower
         self._out_of_memory = out_of_memory
         self._shared = shared
         self.metrics = shared.metrics.tower(name)
         self._accepted = 0  # items that are accepted and not yet answered
-        self._window = 2 * limits.count  # how many items of a request are at work at the same time
+        self._window = 2 * limits.count  # the most items of one request that are prepared or queued
         self._item_bytes = int(tower.probe()[0].nbytes)
-        self._prepare_seconds = 0.0  # of one core per item, a moving average
         self.queue: BatchQueue[torch.Tensor, Embeddings] = BatchQueue(
             name,
             self._run,
@@ -81,13 +84,14 @@ class Runner:
             fatal=device_lost,
             on_death=shared.on_death,
             enter=partial(self._enter, nice),
+            timing=shared.timing,
         )
 
     async def embed(self, preparation: Preparation) -> Embeddings:
         """Return the embedding of one item before normalization, float32 (dim,).
 
-        Raises `Busy` if admission control rejects the item, or if the queue sheds it later because
-        it would miss its deadline. Raises what the preparation raises.
+        Raises `Busy` if admission control rejects the item or the queue sheds it, and any error of
+        the preparation.
         """
         with self._accept(1) as deadline:
             return await self._embed(preparation, deadline)
@@ -97,9 +101,10 @@ class Runner:
     ) -> list[Embeddings | BaseException]:
         """Return the embedding of each item before normalization, or its error.
 
-        Raises `Busy` if admission control rejects the request. Several accepted items have no
-        deadline; a single item has one, as in `embed`. Only a part of a large request is at work
-        at the same time, so that other requests get their turn in between.
+        A single item has a deadline, as in `embed`; several items have none. A large request is
+        prepared and queued in parts, so that other requests get their turn in between.
+
+        Raises `Busy` if admission control rejects the request.
         """
         if not preparations:
             return []  # admission control never rejects an empty request
@@ -115,18 +120,19 @@ class Runner:
     async def look(self) -> NotReady | None:
         """Return why the tower is unhealthy, or `None` if it is healthy.
 
-        If it computed nothing lately, this asks it for an embedding.
+        If the tower has not computed a batch within `Timing.healthy`, this asks it for one.
         """
-        if self.queue.alive and monotonic() - self.answered < HEALTH_SECONDS:
+        timing = self._shared.timing
+        if self.queue.alive and timing.clock() - self.answered < timing.healthy:
             return None
         try:
             probe = self.queue.submit(self._tower.probe()[0])
-            await asyncio.wait_for(asyncio.wrap_future(probe), HEALTH_TIMEOUT)
+            await asyncio.wait_for(asyncio.wrap_future(probe), timing.probe)
         except TimeoutError:
-            return NotReady(f"the {self.name} tower has not answered for {HEALTH_TIMEOUT:.0f} s")
+            return NotReady(f"the {self.name} tower has not answered for {timing.probe:.0f} s")
         except NotReady as error:
             return error
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a broken tower may raise any error
             return NotReady(f"the {self.name} tower fails: {error}")
         return None
 
@@ -134,24 +140,27 @@ class Runner:
     def _accept(self, count: int) -> Iterator[float]:
         """Admit items until the block ends, and yield their deadline.
 
-        Raises `Busy` if the queue is not empty and the predicted wait exceeds MAX_QUEUE_MS, or if
-        the byte budget is used up. Several items have no deadline, so that none of them is shed.
+        A single item has a deadline if others are before it. Several items have none, because
+        shedding one of them would fail their whole request.
+
+        Raises `Busy` if others are before these items and the predicted wait exceeds MAX_QUEUE_MS,
+        or if the byte budget is exhausted.
         """
         before, deadline = self._accepted, math.inf
         wait = max(
             self.queue.predicted_seconds(before),
-            before * self._prepare_seconds / self._shared.cpus,
+            before * self.prepare_seconds / self._shared.cpus,
         )
         limit = self._shared.settings.max_queue_ms / 1000
         if before and wait > limit:
             self.metrics.rejected()
             raise Busy(
-                f"{before} {self.name} items are before yours, so that it would take about "
-                f"{wait:.1f} s where {limit:g} s are allowed: try again later",
+                f"the {self.name} queue holds {before} items, and your request would take about "
+                f"{wait:.1f} s; the limit is {limit:g} s (MAX_QUEUE_MS): try again later",
                 retry_after=math.ceil(wait - limit),
             )
         if before and count == 1:
-            deadline = monotonic() + limit
+            deadline = self._shared.timing.clock() + limit
         with self._shared.budget.hold(count * self._item_bytes):
             self._change_accepted(count)
             try:
@@ -166,44 +175,48 @@ class Runner:
     async def _embed(self, preparation: Preparation, deadline: float) -> Embeddings:
         loop, shared = asyncio.get_running_loop(), self._shared
         item = await loop.run_in_executor(shared.threads, self._prepare, preparation, deadline)
-        if callable(item):  # large pictures are decoded one at a time: count it on all cores
+        if callable(item):  # one large picture is decoded at a time, so it costs all cores
             item = await loop.run_in_executor(
                 shared.large, self._prepare, item, deadline, shared.cpus
             )
         return await asyncio.wrap_future(self.queue.submit(item, deadline=deadline))
 
     def _prepare(self, step: Callable[[], Prepared], deadline: float, cores: int = 1) -> Prepared:
-        """Run one step of a preparation. Raises `Busy` if the deadline has passed.
+        """Run one step of a preparation, which costs this many cores.
 
-        Only the step that returns the item counts as its preparation time, because reading a
-        header takes hardly any.
+        Only the step that returns the item counts as preparation time. Reading the header of a
+        large picture before takes hardly any.
+
+        Raises `Busy` if the deadline has passed.
         """
-        started = monotonic()
+        clock = self._shared.timing.clock
+        started = clock()
         if started > deadline:
             self.metrics.late()
-            raise Busy(f"the {self.name} items before yours took too long: try again later")
+            raise missed_deadline(self.name)
         item = step()
         if not callable(item):
-            seconds = monotonic() - started
-            self._prepare_seconds += 0.1 * (seconds * cores - self._prepare_seconds)
+            seconds = clock() - started
+            self.prepare_seconds += 0.1 * (seconds * cores - self.prepare_seconds)
             self.metrics.decoded(seconds)
         return item
 
     def _enter(self, nice: int, shares: int) -> None:
-        """Set the priority of a thread of the queue, and its cores: all of them, or one."""
+        """Set the priority of the calling thread of the queue, and its number of cores."""
         give_way(nice)
         compute_on(self._shared.cpus if shares == 1 else 1)
 
     def _run(self, items: list[torch.Tensor]) -> list[Embeddings]:
         embeddings = self._tower.embed(items)
-        self.answered = monotonic()
+        self.answered = self._shared.timing.clock()
         return list(embeddings)
 
     def _warm_up(self) -> Iterator[tuple[int, int, float]]:
-        """Run the tower's warm-up batches; yield count, size and seconds of each.
+        """Run the tower's warm-up batches, and yield the count, size and duration of each.
 
         A batch that is too large for the device's memory is skipped with a warning.
         """
+        clock = self._shared.timing.clock
         for items in self._tower.warm_batches():
             try:
                 self._tower.embed(items)  # compiles, records, allocates, starts threads
@@ -211,12 +224,12 @@ class Runner:
                 if not self._out_of_memory(error):
                     raise
                 logger.warning(
-                    "the device's memory is too small for %d items of the %s runner at once: "
-                    "see MAX_BATCH_SIZE",
+                    "the device has too little memory for a batch of %d in the %s queue: "
+                    "lower MAX_BATCH_SIZE",
                     len(items),
                     self.name,
                 )
                 continue
-            started = monotonic()
+            started = clock()
             self._tower.embed(items)
-            yield len(items), sum(map(self._tower.size, items)), monotonic() - started
+            yield len(items), sum(map(self._tower.size, items)), clock() - started

@@ -1,4 +1,4 @@
-"""The two runners, text and image: from the items of a request to their embeddings."""
+"""Embed the texts and images of requests, with one runner for each tower."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -22,7 +21,8 @@ from bento.runners.admission import ByteBudget
 from bento.runners.languages import LanguageWarning
 from bento.runners.observer import Observer
 from bento.runners.policy import Limits
-from bento.runners.runner import HEALTH_SECONDS, Runner, Shared
+from bento.runners.runner import Runner, Shared
+from bento.runners.timing import TIMING, Timing
 from bento.settings import Settings
 
 if TYPE_CHECKING:
@@ -30,21 +30,28 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("vision_encoder")
 
-# The longest that an image batch may take, so that the items behind it do not wait for long.
+# The longest that an image batch may take, so that later items do not wait long.
 IMAGE_BATCH_SECONDS: Final = 0.5
-# How much lower than decoding and HTTP the priority of a tower is on a CPU. Text comes before
-# images, which still get some time.
+# The niceness of the towers' threads on a CPU: HTTP and decoding first, then texts, then images.
 TEXT_NICE: Final = 2
 IMAGE_NICE: Final = 5
-TICK_SECONDS: Final = 1.0  # how often the watchdog looks for a tower that hangs
 
 
 class Runners:
     """A runner for each tower of an encoder.
 
     A request is validated and decoded before it joins a batch, so that a bad request does not
-    fail others. `on_death` is called with the reason if a runner dies. `budget` limits the bytes
-    of accepted items.
+    fail others.
+
+    Args:
+        encoder: the towers.
+        settings: MAX_BATCH_SIZE, MAX_QUEUE_MS and WORKERS.
+        budget: limits the bytes of accepted items.
+        metrics: receives the events of both runners.
+        on_death: called with the reason if a tower or its queue fails for good.
+        timing: the clock, and the time limits.
+        large_pixels: pictures with more pixels are decoded one at a time.
+        cpus: how many CPUs all workers may use; by default those that are available.
     """
 
     def __init__(
@@ -55,14 +62,21 @@ class Runners:
         budget: ByteBudget,
         metrics: Observer,
         on_death: Callable[[str], None],
+        timing: Timing = TIMING,
+        large_pixels: int = LARGE_PIXELS,
+        cpus: int | None = None,
     ) -> None:
         self._encoder = encoder
         self._languages = LanguageWarning(encoder.model_name, encoder.pretrained)
-        cpus = max(1, available_cpus() // settings.workers)
-        # one thread per core, and each computes on one core
+        self._timing = timing
+        self._large_pixels = large_pixels
+        cpus = max(1, (cpus or available_cpus()) // settings.workers)
+        # one thread per CPU, and each computes on one core
         self._threads = ThreadPoolExecutor(cpus, "prepare", compute_on, (1,))
         self._large = ThreadPoolExecutor(1, "prepare-large", compute_on, (1,))
-        shared = Shared(settings, budget, metrics, self._threads, cpus, self._large, on_death)
+        shared = Shared(
+            settings, budget, metrics, self._threads, cpus, self._large, on_death, timing
+        )
         count = settings.max_batch_size
         on_cpu = encoder.device == "cpu"
         self.text = Runner(
@@ -72,12 +86,12 @@ class Runners:
             Limits(count, lanes=encoder.text.lanes),
             nice=TEXT_NICE if on_cpu else 0,
         )
-        self.text.queue.wait_until_warm()  # first, so that warm-ups do not slow each other
+        self.text.queue.wait_until_warm()  # so that the warm-ups do not run at the same time
         self.image = Runner(
             "image",
             encoder.image,
             shared,
-            # on a CPU torch keeps memory per batch size: about 20 MB for ViT-B-32
+            # on a CPU torch keeps memory for each batch size: about 20 MB for ViT-B-32
             Limits(count, IMAGE_BATCH_SECONDS, step=4 if on_cpu else 1, lanes=encoder.image.lanes),
             nice=IMAGE_NICE if on_cpu else 0,
         )
@@ -85,8 +99,8 @@ class Runners:
         self._closed = threading.Event()
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
         self._probing = asyncio.Lock()
-        self._checked = float("-inf")  # when `check` last looked at the towers
-        self._trouble: NotReady | None = None  # and its result
+        self._checked = float("-inf")  # when `check` last looked at the towers, and its result
+        self._trouble: NotReady | None = None
 
     @property
     def alive(self) -> bool:
@@ -142,13 +156,13 @@ class Runners:
     async def check(self) -> None:
         """Raise `NotReady` unless both towers are healthy.
 
-        If a tower computed nothing lately, this asks it for an embedding. The result holds for
-        `HEALTH_SECONDS`, so that many health checks cost one forward pass.
+        If a tower has been idle, this asks it for an embedding. The result is reused for
+        `Timing.healthy`, so that many health checks cost one forward pass.
         """
         async with self._probing:
-            if monotonic() - self._checked >= HEALTH_SECONDS:
+            if self._timing.clock() - self._checked >= self._timing.healthy:
                 self._trouble = await self.text.look() or await self.image.look()
-                self._checked = monotonic()
+                self._checked = self._timing.clock()
             if self._trouble:
                 raise self._trouble
 
@@ -158,7 +172,7 @@ class Runners:
         def load() -> torch.Tensor:
             return self._encoder.image.prepare(load_image(image))
 
-        return load if image.width * image.height > LARGE_PIXELS else load()
+        return load if image.width * image.height > self._large_pixels else load()
 
     def close(self) -> None:
         """Drain both queues, then stop."""
@@ -170,18 +184,22 @@ class Runners:
 
     def _watch(self) -> None:
         """Run the watchdog for towers that hang, until the runners are closed."""
-        while not self._closed.wait(TICK_SECONDS):
+        tick = self._timing.tick
+        while not self._closed.wait(tick):
             for runner in (self.text, self.image):
-                runner.queue.tick(TICK_SECONDS)
+                runner.queue.tick(tick)
 
 
 def _answer(row: Embeddings | BaseException, *, normalize: bool) -> Embeddings | EncoderError:
-    """Return the embedding of an item in a batch request, or an error for its client."""
+    """Return the embedding of one item of a request, or an error for its client.
+
+    Raises the error if it concerns the whole request.
+    """
     if isinstance(row, NotReady | Busy) or not isinstance(row, Exception | np.ndarray):
-        raise row  # it concerns the whole request
+        raise row
     if isinstance(row, EncoderError):
         return row
     if isinstance(row, Exception):
-        logger.error("an image failed", exc_info=row)
-        return EncoderError("this image failed in the service; its log has the reason")
+        logger.error("the service failed on an image", exc_info=row)
+        return EncoderError("the service failed on this image; its log has the reason")
     return normalized(row) if normalize else row

@@ -1,6 +1,6 @@
 """The bundled model: a small bilingual CLIP for scenes of coloured shapes.
 
-`python -m models.shapes --help` lists what can be done: train, evaluate, draw.
+`python -m models.shapes --help` lists its commands.
 """
 
 from pathlib import Path

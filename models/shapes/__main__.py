@@ -1,4 +1,4 @@
-"""Command line of the bundled model: train it, evaluate it, draw pictures for it."""
+"""Train, evaluate and demonstrate the bundled model, a small CLIP for coloured shapes."""
 
 from __future__ import annotations
 
@@ -12,20 +12,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m models.shapes", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
 
-    train = commands.add_parser("train", help="train from scratch, seeded, on the CPU")
+    train = commands.add_parser("train", help="train from scratch, with a fixed seed, on the CPU")
     train.add_argument("--folder", type=Path, default=MODEL_DIR, help="where to write the model")
 
-    evaluate = commands.add_parser("evaluate", help="measure recall on scenes never trained on")
+    evaluate = commands.add_parser("evaluate", help="measure recall on held-out scenes")
     evaluate.add_argument("--folder", type=Path, default=MODEL_DIR, help="the model to measure")
-    evaluate.add_argument("--scenes", type=int, default=1000, help="how many (default 1000)")
+    evaluate.add_argument(
+        "--scenes", type=int, default=1000, help="number of scenes (default 1000)"
+    )
 
     draw = commands.add_parser("draw", help="write sample pictures of scenes")
     draw.add_argument("folder", type=Path, help="where to write the pictures")
-    draw.add_argument("--count", type=int, default=300, help="how many (default 300)")
+    draw.add_argument("--count", type=int, default=300, help="number of pictures (default 300)")
 
-    demo = commands.add_parser("demo", help="serve, index sample pictures, search them")
-    demo.add_argument("--pictures", type=int, default=300, help="how many (default 300)")
-    demo.add_argument("--once", action="store_true", help="stop after printing what was found")
+    demo = commands.add_parser("demo", help="start the service, index sample pictures, search")
+    demo.add_argument(
+        "--pictures", type=int, default=300, help="number of sample pictures (default 300)"
+    )
+    demo.add_argument(
+        "--once",
+        action="store_true",
+        help="stop after the searches; by default the service keeps running",
+    )
 
     arguments = parser.parse_args()
     if arguments.command == "train":

@@ -1,4 +1,4 @@
-"""Captions of scenes in English and Ukrainian, whole or leaving something out."""
+"""Captions of scenes in English and Ukrainian, complete or partial."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _EN_ORDERS: Final = {"left": "from left to right", "above": "from top to bottom"
 _EN_NUMBERS: Final = {2: "two", 3: "three", 4: "four", 5: "five"}
 _EN_PLURALS: Final = {"cross": "crosses"}
 
-# gender, then singular nominative, genitive, instrumental; plural nominative, genitive
+# gender; singular: nominative, genitive, instrumental; plural: nominative, genitive
 _UK_SHAPES: Final = {
     "circle": ("m", "круг", "круга", "кругом", "круги", "кругів"),
     "square": ("m", "квадрат", "квадрата", "квадратом", "квадрати", "квадратів"),
@@ -45,7 +45,7 @@ _UK_STEMS: Final = {
     "white": "біл",
     "gray": "сір",
 }
-_UK_ENDINGS: Final = {  # hard stems, then soft ones
+_UK_ENDINGS: Final = {  # for hard stems, and for soft stems
     ("m", "nom"): ("ий", "ій"),
     ("f", "nom"): ("а", "я"),
     ("n", "nom"): ("е", "є"),
@@ -81,15 +81,17 @@ def caption(
     sizes: bool = True,
     background: bool = True,
 ) -> str:
-    """Describe a scene in words; the wording varies with `rng`, the content does not.
+    """Return a caption of a scene, whose wording varies with `rng`.
 
-    Without `sizes` or `background` these are left out, as people do who search.
+    If `sizes` or `background` is false, the caption omits them, as search queries often do.
+
+    Raises `ValueError` for a language that is not in `LANGUAGES`.
     """
     if language == "en":
         return _english(scene, rng, sizes, background)
     if language == "uk":
         return _ukrainian(scene, rng, sizes, background)
-    raise ValueError(f"language {language!r} is not one of {', '.join(LANGUAGES)}")
+    raise ValueError(f"unknown language {language!r}; allowed: {', '.join(LANGUAGES)}")
 
 
 def _english(scene: Scene, rng: np.random.Generator, sizes: bool, background: bool) -> str:

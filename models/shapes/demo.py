@@ -1,6 +1,6 @@
-"""The demo: serve the bundled model, index sample pictures, search them, show what was found.
+"""The demo: start the service, index sample pictures, search them, and show the hits.
 
-Everything goes through the commands that a user has: `bentoml serve`, `vision-rag`.
+It uses the commands that users have: `bentoml serve` and `vision-rag`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _DATA: Final = Path(".data/demo")
 _SHEET: Final = Path("demo.png")
 _START_SECONDS: Final = 180
 _TOP_K: Final = 5
-# What is searched for, and the sample picture that shows it.
+# The query texts, and the name of the sample picture that must be the first hit.
 _TEXTS: Final = (
     ("a large red circle on a yellow background", "large_red_circle_on_yellow_background"),
     ("four small blue squares on black", "four_small_blue_squares_on_black_background"),
@@ -44,13 +44,13 @@ _console = Console()
 
 
 def run_demo(*, pictures: int, once: bool) -> int:
-    """Run the demo; return 1 when a search did not put the right picture first.
+    """Run the demo, and return its exit status: 1 if a search does not find its picture first.
 
-    The service's settings come from the environment, as for `make serve`, but for its store: the
-    samples are not among a user's own pictures. It is stopped at the end: at once if `once`, else
-    when Ctrl-C is pressed.
+    The settings of the service come from the environment, as for `make serve`. Only its store is
+    another one, so that the samples do not mix with the user's pictures. The service stops after
+    the searches if `once` is true, and otherwise at Ctrl-C.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stopped alike, nothing left behind
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # handled like Ctrl-C
     url = f"http://127.0.0.1:{os.environ.get('PORT', '8001')}"
     folder = _DATA / "pictures"
     draw_samples(folder, pictures)
@@ -73,7 +73,7 @@ def run_demo(*, pictures: int, once: bool) -> int:
             env=environment,
             stdout=output,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C reaches this process, which stops the service
+            start_new_session=True,  # so that Ctrl-C reaches only this process
         )
     workers: list[psutil.Process] = []
     searched = False
@@ -86,9 +86,9 @@ def run_demo(*, pictures: int, once: bool) -> int:
         _console.print(f"contact sheet: {_SHEET}    log: {log}")
         if not once:
             where = f"search page: {url}/ui, API: {url}/docs"
-            _console.print(f"serving ({where}); Ctrl-C stops it", soft_wrap=True)
+            _console.print(f"serving ({where}); press Ctrl-C to stop", soft_wrap=True)
             service.wait()
-            _console.print(f"the service ended by itself; see {log}")
+            _console.print(f"the service ended unexpectedly; see {log}")
             return 1
         return 0 if right else 1
     except KeyboardInterrupt:
@@ -105,7 +105,7 @@ _RAG: Final = (sys.executable, "-m", "rag")
 def _wait_until_ready(url: str, service: subprocess.Popen[bytes], log: Path) -> None:
     started = time.monotonic()
     deadline = started + _START_SECONDS
-    opener = build_opener(ProxyHandler({}))  # nobody's proxy reaches this machine's loopback
+    opener = build_opener(ProxyHandler({}))  # a proxy cannot reach the loopback of this machine
     with _console.status("starting the service"):
         while time.monotonic() < deadline:
             if service.poll() is not None:
@@ -118,7 +118,7 @@ def _wait_until_ready(url: str, service: subprocess.Popen[bytes], log: Path) -> 
 
 
 def _search_all(environment: dict[str, str], query: Path) -> bool:
-    """Run the searches, print their hits, draw the contact sheet; say whether all were right."""
+    """Run the searches, and print and draw their hits. Returns whether all first hits are right."""
     searches = [(text, [text], shows) for text, shows in _TEXTS]
     searches.append(("(a picture)", ["--image", str(query)], _IMAGE_SHOWS))
     table = Table("search", "score", "picture")
@@ -144,7 +144,7 @@ def _search(environment: dict[str, str], arguments: list[str]) -> list[dict[str,
 
 
 def _draw_sheet(rows: list[tuple[str, list[dict[str, Any]]]], query: Path) -> None:
-    """Draw one row a search: what was searched for, then its hits with their scores."""
+    """Draw the contact sheet: one row per search, with the query, its hits and their scores."""
     side, text = 150, 24
     sheet = Image.new("RGB", ((side + 10) * (_TOP_K + 1) + 10, len(rows) * (side + 40)), "white")
     draw = ImageDraw.Draw(sheet)
@@ -165,7 +165,7 @@ def _draw_sheet(rows: list[tuple[str, list[dict[str, Any]]]], query: Path) -> No
 
 
 def _wrapped(text: str) -> str:
-    """Break a text into lines of about 16 letters."""
+    """Break a text into lines of at most 16 letters, except longer words."""
     lines = [""]
     for word in text.split():
         if lines[-1] and len(lines[-1]) + len(word) > 15:
@@ -175,7 +175,7 @@ def _wrapped(text: str) -> str:
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Return a font with Cyrillic letters where the system has one."""
+    """Return a font with Cyrillic letters if the system has one."""
     for name in ("DejaVuSans.ttf", "Arial.ttf", "arial.ttf", "LiberationSans-Regular.ttf"):
         with suppress(OSError):
             return ImageFont.truetype(name, size)
@@ -183,13 +183,13 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def _stop(service: subprocess.Popen[bytes], workers: list[psutil.Process]) -> None:
-    """Stop the service and whatever it started."""
+    """Stop the service and its workers."""
     if service.poll() is None:
         service.send_signal(signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
             service.wait(30)
-    with suppress(ProcessLookupError):  # what has not told of itself yet
+    with suppress(ProcessLookupError):  # processes that are not in `workers`
         os.killpg(service.pid, signal.SIGKILL)
-    for worker in workers:  # in sessions of their own, they outlive one that was killed
+    for worker in workers:  # they have their own sessions, and may outlive a killed service
         with suppress(psutil.NoSuchProcess):
             worker.kill()

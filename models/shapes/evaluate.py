@@ -1,4 +1,4 @@
-"""Measure the bundled model: text-to-image recall on scenes that it was never trained on."""
+"""Measure the text-to-image recall of the bundled model on held-out scenes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _BATCH = 100
 
 
 def evaluate(folder: Path, count: int) -> str:
-    """Return a table of recall@1 and recall@5 over `count` held-out scenes, per language.
+    """Return a Markdown table of recall@1 and recall@5 over `count` different held-out scenes.
 
-    Every scene has another description, none of which was trained on. The model is loaded
-    and fed exactly as any OpenCLIP model is.
+    The table has a row for each language and kind of scene. The model is used through OpenCLIP,
+    without the code of this project.
     """
     model, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
     tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")

@@ -1,4 +1,4 @@
-"""Sample pictures: a folder of scenes, each named by what it shows."""
+"""Sample pictures of scenes, in files that are named by their captions."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ _SIDE = 320
 
 
 def draw_samples(folder: Path, count: int) -> list[Path]:
-    """Write `count` different scenes as PNG files and return their paths.
+    """Write `count` different held-out scenes as PNG files, and return their paths.
 
-    The same files come out every time: scenes whose descriptions were never trained on,
-    each in a file named by its English caption.
+    The files are the same every time. Each is named by the English caption of its scene.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(_SEED)

@@ -1,4 +1,4 @@
-"""Scenes of coloured shapes: what can be in one, how one is sampled, how one is drawn."""
+"""Scenes of coloured shapes: their description, sampling and drawing."""
 
 from __future__ import annotations
 
@@ -30,10 +30,11 @@ COUNTS: Final = (2, 3, 4, 5)
 
 _COLOUR_NAMES: Final = tuple(COLOURS)
 _KIND_WEIGHTS: Final = (0.12, 0.20, 0.36, 0.32)
-_FIRST_THING: Final = 4  # scene codes: kind+relation, count, background, then three per thing
+# A scene's code: kind and relation, count, background, number of things, then three for each thing.
+_FIRST_THING: Final = 4
 CODE_LENGTH: Final = 13
-ANY: Final = -1  # in a caption's code: the caption does not say
-NONE: Final = -2  # in a code: the scene has no such thing
+ANY: Final = -1  # in the code of a caption: the caption omits this attribute
+NONE: Final = -2  # in a code: the scene has no such attribute
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,11 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows, without where exactly.
+    """A description of a picture, without exact positions.
 
-    `things` are in reading order: in a pair the first is left of, above or inside the
-    second; a triple is listed left to right or top to bottom. A `count` scene shows one
-    kind of thing `count` times.
+    `things` are in reading order. In a pair, the first is left of, above or inside the second. A
+    triple is listed from left to right or from top to bottom. A `count` scene shows one thing
+    `count` times.
     """
 
     kind: str
@@ -62,11 +63,11 @@ class Scene:
 
     @property
     def held_out(self) -> bool:
-        """Whether this exact description is kept from training (one in ten, by its hash)."""
+        """Return whether training never uses this description: one in ten, by its hash."""
         return hashlib.blake2b(repr(self).encode(), digest_size=2).digest()[0] % 10 == 0
 
     def code(self) -> list[int]:
-        """Return the scene as `CODE_LENGTH` integers, for comparing captions with scenes."""
+        """Return the scene as `CODE_LENGTH` integers, to compare captions with scenes."""
         layout = KINDS.index(self.kind) * 4
         if self.relation:
             layout += 1 + RELATIONS[self.kind].index(self.relation)
@@ -81,7 +82,7 @@ class Scene:
 
 
 def caption_code(scene: Scene, *, sizes: bool, background: bool) -> list[int]:
-    """Return the scene's code with what the caption leaves out set to `ANY`."""
+    """Return the scene's code, with `ANY` for the attributes that the caption omits."""
     code = scene.code()
     if not background:
         code[2] = ANY
@@ -92,7 +93,7 @@ def caption_code(scene: Scene, *, sizes: bool, background: bool) -> list[int]:
 
 
 def sample_scene(rng: np.random.Generator, *, held_out: bool = False) -> Scene:
-    """Draw a random scene, from the held-out descriptions or from all the others."""
+    """Return a random scene, either a held-out one or one for training."""
     while True:
         kind = KINDS[rng.choice(4, p=_KIND_WEIGHTS)]
         background = _pick(rng, _COLOUR_NAMES)
@@ -114,7 +115,10 @@ def sample_scene(rng: np.random.Generator, *, held_out: bool = False) -> Scene:
 
 
 def similar_scene(scene: Scene, rng: np.random.Generator) -> Scene:
-    """Return a trainable scene that differs from `scene` in one respect: a hard negative."""
+    """Return a hard negative: a scene for training that differs from `scene` in one respect.
+
+    If 50 tries find none, return any scene for training.
+    """
     for _ in range(50):
         things = list(scene.things)
         change = rng.integers(6)
@@ -144,7 +148,7 @@ def similar_scene(scene: Scene, rng: np.random.Generator) -> Scene:
 
 
 def draw_scene(scene: Scene, rng: np.random.Generator, side: int = 256) -> Image.Image:
-    """Draw a scene as a `side` x `side` RGB picture; places and shades vary with `rng`."""
+    """Return an RGB picture of a scene, `side` x `side`. Positions and shades vary with `rng`."""
     image = Image.new("RGB", (side, side), _shade(scene.background, rng))
     draw = ImageDraw.Draw(image)
     for thing, (x, y, radius) in zip(_drawn(scene), _places(scene, rng), strict=True):
@@ -157,7 +161,10 @@ def _pick(rng: np.random.Generator, options: tuple[str, ...]) -> str:
 
 
 def _is_visible(scene: Scene) -> bool:
-    """Say whether every thing stands out from what is behind it."""
+    """Say whether every thing has another colour than the background and the thing around it.
+
+    Things that are not counted must also differ from each other.
+    """
     if any(thing.colour == scene.background for thing in scene.things):
         return False
     if scene.kind != "count" and len(set(scene.things)) < len(scene.things):
@@ -166,14 +173,14 @@ def _is_visible(scene: Scene) -> bool:
 
 
 def _drawn(scene: Scene) -> list[Thing]:
-    """Return the things in drawing order: what is inside comes on top."""
+    """Return the things in drawing order: the inner thing comes last."""
     if scene.relation == "inside":
         return [scene.things[1], scene.things[0]]
     return list(scene.things) * scene.count
 
 
 def _places(scene: Scene, rng: np.random.Generator) -> list[tuple[float, float, float]]:
-    """Return centre and radius of each drawn thing, in fractions of the side."""
+    """Return the centre and the radius of each drawn thing, as fractions of the side."""
     things = _drawn(scene)
     if scene.relation == "inside":
         x, y = rng.uniform(0.32, 0.68, 2)
@@ -198,7 +205,7 @@ def _places(scene: Scene, rng: np.random.Generator) -> list[tuple[float, float, 
 
 
 def _spread(radii: list[float], rng: np.random.Generator) -> list[float]:
-    """Place things of these radii one after the other on the unit line, in random gaps."""
+    """Return the centres of things with these radii in a row, with random gaps, from 0 to 1."""
     free = 1.0 - 2 * sum(radii) - 0.02 * (len(radii) + 1)
     gaps = 0.02 + rng.dirichlet(np.ones(len(radii) + 1)) * max(free, 0.0)
     places, edge = [], 0.0
@@ -214,7 +221,7 @@ def _shade(colour: str, rng: np.random.Generator) -> tuple[int, int, int]:
 
 
 def _regular(points: int, inner: float = 1.0) -> list[tuple[float, float]]:
-    """Return a regular polygon or star, its first corner on top, within the unit circle."""
+    """Return the corners of a regular polygon or star in the unit circle, the top one first."""
     corners = points if inner == 1.0 else 2 * points
     return [
         (

@@ -1,10 +1,12 @@
-"""Train the bundled model from scratch, on scenes drawn as it goes along.
+"""Train the bundled model from scratch.
 
-The loss is CLIP's, per language over the same pictures, so that both languages land in one
-space. Three things make it learn within the hour: half of every batch are hard negatives,
-scenes that differ from their neighbour in one respect; easy scenes come first; and linear
-heads, shared by both towers and dropped afterwards, must read every attribute of the scene
-off its embedding.
+The loss is CLIP's contrastive loss. Each language has its own, over the same pictures, so that both
+languages share one vector space. Three measures make the model learn within an hour:
+
+* Half of each batch are hard negatives: scenes that differ from their neighbour in one respect.
+* Easy scenes come first.
+* Linear heads predict every attribute of a scene from its embedding. Both towers share these heads,
+  and the saved model does not have them.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ MODEL_CFG: Final[dict[str, Any]] = {
     "embed_dim": 128,
     "vision_cfg": {
         "image_size": IMAGE_SIZE,
-        "layers": [2, 2, 2, 1],  # a list makes it CLIP's ResNet, which learns shapes sooner
+        "layers": [2, 2, 2, 1],  # a list selects CLIP's ResNet, which learns shapes sooner
         "width": 16,
         "head_width": 64,
         "patch_size": None,
@@ -65,14 +67,15 @@ PREPROCESS_CFG: Final[dict[str, Any]] = {
     "interpolation": "bicubic",
     "resize_mode": "shortest",
 }
-_CLASSES: Final = 16  # more than any attribute has values; the last one is "no such thing"
-_LESSON_ENDS: Final = (0.04, 0.16, 0.32)  # single, then count, pair and triple scenes besides
-_MAX_SCALE: Final = 4.6052  # ln 100: CLIP's bound on the temperature (arXiv:2103.00020, 2.5)
+_CLASSES: Final = 16  # attributes have fewer values; the last class means "no such attribute"
+# Training starts with single scenes. Count, pair and triple scenes join at these fractions of it.
+_LESSON_ENDS: Final = (0.04, 0.16, 0.32)
+_MAX_SCALE: Final = 4.6052  # ln 100, CLIP's limit of the temperature (arXiv:2103.00020, 2.5)
 
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """How long and how fast to learn."""
+    """The size, the speed and the seed of a training."""
 
     steps: int = 5000
     batch: int = 128
@@ -101,7 +104,7 @@ def train(folder: Path, plan: TrainingPlan) -> None:
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, plan.learning_rate, total_steps=plan.steps, pct_start=0.05, cycle_momentum=False
     )
-    # scenes lie in pairs, one and its hard negative; pairs by how many kinds of scene are open
+    # scenes come in pairs, one and its hard negative; lesson i has the pairs of kinds 0 to i
     kinds = np.array([KINDS.index(scene.kind) for scene in scenes[::2]])
     lessons = [np.flatnonzero(kinds <= hardest) for hardest in range(len(KINDS))]
     rng = np.random.default_rng(plan.seed)
@@ -111,7 +114,7 @@ def train(folder: Path, plan: TrainingPlan) -> None:
         lesson = lessons[int(np.searchsorted(_LESSON_ENDS, step / plan.steps, side="right"))]
         pairs = rng.choice(lesson, plan.batch // 2, replace=False)
         chosen = np.stack([2 * pairs, 2 * pairs + 1], 1).ravel()
-        # Ukrainian is six times as many tokens and as many seconds: every third step does
+        # Ukrainian takes six times as many tokens and as much time, so use it in every third step
         languages = LANGUAGES if step % 3 == 0 else LANGUAGES[:1]
         loss, shown = _loss(
             model,
@@ -132,7 +135,7 @@ def train(folder: Path, plan: TrainingPlan) -> None:
         if step % 60 == 0:
             bar.set_postfix_str(f"loss {loss.item():.3f} {shown}")
     with torch.no_grad():
-        # words that were never seen say nothing, instead of something random
+        # tokens that training never used get zero instead of random embeddings
         model.token_embedding.weight[~seen] = 0.0
     _save(model, folder)
     minutes, cpu_minutes = (
@@ -151,7 +154,7 @@ def _loss(
     rng: np.random.Generator,
     seen: torch.Tensor,
 ) -> tuple[torch.Tensor, str]:
-    """Return contrastive plus attribute loss, and accuracies in words."""
+    """Return the sum of the contrastive and attribute losses, and the accuracies as text."""
     mean = torch.tensor(PREPROCESS_CFG["mean"]).view(1, 3, 1, 1)
     std = torch.tensor(PREPROCESS_CFG["std"]).view(1, 3, 1, 1)
     images = (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std
@@ -164,7 +167,7 @@ def _loss(
     for language in languages:
         texts, said = [], []
         for scene in scenes:
-            # mostly whole descriptions: what is left out is a partial caption
+            # a quarter of the captions omit sizes, 15 % the background
             sizes, background = (rng.random(2) > (0.25, 0.15)).tolist()
             texts.append(caption(scene, language, rng, sizes=sizes, background=background))
             said.append(caption_code(scene, sizes=sizes, background=background))
@@ -175,7 +178,7 @@ def _loss(
         words = words + _attribute_loss(heads, text_embeddings, wanted)[0]
         text_embeddings = F.normalize(text_embeddings, dim=-1)
         logits = model.logit_scale.exp() * text_embeddings @ image_embeddings.T
-        # a partial caption that is true of another scene must not be pushed away from it
+        # a scene is no negative of a partial caption that describes it, too
         true = ((wanted[:, None] == ANY) | (wanted[:, None] == codes[None])).all(-1)
         logits = logits.masked_fill(true & ~torch.eye(len(scenes), dtype=torch.bool), -1e4)
         contrast = contrast + F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)
@@ -186,7 +189,7 @@ def _loss(
 def _attribute_loss(
     heads: torch.nn.Linear, embeddings: torch.Tensor, codes: torch.Tensor
 ) -> tuple[torch.Tensor, str]:
-    """Return the loss of reading scenes' codes off embeddings, and accuracy per attribute."""
+    """Return the loss of predicting codes from embeddings, and the accuracy per attribute."""
     logits = heads(embeddings).view(-1, _CLASSES)
     wanted = codes.masked_fill(codes == NONE, _CLASSES - 1).masked_fill(codes == ANY, -100)
     right = (logits.argmax(-1).view(codes.shape) == wanted).float().mean(0)
@@ -203,7 +206,7 @@ def _word_tokens(word: str) -> list[int]:
 
 
 def tokenize(texts: Sequence[str]) -> torch.Tensor:
-    """Tokenize word by word from a cache: ints (n, longest), as the tokenizer would give."""
+    """Return the tokens of texts, int64 (n, longest), with a cache for each word."""
     rows = [[_tokenizer.sot_token_id] for _ in texts]
     for row, text in zip(rows, texts, strict=True):
         for word in text.split():
@@ -216,7 +219,10 @@ def tokenize(texts: Sequence[str]) -> torch.Tensor:
 
 
 def encode_tokens(model: open_clip.CLIP, tokens: torch.Tensor) -> torch.Tensor:
-    """Encode tokens cut at the longest text; exact, since attention is causal."""
+    """Return the embeddings (n, dim) of tokens (n, longest).
+
+    They are exact without padding to the context length, because attention is causal.
+    """
     length = tokens.shape[1]
     x = model.token_embedding(tokens) + model.positional_embedding[:length]
     x = model.transformer(x, attn_mask=model.attn_mask[:length, :length])
@@ -227,7 +233,10 @@ def encode_tokens(model: open_clip.CLIP, tokens: torch.Tensor) -> torch.Tensor:
 
 
 def _draw_pool(plan: TrainingPlan) -> tuple[list[Scene], torch.Tensor]:
-    """Draw the training scenes in worker processes: scenes and uint8 (n, side, side, 3)."""
+    """Return the training scenes and their pictures, uint8 (n, side, side, 3).
+
+    Worker processes draw the pictures.
+    """
     jobs = [(plan.seed, part) for part in range(plan.scenes // _PART)]
     scenes: list[Scene] = []
     pictures = np.empty((plan.scenes, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)

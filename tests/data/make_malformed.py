@@ -1,6 +1,6 @@
-"""Makes the corpus of malformed pictures: `python -m tests.data.make_malformed`.
+"""Write the corpus of malformed pictures: `python -m tests.data.make_malformed`.
 
-The same bytes everywhere: what is compressed here is compressed by hand.
+The bytes do not depend on the version of zlib, because `zeros` compresses by hand.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ PNG: Final = b"\x89PNG\r\n\x1a\n"
 
 
 def zeros(count: int) -> bytes:
-    """Return a zlib stream of so many zeros, a thousandth as long, as no encoder writes it.
+    """Return a zlib stream of `count` zeros, which has a thousandth of their length.
 
-    One block of a Huffman code of its own: a zero, then copies of 258 bytes at two bits each.
+    It is one block with its own Huffman code: a zero, then copies of 258 bytes with two bits each.
     """
     copies, rest = divmod(count - 1, 258)
     bits = at = 0
@@ -35,19 +35,21 @@ def zeros(count: int) -> bytes:
     put(286 - 257, 5)
     put(1 - 1, 5)
     put(18 - 4, 4)
-    lengths = {18: 1, 1: 2, 2: 2}  # of the code that the code is written in
+    lengths = {18: 1, 1: 2, 2: 2}  # of the code that encodes the code lengths
     for symbol in (16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1):
         put(lengths.get(symbol, 0), 3)
-    two, one = 0b11, 0b01  # as they lie in the stream; symbol 18, many zeros, is a 0
+    # the codes of the lengths 2 and 1, in the bit order of the stream; symbol 18, a run of zero
+    # lengths, has the code 0
+    two, one = 0b11, 0b01
     put(two, 2)  # the literal 0
     for run in (138, 117):
         put((run - 11) << 1, 8)
-    put(two, 2)  # the end
+    put(two, 2)  # the end of the block
     put((28 - 11) << 1, 8)
-    put(one, 2)  # a copy of 258
-    put(one, 2)  # the distance of 1
+    put(one, 2)  # a copy of 258 bytes
+    put(one, 2)  # a distance of 1
     put(0b01, 2)
-    at += 2 * copies  # a copy and its distance are 0 and 0
+    at += 2 * copies  # a copy and its distance have the codes 0 and 0
     for _ in range(rest):
         put(0b01, 2)
     put(0b11, 2)
@@ -60,7 +62,7 @@ def chunk(kind: bytes, data: bytes = b"") -> bytes:
 
 
 def png(width: int, height: int, *more: bytes, bits: int = 8, colour: int = 0) -> bytes:
-    """Return a black picture; `more` chunks stand before its data."""
+    """Return a black picture, with `more` chunks before its data."""
     channels = {0: 1, 2: 3, 6: 4}[colour]
     row = 1 + (width * channels * bits + 7) // 8
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0))
@@ -69,13 +71,13 @@ def png(width: int, height: int, *more: bytes, bits: int = 8, colour: int = 0) -
 
 
 def exif(entries: int, count: int) -> bytes:
-    """Return EXIF of so many tags, each of which claims `count` bytes somewhere."""
+    """Return EXIF data with this many tags, each of which claims `count` bytes."""
     tags = [struct.pack(">HHII", i, 2, count, 8) for i in range(entries)]
     return b"MM\0*" + struct.pack(">IH", 8, entries) + b"".join(tags) + bytes(4)
 
 
 def tiff(tags: dict[int, Any], data: bytes) -> bytes:
-    """Return a TIFF of whole numbers and lists of them; a value of None is where `data` lies."""
+    """Return a TIFF whose tags have integers or lists of them. `None` is the offset of `data`."""
     at = 8 + 2 + 12 * len(tags) + 4
     entries, behind = b"", data + bytes(len(data) % 2)
     for tag, value in sorted(tags.items()):
@@ -109,7 +111,7 @@ def saved(image: Image.Image, format: str, **options: Any) -> bytes:
 
 
 def webp(width: int, height: int) -> bytes:
-    """Return a picture of one colour, in 34 bytes whatever its size."""
+    """Return a picture of one colour, in 34 bytes for any size."""
     data = saved(Image.new("RGBA", (8, 8)), "WEBP", lossless=True)
     size = int.from_bytes(data[21:25], "little") & ~0xFFFFFFF | (height - 1) << 14 | width - 1
     return data[:21] + size.to_bytes(4, "little") + data[25:]
@@ -144,7 +146,7 @@ def corpus() -> dict[str, tuple[bytes, int]]:
         "bomb.gif": (saved(Image.new("P", (SIDE, SIDE)), "GIF"), 200),
         "bomb_one_strip.tiff": (tiff_strip(4690, [8] * 3), 200),
         "bomb_16_bit.tiff": (tiff_strip(2000, [16] * 4), 200),
-        # larger than is allowed
+        # above the limits
         "over_the_limit.png": (png(10_000, 10_000, bits=1), 413),
         "over_the_limit.webp": (webp(16_383, 16_383), 413),
         "above_half_of_it.webp": (webp(4100, 4100), 413),
@@ -161,7 +163,7 @@ def corpus() -> dict[str, tuple[bytes, int]]:
         "tile_of_gigabytes.tiff": (tiff_tile(64, 20_000, zeros(1000)), 413),
         "tile_beyond_all.tiff": (tiff_tile(64, 4_000_000_000, zeros(1000)), 413),
         "60_scans.jpeg": (progressive[:-2] + 60 * scan + progressive[-2:], 413),
-        # much of what is no picture
+        # much data that is no picture
         "10000_frames.gif": (gif(10_000), 200),
         "text_bomb.png": (png(8, 8, chunk(b"zTXt", b"k\0\0" + zeros(10_000_000))), 400),
         "international_text_bomb.png": (
@@ -183,7 +185,7 @@ def corpus() -> dict[str, tuple[bytes, int]]:
             200,
         ),
         "comments.gif": (small_gif[:-1] + 50 * (b"!\xfe\xff" + bytes(255) + b"\0") + b";", 200),
-        # something inside something
+        # files inside other files
         "picture_in_zip.png": (b"PK\3\4" + small_png, 415),
         "gzip.png": (b"\x1f\x8b\x08\0\0\0\0\0\0\xff" + small_png, 415),
         "zip_behind.png": (small_png + b"PK\3\4" + bytes(100), 200),

@@ -1,4 +1,4 @@
-"""Pictures and texts of every kind that a service meets, the same ones every time."""
+"""Texts and pictures of every kind, the same ones every time."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ _SCRIPTS: Final = [
     "mixed: кіт, 猫, חתול, قطة, बिल्ली, แมว",
 ]
 _ODD: Final = [
-    "👩‍👩‍👧‍👦 and 👨🏽‍🚀 under a 🏳️‍🌈",  # joined by ZWJ
+    "👩‍👩‍👧‍👦 and 👨🏽‍🚀 under a 🏳️‍🌈",  # zero-width joiners
     "🇺🇦🇯🇵 ❤️ ✈︎ 1️⃣",
     "🐱" * 40,
     "e\u0301 i\u0308 n\u0303 o\u0302\u0323",  # combining marks
     "Z\u0351\u036b\u0343\u036a\u0302\u036b\u033da\u035al\u0321g\u0331o",
-    "caf\u00e9 cafe\u0301",  # composed and not
+    "caf\u00e9 cafe\u0301",  # composed and decomposed
     "zero\u200bwidth\u200cand\u200djoiners\ufeff",
     "\u202eright to left\u202c override",
     "tom &amp; jerry &lt;3 &quot;cheese&quot; &#9731; &amp;amp;",
@@ -54,7 +54,7 @@ _ODD: Final = [
     "1" * 60,
     "3.14159 -273.15 1,000,000 1e-5 №7 ½ ² Ⅷ ٣ ३",
     "<start_of_text> inside",
-    "an <end_of_text> in the middle of it",  # a token of its own: models read the first
+    "an <end_of_text> in the middle of it",  # models pool at the first end-of-text token
     "snake_case and camelCase and SHOUTING and ﬁ ligatures",
     "http://example.org/a?b=c&d=e#f",
     "{'json': [1, 2, null]}",
@@ -66,9 +66,9 @@ _ODD: Final = [
     "дуже довгий опис картини, на якій багато різних фігур. " * 20,
     "猫" * 150,
 ]
-# one token each, in CLIP's vocabulary
+# one token each in CLIP's vocabulary
 _WORDS: Final = ("a", "cat", "red", "dog", "sits", "on", "the", "mat", "under", "blue", "sky")
-_CONTEXTS: Final = (64, 77, 128)  # common ones, of more tokens than the words below
+_CONTEXTS: Final = (64, 77, 128)  # common context lengths
 
 
 def _words(count: int) -> str:
@@ -80,7 +80,7 @@ TEXTS: Final[list[str]] = list(
         [
             *("a", "я", "ab", "cat", "猫", "7"),
             *map(_words, range(1, 36)),
-            # the longest that fits whole (start and end are tokens too), and around it
+            # lengths around the context lengths; the start and the end are tokens, too
             *(_words(context + more) for context in _CONTEXTS for more in range(-4, 2)),
             *map(_words, (200, 500, 1500)),
             *_SCRIPTS,
@@ -92,7 +92,7 @@ TEXTS: Final[list[str]] = list(
 
 @cache
 def images() -> dict[str, bytes]:
-    """Return picture files by a name that says what is special about them."""
+    """Return picture files by names that describe them."""
     rng = np.random.default_rng(2026)
     photo, other = _photo(rng, 240, 180), _photo(rng, 90, 120)
     grey = photo.convert("L")
@@ -113,7 +113,7 @@ def images() -> dict[str, bytes]:
         "white_noise": (_noise(rng, 97, 131), "PNG", {}),
         "gradient": (_gradient(256, 256), "PNG", {}),
         "gradient_wide": (_gradient(640, 200), "PNG", {}),
-        "stripes": (_stripes(200, 150), "PNG", {}),  # resampling shows in these
+        "stripes": (_stripes(200, 150), "PNG", {}),  # sensitive to resampling
         "black": (Image.new("RGB", (64, 64)), "PNG", {}),
         "white": (Image.new("RGB", (50, 70), "white"), "PNG", {}),
         # sizes
@@ -129,7 +129,7 @@ def images() -> dict[str, bytes]:
             _stripes(500, 400).convert("1").resize((5000, 4000)),
             "PNG",
             {},
-        ),  # above LARGE_PIXELS
+        ),  # more than LARGE_PIXELS
         "2000x10": (_photo(rng, 2000, 10), "PNG", {}),
         "10x2000": (_photo(rng, 10, 2000), "PNG", {}),
         # modes
@@ -170,7 +170,7 @@ def images() -> dict[str, bytes]:
         "bmp": (photo, "BMP", {}),
         "bmp_1": (grey.convert("1"), "BMP", {}),
         "bmp_P": (palette, "BMP", {}),
-        "mpo": (photo, "MPO", {"save_all": True, "append_images": [other]}),  # of a phone
+        "mpo": (photo, "MPO", {"save_all": True, "append_images": [other]}),  # from phones
     }
     for orientation in range(2, 9):
         exif = Image.Exif()
@@ -190,11 +190,13 @@ def _noise(rng: np.random.Generator, width: int, height: int) -> Image.Image:
 
 
 def _photo(rng: np.random.Generator, width: int, height: int) -> Image.Image:
-    """Draw noise as photographs have it: large forms are strong, fine grain is weak."""
+    """Return noise that resembles photographs: strong large shapes and weak fine grain."""
     values = rng.normal(0, 8, (height, width, 3))
     for cells, strength in ((3, 70), (12, 40), (48, 20)):
         small = rng.normal(0, strength, (cells, cells, 3)).clip(-127, 127) + 127
-        forms = Image.fromarray(small.astype(np.uint8)).resize((width, height), Image.BICUBIC)
+        forms = Image.fromarray(small.astype(np.uint8)).resize(
+            (width, height), Image.Resampling.BICUBIC
+        )
         values += np.asarray(forms, np.float64) - 127
     return Image.fromarray((values + 127).clip(0, 255).astype(np.uint8))
 

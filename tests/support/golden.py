@@ -1,4 +1,4 @@
-"""Write golden.json after training the bundled model anew: `python -m tests.support.golden`."""
+"""Write golden.json after a new training of the bundled model: `python -m tests.support.golden`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What decoding costs: `python -m tests.support.measuring FILE…` prints a line of JSON for each.
+"""Measure the cost of decoding: `python -m tests.support.measuring FILE…`.
 
-Each file is decoded in a process of its own, a copy of one that has done nothing yet, so that what
-it adds to the memory is seen.
+This prints a line of JSON for each file. Each is decoded in a fork of this process, so that the
+memory of other files does not hide its own.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ LIMITS = Settings.model_fields
 
 
 def cost(file: Path) -> dict[str, str | int | float]:
-    """Decode a file, and return what came of it, the added bytes and the seconds of CPU."""
+    """Decode a file, and return its HTTP status, its error, the added bytes and the CPU seconds."""
     data = file.read_bytes()
     before, started = getrusage(RUSAGE_SELF).ru_maxrss, time.process_time()
-    status, said = 200, ""
+    status, message = 200, ""
     try:
         decode_image(
             data,
@@ -32,10 +32,16 @@ def cost(file: Path) -> dict[str, str | int | float]:
             max_pixels=LIMITS["max_image_pixels"].default,
         )
     except EncoderError as error:
-        status, said = error.status, str(error)
+        status, message = error.status, str(error)
     seconds = time.process_time() - started
     added = 1024 * (getrusage(RUSAGE_SELF).ru_maxrss - before)
-    return {"name": file.name, "status": status, "said": said, "bytes": added, "seconds": seconds}
+    return {
+        "name": file.name,
+        "status": status,
+        "error": message,
+        "bytes": added,
+        "seconds": seconds,
+    }
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The repository's folder, and the bundled model as MODEL_NAME takes it."""
+"""The folder of the repository, and the MODEL_NAME of the bundled model."""
 
 from __future__ import annotations
 

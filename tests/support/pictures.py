@@ -1,4 +1,4 @@
-"""Pictures that tests draw, and their files."""
+"""Pictures of scenes, and picture files."""
 
 from __future__ import annotations
 

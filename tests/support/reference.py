@@ -1,4 +1,4 @@
-"""OpenCLIP without this project's code: the reference for embeddings."""
+"""OpenCLIP without the code of this project, as the reference for embeddings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image
 
 
 class Reference:
-    """Embed with OpenCLIP in float32, one item at a time."""
+    """Embeds with OpenCLIP in float32, one item at a time."""
 
     def __init__(self, model: Any, preprocess: Any, tokenizer: Any) -> None:
         self.model = model.eval()

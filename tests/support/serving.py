@@ -1,4 +1,4 @@
-"""The service as users start it: `bentoml serve` in a process of its own."""
+"""Run the service as users do, with `bentoml serve` in another process."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Server:
 
 @contextmanager
 def serving(folder: Path, **environment: str) -> Iterator[Server]:
-    """Run `bentoml serve` in a process of its own until the block ends."""
+    """Run `bentoml serve` in another process until the block ends."""
     port = free_port()
     log = folder / "service.log"
     with log.open("wb") as output:
@@ -86,7 +86,7 @@ def wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> N
 
 
 def logged(server: Server, **wanted: str) -> dict[str, Any]:
-    """Wait for the log line that has these fields, and return it; it must be the only one."""
+    """Wait for the log line with these fields, and return it. It must be the only one."""
     deadline = time.monotonic() + 10
     found: list[dict[str, Any]] = []
     while not found and time.monotonic() < deadline:

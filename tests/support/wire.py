@@ -1,4 +1,4 @@
-"""A server on the loopback that does to each connection what it is told: answer, drip, cut."""
+"""A server on the loopback with given responses, which may be slow or missing."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from typing import Any
 
 @dataclass
 class Wire:
-    """Does the n-th thing to the n-th request, the last one to all that follow.
+    """Gives the n-th response to the n-th request, and the last response to all later requests.
 
-    A thing is the bytes of an answer; None: the connection is cut; a list of bytes: each comes
-    0.1 s after the one before.
+    A response is its bytes, or a list of bytes that are sent 0.1 s apart. `None` closes the
+    connection without a response.
     """
 
-    things: Sequence[bytes | list[bytes] | None]
+    responses: Sequence[bytes | list[bytes] | None]
     port: int = 0
     requests: list[bytes] = field(default_factory=list)
 
@@ -30,7 +30,7 @@ class Wire:
 
 
 def answer(status: int, body: Any, *headers: str, media_type: str = "application/json") -> bytes:
-    """Return an HTTP answer with a JSON body, or with this text or bytes."""
+    """Return an HTTP response. Its body is text, bytes, or anything else as JSON."""
     content = body if isinstance(body, bytes) else _text(body).encode()
     lines = [
         f"HTTP/1.1 {status} X",
@@ -47,20 +47,20 @@ def _text(body: Any) -> str:
 
 
 @contextmanager
-def wire(*things: bytes | list[bytes] | None) -> Iterator[Wire]:
-    """Serve until the block ends."""
-    told = Wire(things)
+def wire(*responses: bytes | list[bytes] | None) -> Iterator[Wire]:
+    """Serve these responses until the block ends."""
+    served = Wire(responses)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        told.port = listener.getsockname()[1]
-        thread = threading.Thread(target=_accept, args=(listener, told), daemon=True)
+        served.port = listener.getsockname()[1]
+        thread = threading.Thread(target=_accept, args=(listener, served), daemon=True)
         thread.start()
-        yield told
+        yield served
         with suppress(OSError):
             listener.shutdown(socket.SHUT_RDWR)
     thread.join(5)
 
 
-def _accept(listener: socket.socket, told: Wire) -> None:
+def _accept(listener: socket.socket, served: Wire) -> None:
     while True:
         try:
             connection, _ = listener.accept()
@@ -68,18 +68,18 @@ def _accept(listener: socket.socket, told: Wire) -> None:
             return
         with connection, suppress(OSError):
             connection.settimeout(5)
-            told.requests.append(_request(connection))
-            thing = told.things[min(len(told.requests), len(told.things)) - 1]
-            if thing is None:
+            served.requests.append(_request(connection))
+            response = served.responses[min(len(served.requests), len(served.responses)) - 1]
+            if response is None:
                 continue
-            for part in thing if isinstance(thing, list) else [thing]:
+            for part in response if isinstance(response, list) else [response]:
                 connection.sendall(part)
-                if isinstance(thing, list):
+                if isinstance(response, list):
                     time.sleep(0.1)
 
 
 def _request(connection: socket.socket) -> bytes:
-    """Read a request to its end."""
+    """Return a complete request."""
     data = b""
     while b"\r\n\r\n" not in data:
         data += connection.recv(65536) or b"\r\n\r\n"

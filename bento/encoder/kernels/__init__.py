@@ -1,0 +1,1 @@
+"""Faster replacements for layers of torch and OpenCLIP, and CUDA graphs."""

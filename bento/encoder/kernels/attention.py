@@ -1,4 +1,4 @@
-"""Attention that computes only what an embedding needs, to replace torch's and OpenCLIP's."""
+"""Faster attention layers, which compute only the tokens that an embedding needs."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch.nn.functional import scaled_dot_product_attention
 
 
 class SelfAttention(nn.Module):
-    """Computes the same as `nn.MultiheadAttention` where query, key and value are the same.
+    """Computes the same as `nn.MultiheadAttention` if query, key and value are the same.
 
-    It uses the weights of the original. torch transposes the input to (length, n, width) first,
-    and then projects it with a batched product over copies of the weights. On (n, length, width)
-    the projection is a plain matrix product.
+    It uses the weights of the original. torch first transposes the input to (length, n, width), and
+    then projects it with a batched product over copies of the weights. On (n, length, width), the
+    projection is a plain matrix product.
     """
 
     def __init__(self, attention: nn.MultiheadAttention) -> None:
@@ -28,10 +28,10 @@ class SelfAttention(nn.Module):
 
     def forward(
         self,
-        query: torch.Tensor,  # (n, length, width), and key and value are the same
-        key: torch.Tensor,
-        value: torch.Tensor,
-        need_weights: bool = False,
+        query: torch.Tensor,  # (n, length, width)
+        key: torch.Tensor,  # noqa: ARG002 - the same as `query`; OpenCLIP passes all three
+        value: torch.Tensor,  # noqa: ARG002
+        need_weights: bool = False,  # noqa: ARG002 - OpenCLIP passes it, always False
         attn_mask: torch.Tensor | None = None,  # (length, length) or (n * heads, length, length)
     ) -> tuple[torch.Tensor, None]:
         n, length, width = query.shape
@@ -43,7 +43,7 @@ class SelfAttention(nn.Module):
 
 
 class TokenAttention(nn.Module):
-    """Computes the same as `SelfAttention`, with its weights, for one token of each input."""
+    """Computes the output of a `SelfAttention`, with its weights, for one token of each input."""
 
     def __init__(self, attention: SelfAttention) -> None:
         super().__init__()
@@ -68,9 +68,9 @@ class TokenAttention(nn.Module):
 
 
 class LastBlock(nn.Module):
-    """Computes a tower's last block for the token at the pooling position.
+    """Computes the last block of a tower for the token at the pooling position only.
 
-    For the other tokens it computes only keys and values.
+    Of the other tokens it computes the keys and values.
     """
 
     def __init__(self, block: ResidualAttentionBlock) -> None:
@@ -84,9 +84,9 @@ class LastBlock(nn.Module):
         self,
         x: torch.Tensor,  # (n, length, width)
         attn_mask: torch.Tensor | None = None,  # (length, length)
-        at: torch.Tensor | None = None,  # int64 (n,): the pooling positions, by default 0
+        at: torch.Tensor | None = None,  # the pooling positions, int64 (n,); by default 0
     ) -> torch.Tensor:
-        """Return the block's output for these tokens, (n, 1, width)."""
+        """Return the output of the block at the pooling positions, (n, 1, width)."""
         token = x[:, :1]
         if at is not None:
             token = x[torch.arange(len(x), device=x.device), at].unsqueeze(1)
@@ -98,7 +98,7 @@ class LastBlock(nn.Module):
 
 
 def _rows(layer: nn.Linear, rows: slice) -> nn.Linear:
-    """Return a layer with some of the outputs of another layer, which shares its memory."""
+    """Return a layer with some outputs of another layer, whose weights it shares."""
     part = nn.Linear(1, 1, device="meta")
     part.weight = nn.Parameter(layer.weight[rows], requires_grad=False)
     part.bias = nn.Parameter(layer.bias[rows], requires_grad=False)
@@ -117,7 +117,7 @@ def replace_attention(module: Any) -> None:
 def read_one_token(transformer: Any) -> None:
     """Replace the last block of a transformer by a `LastBlock`, if it uses `SelfAttention`."""
     blocks = transformer.resblocks
-    # OpenCLIP reads the dtype from the first block, so do not replace that one
+    # keep the first block, because OpenCLIP reads the dtype from it
     if len(blocks) > 1 and isinstance(getattr(blocks[-1], "attn", None), SelfAttention):
         blocks[-1] = LastBlock(blocks[-1])
 

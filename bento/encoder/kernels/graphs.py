@@ -12,7 +12,7 @@ logger = logging.getLogger("vision_encoder")
 
 
 def sizes(most: int) -> list[int]:
-    """Return the sizes to which batches of up to `most` items are padded: 1, 2, 4 … `most`."""
+    """Return the sizes to which batches of at most `most` items are padded: 1, 2, 4 … `most`."""
     ladder = [n for i in range(most.bit_length()) for n in (2**i, 24 * 2**i)]
     return sorted({n for n in ladder if n < most} | {most})
 
@@ -21,14 +21,15 @@ class Graphs:
     """Runs a forward pass by replaying the CUDA graph of the first batch of the same shape.
 
     A forward pass launches hundreds of kernels from Python, and each launch competes for the
-    interpreter with the threads that answer requests. A batch (n, …) is padded to the next of
-    `sizes`, if there is one. A forward pass that cannot be recorded runs without a graph.
+    interpreter with the threads that answer requests. A replay is one launch. A batch (n, …) is
+    padded to the next of `sizes`; a larger batch keeps its size. A forward pass that cannot be
+    recorded runs without a graph.
     """
 
     def __init__(
         self, forward: Callable[[torch.Tensor], torch.Tensor], device: str, sizes: Sequence[int]
     ) -> None:
-        self._forward = forward
+        self.forward = forward
         self._device = device
         self._sizes = sizes
         self._recorded: dict[torch.Size, tuple[torch.Tensor, Callable[[], torch.Tensor]]] = {}
@@ -41,32 +42,36 @@ class Graphs:
         if shape not in self._recorded:
             given = torch.zeros(shape, dtype=batch.dtype, device=self._device)
             try:
-                self._recorded[shape] = given, self._record(given)
+                self._recorded[shape] = given, self.record(given)
             except torch.OutOfMemoryError:
-                self._recorded.clear()  # frees their memory for a smaller batch
+                self._recorded.clear()  # frees memory for a smaller batch
                 self._pool = None
                 raise
         given, replay = self._recorded[shape]
         given[: len(batch)].copy_(batch)
         return replay()[: len(batch)]
 
-    def _record(self, given: torch.Tensor) -> Callable[[], torch.Tensor]:
-        """Return a function that computes the forward pass of `given` again."""
-        self._forward(given)  # compiles, chooses kernels, allocates
+    def record(self, given: torch.Tensor) -> Callable[[], torch.Tensor]:
+        """Return a function that repeats the forward pass on the current content of `given`."""
+        self.forward(given)  # compiles, chooses kernels, allocates
         self._pool = self._pool or torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
         stream = torch.cuda.current_stream(self._device)
         try:
-            # `thread_local` lets other threads use the GPU during the capture
+            # with `thread_local`, other threads may use the GPU meanwhile
             with torch.cuda.graph(
                 graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"
             ):
-                result = self._forward(given)
+                result = self.forward(given)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError:
-            logger.warning("this tower runs without CUDA graphs", exc_info=True)
-            return lambda: self._forward(given)
+            logger.warning(
+                "batches of shape %s run without a CUDA graph, because it cannot be recorded",
+                tuple(given.shape),
+                exc_info=True,
+            )
+            return lambda: self.forward(given)
 
         def replay() -> torch.Tensor:
             graph.replay()

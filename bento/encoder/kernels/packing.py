@@ -1,4 +1,4 @@
-"""Layers whose weights are packed in the memory layout of a CPU's 16-bit instructions."""
+"""Layers whose weights are packed for the 16-bit instructions of a CPU."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from bento.encoder.kernels.attention import LastBlock
 class PackedLinear(nn.Module):
     """Computes the same as `nn.Linear`, optionally followed by `nn.GELU`.
 
-    `nn.Linear` packs its weights in every call. This layer packs them once, as torch.compile does
-    for frozen weights. Fusing the GELU saves writing and reading the product.
+    `nn.Linear` packs its weights in every call. This layer packs them once, as `torch.compile` does
+    for frozen weights. The fused GELU saves writing the product to memory and reading it again.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""How many CPUs there are for this process, and threads that give way."""
+"""The number of CPUs of this process, and the priority of its threads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from bento.encoder.cpus import available_cpus, give_way
     ("quota", "cpus"),
     [("100000 100000", 1), ("150000 100000", 1), ("50000 100000", 1), ("max 100000", None)],
 )
-def test_the_quota_of_a_container_counts(tmp_path: Path, quota: str, cpus: int | None) -> None:
+def test_the_quota_of_a_container_limits_the_cpus(
+    tmp_path: Path, quota: str, cpus: int | None
+) -> None:
     (tmp_path / "cpu.max").write_text(quota + "\n")
     without = available_cpus(tmp_path / "none")
     assert available_cpus(tmp_path / "cpu.max") == (cpus or without)
@@ -27,15 +29,15 @@ def test_a_quota_above_the_cpus_changes_nothing(tmp_path: Path) -> None:
     assert available_cpus(tmp_path / "cpu.max") == available_cpus(tmp_path / "none")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has priorities of threads")
-def test_only_the_thread_that_gives_way_has_a_lower_priority() -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux, for thread priorities")
+def test_only_the_calling_thread_gets_a_lower_priority() -> None:
     seen: list[int] = []
 
     def work() -> None:
         give_way(3)
         give_way(2)
         seen.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
-        give_way(50)  # there is nothing below 19
+        give_way(50)  # 19 is the lowest priority
         seen.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
 
     before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())

@@ -1,7 +1,7 @@
-"""The gate: what is served is what OpenCLIP computes in float32, one item at a time.
+"""The service gives the embeddings that OpenCLIP computes in float32, one item at a time.
 
-It is held to on the bundled model, or on the one that MODEL_NAME, MODEL_PRETRAINED and DEVICE
-name. `make fidelity` runs it, for the table that is printed at its end.
+The tests use MODEL_NAME, MODEL_PRETRAINED and DEVICE, by default the bundled model on the CPU.
+`make fidelity` runs them, and they print a table at the end.
 """
 
 from __future__ import annotations
@@ -33,22 +33,25 @@ from tests.support.pictures import file_bytes
 from tests.support.reference import Reference
 from tests.support.serving import Server, serving
 
-# read now: a fixture takes them away from the tests
+pytestmark = pytest.mark.service
+
+# read at import, because a fixture hides these variables from the tests
 MODEL_NAME: Final = os.environ.get("MODEL_NAME") or BUNDLED
 MODEL_PRETRAINED: Final = os.environ.get("MODEL_PRETRAINED") or "openai"
 DEVICE: Final = os.environ.get("DEVICE") or "cpu"
 IS_BUNDLED: Final = MODEL_NAME == BUNDLED
+only_bundled = pytest.mark.skipif(not IS_BUNDLED, reason="needs the bundled model, which is fast")
 
-TOLERANCE: Final = 1e-5  # of any component of a normalised embedding in float32
+TOLERANCE: Final = 1e-5  # of each component of a normalized embedding in float32
 COSINES: Final = {"float32": 0.999999, "float16": 0.9999, "bfloat16": 0.999}
 SCENES: Final = 200
-# of the mixed load: texts, images, connections; a large model on a CPU gets less of it
-TEXT_QUERIES, IMAGE_UPLOADS = (500, 2000) if IS_BUNDLED else (100, 200)
+# The mixed load: a model that is large for a CPU gets only the small one.
+SMALL_LOAD, LARGE_LOAD = (100, 200), (500, 2000)  # texts, images
 CONNECTIONS: Final = 32
 
 NPY: Final = "application/x-npy"
 NAMES: Final = list(images())
-# What is sent one at a time: some of every kind, short texts and long ones.
+# The items that are sent one at a time: short texts and long ones, some images of every kind.
 SOME_TEXTS: Final = list(range(0, len(TEXTS), 3))
 SOME_IMAGES: Final = [
     NAMES.index(name)
@@ -67,14 +70,14 @@ def load(dtype: str) -> Encoder:
             model_pretrained=MODEL_PRETRAINED,
             device=DEVICE,
             dtype=dtype,
-            # so many workers leave one thread to each; the service has them all
+            # 1000 workers leave one thread to each, as suits a small model
             workers=1000 if IS_BUNDLED else 1,
         )
     )
 
 
 class Table:
-    """What was seen of each dtype and tower, to be printed at the end."""
+    """Collects a row for each dtype and tower, to print at the end."""
 
     def __init__(self) -> None:
         self.rows: dict[tuple[str, str], list[str]] = {}
@@ -104,7 +107,7 @@ class Table:
 
 @pytest.fixture(scope="module", autouse=True)
 def _threads() -> Iterator[None]:
-    """Let a small model have one thread here, and leave torch as many as it had."""
+    """Give a small model one thread, and restore the number of torch's threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(1 if IS_BUNDLED else before)
     yield
@@ -121,12 +124,12 @@ def table(pytestconfig: pytest.Config) -> Iterator[Table]:
     assert capture is not None
     with capture.global_and_fixture_disabled():
         print(f"\n\n{MODEL_NAME} on {DEVICE}, {len(TEXTS)} texts, {len(NAMES)} images:\n")
-        print(collected, "\n\nother best: captions whose best image is not float32's\n")
+        print(collected, "\n\nother best: captions whose best image differs from float32\n")
 
 
 @pytest.fixture(scope="module")
 def by_hand() -> Reference:
-    """Load the model as OpenCLIP's own documentation does: float32, on the CPU."""
+    """Load the model as OpenCLIP's documentation does: float32, on the CPU."""
     pretrained = None if ":" in MODEL_NAME else MODEL_PRETRAINED
     trained = get_pretrained_cfg(MODEL_NAME, MODEL_PRETRAINED) or {}
     model, preprocess = open_clip.create_model_from_pretrained(
@@ -145,12 +148,14 @@ def decoded() -> list[Image.Image]:
 
 @pytest.fixture(scope="module")
 def text_rows(by_hand: Reference) -> Embeddings:
-    return by_hand.texts(TEXTS)
+    rows: Embeddings = by_hand.texts(TEXTS)
+    return rows
 
 
 @pytest.fixture(scope="module")
 def image_rows(by_hand: Reference, decoded: list[Image.Image]) -> Embeddings:
-    return by_hand.images(decoded)
+    rows: Embeddings = by_hand.images(decoded)
+    return rows
 
 
 @pytest.fixture(scope="module")
@@ -166,8 +171,9 @@ def lower(request: pytest.FixtureRequest) -> tuple[str, Encoder]:
 def assert_same(
     got: Embeddings, wanted: Embeddings, names: Sequence[str], tolerance: float = TOLERANCE
 ) -> None:
-    """Hold embeddings to a tolerance, relative to their norm; say which is worst."""
-    assert got.shape == wanted.shape and got.dtype == np.float32
+    """Compare embeddings within a tolerance relative to their norm, and report the worst one."""
+    assert got.shape == wanted.shape
+    assert got.dtype == np.float32
     differences = np.abs(got - wanted).max(1) / np.linalg.norm(wanted, axis=1)
     worst = int(np.nan_to_num(differences, nan=np.inf).argmax())
     assert differences[worst] <= tolerance, f"{differences[worst]:.1e} in {names[worst][:60]!r}"
@@ -182,7 +188,7 @@ def _cosines(got: Embeddings, wanted: Embeddings) -> Any:
 
 
 def test_these_embeddings_differ(text_rows: Embeddings, image_rows: Embeddings) -> None:
-    # or else the tests here could not see rows that are mixed up
+    # otherwise the tests here would not notice rows in the wrong order
     for rows in (text_rows, image_rows):
         different = np.unique(np.round(rows, 3), axis=0)
         assert len(different) > 0.6 * len(rows)
@@ -196,7 +202,7 @@ def test_plain_pictures_are_decoded_as_pillow_does(decoded: list[Image.Image]) -
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 8, 32])
-def test_a_text_among_any_others_is_embedded_as_open_clip_does(
+def test_texts_in_batches_of_any_size_are_embedded_as_open_clip_does(
     exact: Encoder, text_rows: Embeddings, table: Table, size: int
 ) -> None:
     got = np.empty_like(text_rows)
@@ -207,7 +213,7 @@ def test_a_text_among_any_others_is_embedded_as_open_clip_does(
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 8, 32])
-def test_an_image_among_any_others_is_embedded_as_open_clip_does(
+def test_images_in_batches_of_any_size_are_embedded_as_open_clip_does(
     exact: Encoder, image_rows: Embeddings, table: Table, size: int
 ) -> None:
     files = list(images().values())
@@ -218,7 +224,7 @@ def test_an_image_among_any_others_is_embedded_as_open_clip_does(
     assert_same(got, image_rows, NAMES)
 
 
-def test_raw_embeddings_are_those_of_open_clip_too(
+def test_raw_embeddings_are_those_of_open_clip(
     exact: Encoder, by_hand: Reference, decoded: list[Image.Image]
 ) -> None:
     got = exact.encode_texts(TEXTS, normalize=False)
@@ -228,7 +234,7 @@ def test_raw_embeddings_are_those_of_open_clip_too(
     assert_same(got, by_hand.images(pictures, normalize=False), [NAMES[i] for i in SOME_IMAGES])
 
 
-def test_texts_keep_close_to_float32_in_a_lower_precision(
+def test_texts_in_a_lower_precision_are_close_to_float32(
     lower: tuple[str, Encoder], text_rows: Embeddings, table: Table
 ) -> None:
     asked, encoder = lower
@@ -241,7 +247,7 @@ def test_texts_keep_close_to_float32_in_a_lower_precision(
     assert cosines.min() >= COSINES[dtype]
 
 
-def test_images_keep_close_to_float32_in_a_lower_precision(
+def test_images_in_a_lower_precision_are_close_to_float32(
     lower: tuple[str, Encoder], image_rows: Embeddings, table: Table
 ) -> None:
     asked, encoder = lower
@@ -255,7 +261,7 @@ def test_images_keep_close_to_float32_in_a_lower_precision(
 
 
 class Retrieval:
-    """Scenes with a caption in each language, and which image is best for each caption."""
+    """Scenes with a caption in each language, and the best image for each caption."""
 
     def __init__(self, by_hand: Reference) -> None:
         rng = np.random.default_rng(2027)
@@ -287,23 +293,23 @@ def test_float32_finds_the_images_that_open_clip_finds(
     changed = int((retrieval.best_of(exact) != retrieval.best).sum())
     table.add_ranking("float32", changed, len(retrieval.best))
     assert changed == 0
-    if IS_BUNDLED:  # which knows these scenes
+    if IS_BUNDLED:  # it was trained for such scenes
         right = np.tile(np.arange(SCENES), len(LANGUAGES))
         assert (retrieval.best == right).mean() > 0.95
 
 
-def test_what_auto_takes_finds_the_images_that_float32_finds(
+def test_the_dtype_of_auto_finds_the_images_that_float32_finds(
     lower: tuple[str, Encoder], retrieval: Retrieval, table: Table
 ) -> None:
     asked, encoder = lower
     changed = int((retrieval.best_of(encoder) != retrieval.best).sum())
     table.add_ranking(asked, changed, len(retrieval.best))
-    # who asks for a dtype gets it; who does not, must not notice
+    # an explicit dtype may change results; `auto` must not
     assert asked != "auto" or changed == 0
 
 
 def _batches(count: int, size: int) -> list[Any]:
-    """Return indices in batches, in an order that gives every item other neighbours each time."""
+    """Return the indices in batches, in a random order that depends on `size`."""
     order = np.random.default_rng(size).permutation(count)
     return [order[i : i + size] for i in range(0, count, size)]
 
@@ -334,7 +340,7 @@ formats = pytest.mark.parametrize("accept", ["application/json", NPY])
 
 
 def ask(client: httpx.Client, route: str, accept: str, **request: Any) -> Embeddings:
-    """Return the embedding or the embeddings of an answer, whichever way it is written."""
+    """Return the embedding or the embeddings of a response in JSON or .npy."""
     answer = client.post(route, headers={"Accept": accept}, **request)
     assert answer.status_code == 200, answer.text
     assert answer.headers["Content-Type"] == accept
@@ -443,7 +449,7 @@ def test_v1_embeddings_gives_open_clips_embeddings(
     assert_same(got, np.stack(wanted), names)
 
 
-def test_rank_gives_the_probabilities_that_clip_was_trained_to_give(
+def test_rank_gives_the_probabilities_of_clip(
     client: httpx.Client, by_hand: Reference, text_rows: Embeddings, image_rows: Embeddings
 ) -> None:
     for image in SOME_IMAGES[:3]:
@@ -456,7 +462,7 @@ def test_rank_gives_the_probabilities_that_clip_was_trained_to_give(
         assert [item["score"] for item in ranking] == sorted(
             (item["score"] for item in ranking), reverse=True
         )
-        stripped = [text.strip() for text in TEXTS]  # as answers have them
+        stripped = [text.strip() for text in TEXTS]  # as in responses
         of_text = dict(zip(stripped, zip(scores.tolist(), probabilities, strict=True), strict=True))
         for item in ranking:
             score, probability = of_text.pop(item["text"])
@@ -484,14 +490,20 @@ def _least_distance(rows: Embeddings) -> float:
     return float(np.sqrt(2 - 2 * products.max()))
 
 
-def test_under_mixed_load_everyone_gets_the_embedding_of_their_own_item(
-    served: Server, exact: Encoder
+@pytest.mark.parametrize(
+    "load",
+    [SMALL_LOAD, pytest.param(LARGE_LOAD, marks=[pytest.mark.slow, only_bundled])],
+    ids=["small", "large"],
+)
+def test_under_mixed_load_each_response_has_the_embedding_of_its_item(
+    served: Server, exact: Encoder, load: tuple[int, int]
 ) -> None:
+    text_queries, image_uploads = load
     rng = np.random.default_rng(7)
-    texts = _distinct_captions(rng, TEXT_QUERIES)
-    pictures = [_small_picture(rng, i) for i in range(IMAGE_UPLOADS)]
+    texts = _distinct_captions(rng, text_queries)
+    pictures = [_small_picture(rng, i) for i in range(image_uploads)]
     wanted_texts, wanted_images = exact.encode_texts(texts), exact.encode_images(pictures)
-    # nobody's embedding could pass for another's
+    # the embeddings differ by more than the tolerance
     assert min(_least_distance(wanted_texts), _least_distance(wanted_images)) > 0.01
 
     got_texts, got_images = np.full_like(wanted_texts, np.nan), np.full_like(wanted_images, np.nan)
@@ -507,14 +519,14 @@ def test_under_mixed_load_everyone_gets_the_embedding_of_their_own_item(
             assert answer.status_code == 200, answer.text
             (got_texts if kind == "text" else got_images)[i] = answer.json()["embedding"]
 
-    async def load() -> float:
+    async def send() -> float:
         limits = httpx.Limits(max_connections=CONNECTIONS)
         async with httpx.AsyncClient(base_url=served.url, timeout=60, limits=limits) as client:
             started = time.monotonic()
             await asyncio.gather(*(work(client) for _ in range(CONNECTIONS)))
             return time.monotonic() - started
 
-    seconds = asyncio.run(load())
+    seconds = asyncio.run(send())
     assert_same(got_texts, wanted_texts, texts, tolerance=1e-4)
     assert_same(got_images, wanted_images, [f"picture {i}" for i in range(len(pictures))], 1e-4)
     assert seconds < 60 or not IS_BUNDLED

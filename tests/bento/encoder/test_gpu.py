@@ -1,4 +1,4 @@
-"""What only a GPU can show: the towers on CUDA give the embeddings that they give on a CPU."""
+"""The towers give the same embeddings on a GPU as on a CPU."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ from tests.support.paths import BUNDLED, ROOT
 from tests.support.pictures import scene_image
 from tests.support.serving import serving
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+pytestmark = [pytest.mark.service, needs_gpu]
 
-MOST: Final = 20  # no size of the ladder but its last: batches of 17 to 19 are padded to it
+MOST: Final = 20  # the sizes are 1, 2, 4, 8, 16, 20: batches of 17 to 19 are padded to 20
 SEEDS: Final = range(MOST)
 DTYPES: Final = ["float32", "float16", "bfloat16"]
 
@@ -83,7 +84,7 @@ def test_texts_of_every_length_in_batches_of_every_size(
 ) -> None:
     items = prepared(on_gpu.text, TEXTS)
     rng = np.random.default_rng(0)
-    for size in (*range(1, MOST + 1), *range(MOST, 0, -1)):  # what a larger batch left is no harm
+    for size in (*range(1, MOST + 1), *range(MOST, 0, -1)):  # small batches after large ones too
         of = rng.choice(len(items), size, replace=False)
         rows = on_gpu.text.embed([items[i] for i in of])
         assert_close(rows, text_rows[of], on_gpu.text.dtype)
@@ -112,7 +113,7 @@ def test_both_towers_at_once_while_images_are_prepared(
         items = list(pool.map(on_gpu.image.prepare, [scene_image(int(i)) for i in of]))
         assert_close(on_gpu.image.embed(items), image_rows[of], on_gpu.image.dtype)
 
-    # each tower from one thread, as its runner does
+    # one thread per tower, as in its runner
     with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as two, ThreadPoolExecutor(4) as pool:
         done = [one.submit(embed_texts, seed) for seed in range(300)]
         done += [two.submit(embed_images, seed) for seed in range(60)]
@@ -120,7 +121,7 @@ def test_both_towers_at_once_while_images_are_prepared(
             future.result()
 
 
-def test_both_towers_are_recorded(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_graphs_of_both_towers_are_recorded(caplog: pytest.LogCaptureFixture) -> None:
     encoder = load()
     with caplog.at_level(logging.WARNING, "vision_encoder"):
         for tower in (encoder.text, encoder.image):
@@ -156,7 +157,7 @@ visual = encoder.image.module
 
 class Waits(torch.nn.Module):
     def forward(self, x):
-        torch.cuda.current_stream().synchronize()  # which no recording may do
+        torch.cuda.current_stream().synchronize()  # makes a recording fail
         return visual(x)
 
 
@@ -166,16 +167,16 @@ for size in (1, 3, 4, 3):
 """
 
 
-def test_a_forward_that_cannot_be_recorded_runs_all_the_same() -> None:
-    # in a process of its own: torch's allocator does not get over a recording that failed
+def test_a_forward_pass_that_cannot_be_recorded_runs_without_a_graph() -> None:
+    # in a new process, because torch's allocator is unusable after a failed recording
     done = run(FAIL_TO_RECORD)
     assert [float(line) < 1e-4 for line in done.stdout.split()] == [True] * 4, done.stderr
-    assert "runs without CUDA graphs" in done.stderr
+    assert "run without a CUDA graph, because it cannot be recorded" in done.stderr
 
 
 # inductor recommends TF32, which is not float32
 @pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores")
-def test_a_compiled_tower_gives_the_same(image_rows: Embeddings) -> None:
+def test_a_compiled_tower_gives_the_same_embeddings(image_rows: Embeddings) -> None:
     encoder = load(compile=True, max_batch_size=4)
     items = prepared(encoder.image, [scene_image(seed) for seed in SEEDS])
     for batch in encoder.image.warm_batches():
@@ -186,14 +187,14 @@ def test_a_compiled_tower_gives_the_same(image_rows: Embeddings) -> None:
     torch.compiler.reset()
 
 
-def test_a_batch_that_the_memory_cannot_hold_is_halved(image_rows: Embeddings) -> None:
+def test_a_batch_that_exceeds_the_memory_is_halved(image_rows: Embeddings) -> None:
     encoder = load()
     items = prepared(encoder.image, [scene_image(seed) for seed in SEEDS])
     visual = encoder.image.module
 
     class Hungry(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> Any:
-            torch.empty(len(x) << 28, dtype=torch.uint8, device=x.device)  # 256 MB an image
+            torch.empty(len(x) << 28, dtype=torch.uint8, device=x.device)  # 256 MB per image
             return visual(x)
 
     encoder.image.use(Hungry(), "float32")
@@ -229,7 +230,7 @@ from bento.encoder.tower import device_lost
 
 encoder = Encoder.load(Settings(device="cuda", dtype="float32"))
 encoder.encode_texts(["a red circle"])
-for tokens in ([10**6], [1]):  # an id beyond the vocabulary, then a good one
+for tokens in ([10**6], [1]):  # an id beyond the vocabulary, then a valid one
     try:
         encoder.text.embed([torch.tensor(tokens)])
     except Exception as error:
@@ -239,12 +240,12 @@ for tokens in ([10**6], [1]):  # an id beyond the vocabulary, then a good one
 """
 
 
-def test_a_lost_device_is_known_and_answers_nothing_more() -> None:
+def test_a_lost_device_is_recognized_and_stays_lost() -> None:
     done = run(LOSE)
     assert done.stdout.split() == ["True", "True"], done.stderr
 
 
-def test_the_service_says_where_it_runs_and_what_it_holds(tmp_path: Path) -> None:
+def test_the_service_reports_its_gpu_and_its_memory(tmp_path: Path) -> None:
     with (
         serving(tmp_path, DEVICE="auto", DTYPE="auto", QDRANT_ENABLED="false") as server,
         server.client() as client,

@@ -1,4 +1,4 @@
-"""Decoding: every format and mode comes out as the same upright RGB picture."""
+"""The decoding of picture files into upright RGB images, and its limits."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def decode(data: bytes, max_bytes: int = 20_000_000, max_pixels: int = 1_000_000
 
 
 def difference(a: Image.Image, b: Image.Image) -> float:
-    """Return the mean difference of two pictures, in steps of 255."""
+    """Return the mean absolute difference of the values (0 to 255) of two pictures."""
     assert a.size == b.size
     return float(np.abs(np.asarray(a, float) - np.asarray(b, float)).mean())
 
@@ -46,16 +46,14 @@ def difference(a: Image.Image, b: Image.Image) -> float:
         ("GIF", {}, 4.0),
     ],
 )
-def test_every_format_gives_the_picture(
-    format: str, options: dict[str, object], tolerance: float
-) -> None:
+def test_every_format_is_decoded(format: str, options: dict[str, object], tolerance: float) -> None:
     image = scene_image(1)
     decoded = decode(file_bytes(image, format, **options))
     assert decoded.mode == "RGB"
     assert difference(decoded, image) <= tolerance
 
 
-def test_transparency_is_laid_over_white() -> None:
+def test_transparent_pixels_become_white() -> None:
     image = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
     image.putpixel((0, 0), (255, 0, 0, 255))
     image.putpixel((1, 0), (0, 0, 0, 128))
@@ -65,7 +63,7 @@ def test_transparency_is_laid_over_white() -> None:
     assert decoded.getpixel((1, 0)) == (127, 127, 127)
 
 
-def test_a_palette_with_a_transparent_colour_is_laid_over_white() -> None:
+def test_a_transparent_colour_of_a_palette_becomes_white() -> None:
     image = Image.new("P", (4, 4), 0)
     image.putpalette([10, 20, 30, 200, 0, 0])
     image.putpixel((0, 0), 1)
@@ -97,7 +95,7 @@ def test_float_tiff_is_read_from_0_to_1() -> None:
 
 
 def tiff(values: npt.NDArray[Any], **tags: int) -> bytes:
-    """Return a TIFF of one row of pixels in which these tags have other values."""
+    """Return a TIFF whose tags are changed to these values."""
     data = file_bytes(Image.fromarray(values), "TIFF")
     for name, value in tags.items():
         at = max(data.find(struct.pack("<HHI", TIFF_TAGS[name], kind, 1)) for kind in (3, 4)) + 8
@@ -106,13 +104,13 @@ def tiff(values: npt.NDArray[Any], **tags: int) -> bytes:
 
 
 def greys(data: bytes) -> list[int]:
-    """Return the row of a grey picture."""
+    """Return the values of a grey picture with one row of pixels."""
     rows = np.asarray(decode(data))
     assert (rows == rows[..., :1]).all()
     return [int(grey) for grey in rows[0, :, 0]]
 
 
-def test_greyscale_whose_white_is_zero_is_no_negative() -> None:
+def test_greyscale_with_white_as_zero_is_inverted() -> None:
     integers = np.array([[0, 257 * 100, 65535]], np.uint16)
     assert greys(tiff(integers, photometric=0)) == [255, 155, 0]
     floats = np.array([[0.0, 0.4, 1.0]], np.float32)
@@ -120,38 +118,39 @@ def test_greyscale_whose_white_is_zero_is_no_negative() -> None:
 
 
 def test_12_bit_greyscale_is_scaled_to_its_own_white() -> None:
-    row = np.frombuffer(bytes.fromhex("000fff7ff000"), np.uint16)[None]  # 3 values of 16, 4 of 12
+    # 3 values of 16 bits, which are 4 values of 12 bits
+    row = np.frombuffer(bytes.fromhex("000fff7ff000"), np.uint16)[None]
     assert greys(tiff(row, width=4, bits=12)) == [0, 255, 127, 0]
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "wording"),
     [
-        (np.array([[0, 70_000]], np.int32), "mode I with values outside of 0 to 65,535"),
-        (np.array([[-5, 300]], np.int32), "mode I"),
-        (np.array([[0.0, 255.0]], np.float32), "mode F with values outside of 0 to 1,"),
-        (np.array([[0.0, np.inf]], np.float32), "mode F"),
+        (np.array([[0, 70_000]], np.int32), "mode I has values outside 0 to 65,535,"),
+        (np.array([[-5, 300]], np.int32), "mode I has values outside 0 to 65,535,"),
+        (np.array([[0.0, 255.0]], np.float32), "mode F has values outside 0 to 1,"),
+        (np.array([[0.0, np.inf]], np.float32), "mode F has values outside 0 to 1,"),
     ],
 )
-def test_greyscale_of_an_unknown_range_is_refused_not_white(
-    values: npt.NDArray[Any], said: str
+def test_greyscale_with_an_unknown_value_of_white_is_rejected(
+    values: npt.NDArray[Any], wording: str
 ) -> None:
-    with pytest.raises(InvalidRequest, match=f"{said}.* save it with 8 or 16 bits"):
+    with pytest.raises(InvalidRequest, match=f"{wording}.* save it with 8 or 16 bits"):
         decode(tiff(values))
 
 
-def test_unsigned_32_bit_greyscale_is_refused_where_it_uses_them() -> None:
-    values = np.array([[0, -1]], np.int32)  # -1 is the largest one
-    with pytest.raises(InvalidRequest, match="mode I"):
+def test_unsigned_32_bit_greyscale_is_rejected_if_it_exceeds_16_bits() -> None:
+    values = np.array([[0, -1]], np.int32)  # -1 is the largest unsigned value
+    with pytest.raises(InvalidRequest):
         decode(tiff(values, sample_format=1))
 
 
-def test_32_bit_greyscale_with_values_of_16_is_read_as_these() -> None:
+def test_32_bit_greyscale_within_16_bits_is_scaled_as_16_bits() -> None:
     values = np.array([[0, 257 * 100, 65535]], np.int32)
     assert greys(tiff(values)) == greys(tiff(values, sample_format=1)) == [0, 100, 255]
 
 
-def test_premultiplied_greyscale_is_laid_over_white() -> None:
+def test_transparent_pixels_of_premultiplied_greyscale_become_white() -> None:
     values = np.array([[[0, 0], [50, 128], [200, 255]]], np.uint8)
     assert greys(tiff(values, extra_samples=1)) == [255, 177, 200]
 
@@ -165,38 +164,40 @@ def test_other_modes_become_rgb(mode: str) -> None:
 def test_cmyk_becomes_rgb() -> None:
     red = Image.new("RGB", (16, 16), (250, 5, 5)).convert("CMYK")
     r, g, b = decode(file_bytes(red, "JPEG", quality=95)).getpixel((8, 8))  # type: ignore[misc]
-    assert r > 230 and g < 30 and b < 30
+    assert r > 230
+    assert g < 30
+    assert b < 30
 
 
 def test_exif_orientation_is_applied() -> None:
     image = scene_image(2).resize((60, 30))
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned: rotate by 270 degrees to see it upright
+    exif[0x0112] = 6  # rotate by 270 degrees to see the picture upright
     decoded = decode(file_bytes(image, exif=exif.tobytes()))
     assert difference(decoded, image.transpose(Image.Transpose.ROTATE_270)) == 0
 
 
 @pillow_warns
-def test_unreadable_exif_costs_nothing_but_the_orientation() -> None:
+def test_a_picture_with_unreadable_exif_is_decoded_without_its_orientation() -> None:
     image = scene_image(2)
     decoded = decode(file_bytes(image, exif=b"Exif\0\0II*\0\xff\xff\xff\xff garbage"))
     assert difference(decoded, image) == 0
 
 
-def test_the_first_frame_of_an_animation_counts() -> None:
+def test_the_first_frame_of_an_animation_is_decoded() -> None:
     first, second = scene_image(3), scene_image(4)
     data = file_bytes(first, "WEBP", lossless=True, save_all=True, append_images=[second])
     assert difference(decode(data), first) == 0
 
 
-def test_no_bytes_are_an_empty_image() -> None:
-    with pytest.raises(InvalidRequest, match="empty"):
+def test_an_empty_file_is_rejected() -> None:
+    with pytest.raises(InvalidRequest, match="has 0 bytes"):
         decode(b"")
 
 
 @pytest.mark.parametrize("data", [b"hello", b"%PDF-1.7 ...", b"\0" * 100, b"<svg/>"])
-def test_other_bytes_are_not_an_image(data: bytes) -> None:
-    with pytest.raises(NotAnImage, match="JPEG, PNG, WEBP"):
+def test_other_files_are_not_images(data: bytes) -> None:
+    with pytest.raises(NotAnImage, match="allowed: JPEG, PNG, WEBP"):
         decode(data)
 
 
@@ -213,13 +214,13 @@ def test_a_file_cut_anywhere_is_refused_or_read_never_a_crash(format: str) -> No
     assert refused > len(data) * 0.8
 
 
-def test_too_many_bytes_are_refused_before_decoding() -> None:
+def test_too_many_bytes_are_rejected_before_decoding() -> None:
     with pytest.raises(TooLarge, match=r"at most 10 are allowed"):
         decode(b"not even a picture", max_bytes=10)
 
 
-def test_too_many_pixels_are_refused_before_decoding() -> None:
-    # the header says 60,000 x 60,000; the pixels are not there to decode
+def test_too_many_pixels_are_rejected_before_decoding() -> None:
+    # the header claims 60,000 x 60,000 pixels, which the file does not have
     header = file_bytes(Image.new("1", (8, 8)), "PNG")
     ihdr = header.index(b"IHDR") + 4
     size = (60_000).to_bytes(4, "big") * 2
@@ -230,7 +231,7 @@ def test_too_many_pixels_are_refused_before_decoding() -> None:
 
 
 def test_files_that_take_more_memory_to_decode_may_have_fewer_pixels() -> None:
-    image = scene_image(6, side=90)  # 8,100 pixels, of 9,000
+    image = scene_image(6, side=90)  # 8,100 pixels; the limit is 9,000
     baseline = file_bytes(image, "JPEG")
     scan = baseline.index(b"\xff\xda")
     one_component = baseline[: scan + 4] + b"\1" + baseline[scan + 5 :]
@@ -242,7 +243,7 @@ def test_files_that_take_more_memory_to_decode_may_have_fewer_pixels() -> None:
         (file_bytes(image, "TIFF"), "6,000"),
         (file_bytes(image, "WEBP"), "4,500"),
     ):
-        with pytest.raises(TooLarge, match=f"at most {allowed} are allowed in a file of its kind"):
+        with pytest.raises(TooLarge, match=f"at most {allowed} are allowed for this format"):
             open_image(data, max_bytes=100_000, max_pixels=9_000)
 
 
@@ -250,15 +251,15 @@ def test_a_small_file_may_have_fewer_pixels_than_a_photograph() -> None:
     limits = {"max_bytes": 20_000_000, "max_pixels": 100_000_000}
     flat = file_bytes(Image.new("L", (8000, 6000)), "JPEG")  # 48 million pixels
     assert len(flat) < 1_000_000
-    with pytest.raises(TooLarge, match="at most 33,000,000 are allowed in a file of its kind"):
+    with pytest.raises(TooLarge, match="at most 33,000,000 are allowed"):
         open_image(flat, **limits)
     photograph = flat + bytes(1_500_000 - len(flat))
     assert open_image(photograph, **limits).size == (8000, 6000)
-    with pytest.raises(TooLarge, match="at most 40,000,000 are allowed"):  # never more than is set
+    with pytest.raises(TooLarge, match="at most 40,000,000 are allowed"):  # `max_pixels` holds too
         open_image(photograph, max_bytes=20_000_000, max_pixels=40_000_000)
 
 
-def test_every_refusal_is_an_error_of_ours_with_a_4xx_status() -> None:
+def test_every_error_has_a_4xx_status() -> None:
     for error in (InvalidRequest, BrokenImage, NotAnImage, TooLarge):
         assert issubclass(error, EncoderError)
         assert 400 <= error.status < 500

@@ -1,4 +1,4 @@
-"""The kernels compute what the layers compute that they replace."""
+"""The kernels compute the same as the layers that they replace."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from tests.support.bento.architectures import (
 )
 from tests.support.corpus import TEXTS
 
-pytestmark = pytest.mark.usefixtures("restored_threads")
+pytestmark = [pytest.mark.service, pytest.mark.usefixtures("restored_threads")]
 
-needs_onednn = pytest.mark.skipif(not HAS_ONEDNN, reason="this torch has no oneDNN")
+needs_onednn = pytest.mark.skipif(not HAS_ONEDNN, reason="needs a torch with oneDNN")
 
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("gelu", [None, "none", "tanh"])
-def test_a_packed_layer_computes_what_it_was_made_of(bias: bool, gelu: str | None) -> None:
+def test_a_packed_layer_computes_the_same_as_its_original(bias: bool, gelu: str | None) -> None:
     torch.manual_seed(1)
     layer = torch.nn.Linear(48, 96, bias=bias).bfloat16()
     behind = torch.nn.GELU(gelu) if gelu else None
@@ -47,8 +47,8 @@ def test_a_packed_layer_computes_what_it_was_made_of(bias: bool, gelu: str | Non
 
 @needs_onednn
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("shape", [(8, 8), (16, 24), (19, 30)])  # the last leaves a margin out
-def test_packed_patches_are_embedded_as_by_the_convolution(
+@pytest.mark.parametrize("shape", [(8, 8), (16, 24), (19, 30)])  # the last has a margin
+def test_packed_patches_compute_the_same_as_the_convolution(
     bias: bool, shape: tuple[int, int]
 ) -> None:
     torch.manual_seed(1)
@@ -62,7 +62,7 @@ def test_packed_patches_are_embedded_as_by_the_convolution(
 @pytest.mark.parametrize(
     "options", [{"padding": 1}, {"stride": 4}, {"dilation": 2}, {"kernel_size": (8, 4)}], ids=str
 )
-def test_other_convolutions_stay_as_they_are(clip: Pair, options: dict[str, Any]) -> None:
+def test_other_convolutions_are_not_packed(clip: Pair, options: dict[str, Any]) -> None:
     visual = copy.deepcopy(clip.model.model.visual).bfloat16()
     usual = {"kernel_size": 8, "stride": 8, "bias": False}
     visual.conv1 = torch.nn.Conv2d(3, 64, **usual | options).bfloat16()
@@ -70,7 +70,7 @@ def test_other_convolutions_stay_as_they_are(clip: Pair, options: dict[str, Any]
     assert isinstance(visual.conv1, torch.nn.Conv2d)
 
 
-def test_the_layers_of_16_bit_towers_are_packed_and_no_others(pair: Pair) -> None:
+def test_only_the_layers_of_bfloat16_towers_are_packed(pair: Pair) -> None:
     def packed(dtype: str) -> tuple[int, int]:
         encoder = pair.model.encoder(dtype=dtype)
         layers = [*encoder.text.module.modules(), *encoder.image.module.modules()]
@@ -99,7 +99,7 @@ def test_the_layers_of_16_bit_towers_are_packed_and_no_others(pair: Pair) -> Non
         ("custom_blocks", False, False),
     ],
 )
-def test_the_last_block_computes_only_the_token_that_is_read_where_one_is(
+def test_the_last_block_computes_only_the_token_at_the_pooling_position(
     name: str, text: bool, image: bool, tmp_path: Path
 ) -> None:
     encoder = Model(ARCHITECTURES[name], tmp_path).encoder()
@@ -120,65 +120,64 @@ def test_the_last_block_computes_only_the_token_that_is_read_where_one_is(
         assert [x.shape[1] == 1 for x in computed] == [one] * bool(blocks)
 
 
-# ---- forwards that are recorded, as on a GPU, by a stand-in that computes them anew
+# ---- CUDA graphs, with a fake that runs on a CPU
 
 
-class Recording(Graphs):
-    """Records as `Graphs` does, without CUDA: a replay fills the same result again."""
+class FakeGraphs(Graphs):
+    """Graphs that repeat the forward pass on the CPU, and overwrite their result as CUDA does."""
 
     def __init__(self, forward: Callable[[torch.Tensor], torch.Tensor], most: int) -> None:
-        self._forward, self._device, self._sizes = forward, "cpu", sizes(most)
-        self._recorded, self._pool = {}, None
+        super().__init__(forward, "cpu", sizes(most))
         self.shapes: list[tuple[int, ...]] = []
 
-    def _record(self, given: torch.Tensor) -> Callable[[], torch.Tensor]:
+    def record(self, given: torch.Tensor) -> Callable[[], torch.Tensor]:
         self.shapes.append(tuple(given.shape))
-        result = self._forward(given).clone()
+        result = self.forward(given).clone()
 
         def replay() -> torch.Tensor:
-            return result.copy_(self._forward(given))
+            return result.copy_(self.forward(given))
 
         return replay
 
 
-def test_recorded_texts_have_few_shapes_and_their_own_embeddings(clip: Pair) -> None:
+def test_graphs_of_texts_have_few_shapes_and_do_not_mix_items(clip: Pair) -> None:
     encoder = clip.model.encoder(max_batch_size=10)
     tower, texts = encoder.text, list(dict.fromkeys(TEXTS))
-    tower._graphs = Recording(tower._forward, 10)
+    tower.graphs = graphs = FakeGraphs(tower.forward, 10)
     wanted = clip.model.texts(texts, normalize=False)
     rng = np.random.default_rng(0)
     for count in (*range(1, 11), *range(10, 0, -1)):
         of = rng.choice(len(texts), count, replace=False)
         got = encoder.encode_texts([texts[i] for i in of], normalize=False)
         assert_same(got, wanted[of], [texts[i] for i in of])
-    seen = set(tower._graphs.shapes)
-    assert len(seen) == len(tower._graphs.shapes)
+    seen = set(graphs.shapes)
+    assert len(seen) == len(graphs.shapes)
     warmed = {(len(batch), len(batch[0])) for batch in tower.warm_batches()}
     assert seen <= warmed
     assert {count for count, _ in warmed} == {1, 2, 4, 8, 10}
 
 
-def test_recorded_images_have_few_shapes_and_their_own_embeddings(
+def test_graphs_of_images_have_few_shapes_and_do_not_mix_items(
     clip: Pair, pictures: dict[str, Image.Image]
 ) -> None:
     encoder = clip.model.encoder(max_batch_size=10)
     names = list(pictures)[:10]
-    encoder.image._graphs = Recording(encoder.image._forward, 10)
+    encoder.image.graphs = graphs = FakeGraphs(encoder.image.forward, 10)
     wanted = clip.model.images([pictures[name] for name in names], normalize=False)
     for count in (*range(1, 11), *range(10, 0, -1)):
         got = encoder.encode_images([pictures[name] for name in names[-count:]], normalize=False)
         assert_same(got, wanted[-count:], names[-count:])
-    assert sorted(shape[0] for shape in encoder.image._graphs.shapes) == [1, 2, 4, 8, 10]
+    assert sorted(shape[0] for shape in graphs.shapes) == [1, 2, 4, 8, 10]
     assert [len(batch) for batch in encoder.image.warm_batches()] == [10, 8, 4, 2, 1]
 
 
-def test_a_recording_that_the_memory_cannot_hold_frees_the_others() -> None:
+def test_out_of_memory_during_a_recording_frees_the_other_graphs() -> None:
     def forward(batch: torch.Tensor) -> torch.Tensor:
         if len(batch) > 4:
             raise torch.OutOfMemoryError
         return batch + 1
 
-    graphs = Recording(forward, 8)
+    graphs = FakeGraphs(forward, 8)
     assert graphs(torch.zeros(3, 2)).sum() == 6
     with pytest.raises(torch.OutOfMemoryError):
         graphs(torch.zeros(5, 2))
@@ -186,8 +185,8 @@ def test_a_recording_that_the_memory_cannot_hold_frees_the_others() -> None:
     assert graphs.shapes == [(4, 2), (8, 2), (4, 2)]
 
 
-def test_a_batch_beyond_all_sizes_is_recorded_as_it_is() -> None:
-    graphs = Recording(lambda batch: batch + 1, 4)
+def test_a_batch_beyond_all_sizes_is_not_padded() -> None:
+    graphs = FakeGraphs(lambda batch: batch + 1, 4)
     assert graphs(torch.zeros(6, 2)).sum() == 12
     assert graphs.shapes == [(6, 2)]
 

@@ -1,4 +1,4 @@
-"""Loading a model: only what it needs is imported, its weights are those of the file, unread."""
+"""Loading a model imports only the libraries that it needs, and maps its weights from the file."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ from tests.support.bento.architectures import TEXT, TIMM, VIT, bert_config
 from tests.support.paths import BUNDLED, ROOT
 from tests.support.reference import Reference
 
+pytestmark = pytest.mark.service
+
 DIM: Final = 64
 PREPROCESS: Final = {
     "mean": open_clip.OPENAI_DATASET_MEAN,
@@ -30,8 +32,8 @@ PREPROCESS: Final = {
 }
 
 
-def fresh(code: str, *arguments: str) -> str:
-    """Return what a fresh interpreter prints: this one has imported everything long ago."""
+def run_code(code: str, *arguments: str) -> str:
+    """Return the output of a new interpreter, which has imported nothing yet."""
     command = [sys.executable, "-W", "error", "-c", code, *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -39,7 +41,7 @@ def fresh(code: str, *arguments: str) -> str:
 
 
 def make_checkpoint(folder: Path, vision: dict[str, Any], text: dict[str, Any]) -> str:
-    """Write a model with random weights, and return it as `MODEL_NAME` takes it."""
+    """Write a model with random weights, and return its MODEL_NAME."""
     torch.manual_seed(1)
     config = {"embed_dim": DIM, "vision_cfg": vision, "text_cfg": text, "custom_text": True}
     made = open_clip.CustomTextCLIP(DIM, vision, text)
@@ -51,22 +53,7 @@ def make_checkpoint(folder: Path, vision: dict[str, Any], text: dict[str, Any]) 
     return f"local-dir:{folder}"
 
 
-def test_loading_the_bundled_model_imports_no_transformers_no_timm_and_no_compiler() -> None:
-    code = """
-import sys
-from bento import Encoder, Settings
-Encoder.load(Settings(model_name=sys.argv[1], device="cpu")).encode_texts(["a red circle"])
-print(*{"open_clip", "transformers", "timm", "torch._dynamo"} & sys.modules.keys())
-# they can be had all the same
-import timm, torch, transformers
-from torchvision.ops import roi_align
-print(roi_align(torch.ones(1, 1, 4, 4), [torch.tensor([[0.0, 0, 4, 4]])], 1).item())
-print(torch.compile(lambda x: x + 1, backend="eager")(torch.ones(1)).item())
-"""
-    assert fresh(code, BUNDLED).split() == ["open_clip", "1.0", "2.0"]
-
-
-def test_one_process_loads_models_of_every_kind_one_after_the_other(tmp_path: Path) -> None:
+def test_each_model_imports_only_the_libraries_that_it_needs(tmp_path: Path) -> None:
     hugging_face = make_checkpoint(
         tmp_path / "hf",
         VIT,
@@ -84,8 +71,15 @@ for i, name in enumerate(sys.argv[2:]):
     encoder = Encoder.load(Settings(model_name=name, device="cpu", dtype="float32"))
     rows = encoder.encode_texts(["a red cat"]), encoder.encode_images([image])
     np.save(f"{sys.argv[1]}/{i}.npy", np.concatenate(rows))
+    if i == 0:
+        print(*{"open_clip", "transformers", "timm", "torch._dynamo"} & sys.modules.keys())
+# a delayed import works later
+import torch
+from torchvision.ops import roi_align
+print(roi_align(torch.ones(1, 1, 4, 4), [torch.tensor([[0.0, 0, 4, 4]])], 1).item())
+print(torch.compile(lambda x: x + 1, backend="eager")(torch.ones(1)).item())
 """
-    fresh(code, str(tmp_path), *names)
+    assert run_code(code, str(tmp_path), *names).split() == ["open_clip", "1.0", "2.0"]
     image = Image.linear_gradient("L").convert("RGB")
     for i, name in enumerate(names):
         model, preprocess = open_clip.create_model_from_pretrained(name)
@@ -94,8 +88,8 @@ for i, name in enumerate(sys.argv[2:]):
         np.testing.assert_allclose(np.load(tmp_path / f"{i}.npy"), expected, atol=1e-5)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/maps")
-def test_the_weights_are_the_files_own_pages(tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux, for /proc/self/maps")
+def test_the_weights_are_mapped_from_the_file(tmp_path: Path) -> None:
     name = make_checkpoint(tmp_path / "model", VIT, TEXT)
     encoder = Encoder.load(Settings(model_name=name, device="cpu", dtype="float32"))
     mapped = [
@@ -109,7 +103,7 @@ def test_the_weights_are_the_files_own_pages(tmp_path: Path) -> None:
         assert any(weight.data_ptr() in pages for pages in mapped)
 
 
-def test_a_checkpoint_that_lacks_a_weight_is_refused_and_names_it(tmp_path: Path) -> None:
+def test_a_checkpoint_without_a_weight_is_rejected(tmp_path: Path) -> None:
     name = make_checkpoint(tmp_path / "model", VIT, TEXT)
     file = tmp_path / "model" / "open_clip_model.safetensors"
     weights = load_file(file)

@@ -1,4 +1,4 @@
-"""The encoder gives what OpenCLIP itself gives, and says what it cannot load."""
+"""The encoder computes the same embeddings as OpenCLIP, and explains what it cannot load."""
 
 from __future__ import annotations
 
@@ -26,12 +26,13 @@ from safetensors.torch import load_file, save_file
 
 from bento import Encoder, Settings
 from bento.contract.errors import EncoderError, ModelLoadError, NotAnImage
-from bento.encoder.images import load_image
-from bento.encoder.loading import _explained
+from bento.encoder.loading import errors_with_advice
 from models.shapes import MODEL_DIR
 from tests.support.paths import BUNDLED, ROOT
 from tests.support.pictures import file_bytes, scene_image
 from tests.support.reference import Reference
+
+pytestmark = pytest.mark.service
 
 TEXTS = ["a large red circle on a yellow background", "маленька синя зірка", "x " * 500]
 GOLDEN = json.loads((ROOT / "tests/support/golden.json").read_text())
@@ -63,7 +64,7 @@ def test_a_text_is_embedded_as_open_clip_does(
     )
 
 
-def test_an_item_beside_15_others_has_the_embedding_that_it_has_alone(
+def test_an_item_has_the_same_embedding_in_a_batch_of_16_as_alone(
     encoder: Encoder, reference: Reference
 ) -> None:
     images = [scene_image(seed, side=100 + 10 * seed) for seed in range(16)]
@@ -74,22 +75,32 @@ def test_an_item_beside_15_others_has_the_embedding_that_it_has_alone(
         assert_same(got_texts[i], reference.text(texts[i], True))
 
 
-def test_more_than_a_batch_comes_back_in_order(encoder: Encoder) -> None:
+def test_embeddings_of_several_batches_keep_their_order(encoder: Encoder) -> None:
     texts = [f"{i} stars" for i in range(70)]
     together = encoder.encode_texts(texts)
     assert together.shape == (70, encoder.embedding_dim)
     assert_same(together[69], encoder.encode_texts([texts[69]])[0])
 
 
+def load(**options: int) -> Encoder:
+    settings = Settings(model_name=BUNDLED, device="cpu", dtype="float32")
+    return Encoder.load(settings, **options)
+
+
 @pytest.fixture
-def on_three_cores(monkeypatch: pytest.MonkeyPatch) -> Iterator[Encoder]:
+def threads() -> Iterator[None]:
+    """Restore the number of torch's threads, which an encoder sets for the whole process."""
     before = torch.get_num_threads()
-    monkeypatch.setattr("bento.encoder.model.available_cpus", lambda: 3)
-    yield Encoder.load(Settings(model_name=BUNDLED, device="cpu", dtype="float32"))
+    yield
     torch.set_num_threads(before)
 
 
-def test_each_core_computes_its_part_of_the_images(
+@pytest.fixture
+def on_three_cores(threads: None) -> Encoder:
+    return load(cpus=3)
+
+
+def test_images_are_computed_in_per_core_batches(
     on_three_cores: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = [file_bytes(scene_image(seed)) for seed in range(29)]
@@ -107,18 +118,17 @@ def test_each_core_computes_its_part_of_the_images(
     assert_same(on_three_cores.encode_images(images), wanted)
     assert sorted(calls) == sorted([("core", 1, size) for size in (8, 8, 8, 1, 2, 2)])
     calls.clear()
-    for encode, lone in (
-        (on_three_cores.encode_texts, ["red"]),
-        (on_three_cores.encode_images, images[:1]),
-    ):
-        torch.set_num_threads(1)  # what a new thread begins with
-        with ThreadPoolExecutor(1, "other") as other:
-            row = other.submit(encode, lone).result()
+    torch.set_num_threads(1)  # new threads start with this number
+    with ThreadPoolExecutor(1, "other") as other:
+        other.submit(on_three_cores.encode_texts, ["red"]).result()
+    torch.set_num_threads(1)
+    with ThreadPoolExecutor(1, "other") as other:
+        row = other.submit(on_three_cores.encode_images, images[:1]).result()
     assert_same(row, wanted[:1])
-    assert calls == [("other", 3, 1)] * 2  # a lone one has all cores, and so do texts
+    assert calls == [("other", 3, 1)] * 2  # texts and a single image use all cores
 
 
-def test_of_images_with_a_broken_one_none_is_computed(
+def test_no_image_is_computed_if_one_is_broken(
     on_three_cores: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(on_three_cores.image, "embed", None)
@@ -128,26 +138,26 @@ def test_of_images_with_a_broken_one_none_is_computed(
 
 
 @pytest.mark.parametrize("count", [1, 10])
-def test_what_memory_is_too_small_for_is_computed_in_halves(
+def test_a_batch_that_exceeds_the_memory_is_computed_in_halves(
     on_three_cores: Encoder, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
     images = [scene_image(seed) for seed in range(count)]
     wanted = on_three_cores.encode_images(images)
     embed, limit = on_three_cores.image.embed, 1
 
-    def only_so_many(items: Any) -> Any:
+    def limited(items: Any) -> Any:
         if len(items) > limit:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return embed(items)
 
-    monkeypatch.setattr(on_three_cores.image, "embed", only_so_many)
+    monkeypatch.setattr(on_three_cores.image, "embed", limited)
     assert_same(on_three_cores.encode_images(images), wanted)
     limit = 0
     with pytest.raises(torch.OutOfMemoryError):
         on_three_cores.encode_images(images)
 
 
-def test_a_lost_device_is_a_sentence(
+def test_a_lost_device_raises_an_error_that_names_it(
     on_three_cores: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def lost(items: Any) -> Any:
@@ -159,48 +169,45 @@ def test_a_lost_device_is_a_sentence(
             on_three_cores.encode_images([scene_image(1)] * count)
 
 
-class Together:
-    """Counts the threads that are in one of its functions at a time."""
+class Concurrency:
+    """Counts how many threads are in watched functions at the same time."""
 
     def __init__(self) -> None:
         self.most = 0
-        self._here: list[None] = []
+        self._inside: list[None] = []
 
     def watch(self, function: Any) -> Any:
         def call(given: Any) -> Any:
-            self._here.append(None)
-            time.sleep(0.03)  # for others to come too
-            self.most = max(self.most, len(self._here))
-            self._here.pop()
+            self._inside.append(None)
+            time.sleep(0.03)  # time for other threads to enter
+            self.most = max(self.most, len(self._inside))
+            self._inside.pop()
             return function(given)
 
         return call
 
 
-@pytest.mark.parametrize(("large", "at_a_time"), [(True, 1), (False, 3)])
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize(("large_pixels", "most"), [(64 * 64 - 1, 1), (64 * 64, 3)])
 def test_large_pictures_are_decoded_one_at_a_time(
-    on_three_cores: Encoder, monkeypatch: pytest.MonkeyPatch, large: bool, at_a_time: int
+    monkeypatch: pytest.MonkeyPatch, large_pixels: int, most: int
 ) -> None:
-    decoding = Together()
-    monkeypatch.setattr("bento.encoder.model.load_image", decoding.watch(load_image))
-    monkeypatch.setattr("bento.encoder.model.LARGE_PIXELS", 64 * 64 - large)
-    on_three_cores.encode_images([file_bytes(scene_image(1, side=64))] * 9)
-    assert decoding.most == at_a_time
+    encoder, decoding = load(cpus=3, large_pixels=large_pixels), Concurrency()
+    monkeypatch.setattr(encoder.image, "prepare", decoding.watch(encoder.image.prepare))
+    encoder.encode_images([file_bytes(scene_image(1, side=64))] * 9)
+    assert decoding.most == most
 
 
-def test_what_has_the_whole_device_has_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = torch.get_num_threads()
-    monkeypatch.setattr("bento.encoder.model.available_cpus", lambda: 1)
-    encoder = Encoder.load(Settings(model_name=BUNDLED, device="cpu", dtype="float32"))
-    computing = Together()
+@pytest.mark.usefixtures("threads")
+def test_a_batch_on_the_whole_device_runs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, computing = load(cpus=1), Concurrency()
     for tower in (encoder.image, encoder.text):
         monkeypatch.setattr(tower, "embed", computing.watch(tower.embed))
-    with ThreadPoolExecutor(4) as threads:
-        images = [threads.submit(encoder.encode_images, [scene_image(n)] * 3) for n in range(4)]
-        texts = [threads.submit(encoder.encode_texts, ["red"]) for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        images = [pool.submit(encoder.encode_images, [scene_image(n)] * 3) for n in range(4)]
+        texts = [pool.submit(encoder.encode_texts, ["red"]) for _ in range(4)]
         assert {len(each.result()) for each in images + texts} == {3, 1}
     assert computing.most == 1
-    torch.set_num_threads(before)
 
 
 def test_embeddings_are_float32_rows_of_length_one(encoder: Encoder) -> None:
@@ -211,13 +218,13 @@ def test_embeddings_are_float32_rows_of_length_one(encoder: Encoder) -> None:
     assert encoder.encode_images([]).shape == (0, encoder.embedding_dim)
 
 
-def test_one_string_is_not_a_list_of_texts(encoder: Encoder) -> None:
-    with pytest.raises(TypeError, match="list of strings"):
+def test_one_string_instead_of_a_list_is_rejected(encoder: Encoder) -> None:
+    with pytest.raises(TypeError, match="pass a list of strings"):
         encoder.encode_texts("red")
 
 
-def test_golden_vectors_have_not_moved(encoder: Encoder) -> None:
-    # written once with `python -m tests.support.golden`; they change only with the bundled weights
+def test_the_bundled_model_gives_its_golden_embeddings(encoder: Encoder) -> None:
+    # after new training, `python -m tests.support.golden` writes them again
     assert encoder.weights_digest == GOLDEN["weights_digest"]
     assert_same(encoder.encode_texts(list(GOLDEN["texts"])), list(GOLDEN["texts"].values()))
     assert_same(encoder.encode_images([scene_image(7)])[0], GOLDEN["scene_7"])
@@ -251,7 +258,7 @@ def changed(folder: Path, change: Callable[[dict[str, Any], dict[str, Any]], Non
     return Settings(model_name=f"local-dir:{folder}", device="cpu", dtype="float32")
 
 
-def test_the_same_weights_otherwise_configured_have_another_digest(
+def test_another_configuration_of_the_same_weights_has_another_digest(
     encoder: Encoder, tmp_path: Path
 ) -> None:
     def change(config: dict[str, Any], weights: dict[str, Any]) -> None:
@@ -260,23 +267,23 @@ def test_the_same_weights_otherwise_configured_have_another_digest(
     assert Encoder.load(changed(tmp_path, change)).weights_digest != encoder.weights_digest
 
 
-def test_damaged_weights_are_refused(tmp_path: Path) -> None:
+def test_damaged_weights_are_rejected(tmp_path: Path) -> None:
     def change(config: dict[str, Any], weights: dict[str, Any]) -> None:
         weights["ln_final.weight"][0] = float("nan")
 
-    with pytest.raises(ModelLoadError, match=r"are damaged: ln_final\.weight has NaN"):
+    with pytest.raises(ModelLoadError, match=r"damaged, because ln_final\.weight contains NaN"):
         Encoder.load(changed(tmp_path, change))
 
 
-def test_a_model_without_quick_gelu_is_refused_for_weights_that_want_it() -> None:
-    sentence = "QuickGELU mismatch between final model config (quick_gelu={}) and pretrained tag"
-    with pytest.raises(ModelLoadError, match="QuickGELU"), _explained(Settings()):
-        warnings.warn(sentence.format(False), UserWarning, stacklevel=1)
-    with _explained(Settings()), pytest.warns(UserWarning, match="mismatch"):
-        warnings.warn(sentence.format(True), UserWarning, stacklevel=1)  # roberta-ViT-B-32
+def test_weights_that_need_quick_gelu_are_rejected_for_a_model_without_it() -> None:
+    warning = "QuickGELU mismatch between final model config (quick_gelu={}) and pretrained tag"
+    with pytest.raises(ModelLoadError, match="QuickGELU"), errors_with_advice(Settings()):
+        warnings.warn(warning.format(False), UserWarning, stacklevel=1)
+    with errors_with_advice(Settings()), pytest.warns(UserWarning, match="mismatch"):
+        warnings.warn(warning.format(True), UserWarning, stacklevel=1)  # as of roberta-ViT-B-32
 
 
-def test_16_bits_run_on_a_cpu_without_products_in_them() -> None:
+def test_bfloat16_runs_on_a_cpu_without_16_bit_instructions() -> None:
     code = f"""
 from bento import Encoder, Settings
 encoder = Encoder.load(Settings(model_name={BUNDLED!r}, device="cpu", dtype="bfloat16"))
@@ -292,37 +299,39 @@ print(*encoder.encode_texts([{TEXTS[0]!r}])[0])
 
 
 @pytest.mark.parametrize(
-    ("settings", "sentence"),
+    ("model_name", "model_pretrained", "wording"),
     [
-        ({"model_name": "ViT-L-99"}, "open_clip.list_pretrained"),
-        ({"model_name": "ViT-B-32", "model_pretrained": "nobody"}, "MODEL_PRETRAINED=nobody"),
-        ({"model_name": "local-dir:/nowhere"}, "open_clip_config.json"),
+        ("ViT-L-99", "openai", r"MODEL_NAME=ViT-L-99 .* allowed: .*open_clip\.list_pretrained"),
+        ("ViT-B-32", "nobody", r"MODEL_PRETRAINED=nobody: allowed"),
+        ("local-dir:/nowhere", "openai", r"must hold open_clip_config\.json and the weights"),
     ],
 )
-def test_a_model_that_is_not_there_is_named_with_what_is_allowed(
-    settings: dict[str, str], sentence: str
+def test_an_unknown_model_is_rejected_with_advice(
+    model_name: str, model_pretrained: str, wording: str
 ) -> None:
-    with pytest.raises(ModelLoadError, match=sentence):
-        Encoder.load(Settings(device="cpu", **settings))
+    with pytest.raises(ModelLoadError, match=wording):
+        Encoder.load(
+            Settings(model_name=model_name, model_pretrained=model_pretrained, device="cpu")
+        )
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the device")
-def test_a_device_that_is_not_there_is_named() -> None:
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_an_unavailable_device_is_rejected() -> None:
     with pytest.raises(ModelLoadError, match="DEVICE=cuda:7, but torch sees 0 CUDA devices"):
         Encoder.load(Settings(model_name=BUNDLED, device="cuda:7"))
 
 
-def test_a_broken_checkpoint_is_a_sentence(tmp_path: Path) -> None:
+def test_a_broken_checkpoint_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "open_clip_config.json").write_bytes(
         (MODEL_DIR / "open_clip_config.json").read_bytes()
     )
     (tmp_path / "open_clip_model.safetensors").write_bytes(b"not weights")
-    with pytest.raises(ModelLoadError, match="cannot load"):
+    with pytest.raises(ModelLoadError):
         Encoder.load(Settings(model_name=f"local-dir:{tmp_path}", device="cpu"))
 
 
 class Trap:
-    """Writes a file when it is unpickled."""
+    """An object that writes a file when it is unpickled."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -344,21 +353,21 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, name: str, write: Any) 
     sprung = tmp_path / "sprung"
     trap = Trap(sprung)
     pickle.loads(pickle.dumps(trap))
-    assert sprung.exists()  # as it would be
+    assert sprung.exists()  # the trap works
     sprung.unlink()
     shutil.copy(MODEL_DIR / "open_clip_config.json", tmp_path)
     write(tmp_path / name, trap)
     settings = Settings(model_name=f"local-dir:{tmp_path}", device="cpu")
     if name.startswith("checkpoint"):
         settings = Settings(model_name="RN50", model_pretrained=f"{tmp_path / name}", device="cpu")
-    with pytest.raises(ModelLoadError, match="does not hold tensors alone") as caught:
+    with pytest.raises(ModelLoadError, match="the checkpoint holds more than tensors") as caught:
         Encoder.load(settings)
     assert not sprung.exists()
-    assert "False" not in str(caught.value)  # no advice to run it
+    assert "False" not in str(caught.value)  # `weights_only=False` would run the code
 
 
 def run_offline(code: str, cache: Path) -> str:
-    """Run code in a fresh interpreter that can reach no model hub; return what it prints."""
+    """Run code in a new interpreter that cannot reach a model hub, and return its output."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(cache), "DEVICE": "cpu"}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True
@@ -367,15 +376,15 @@ def run_offline(code: str, cache: Path) -> str:
     return done.stdout
 
 
-def test_the_default_model_without_a_network_loads_up_to_its_weights(tmp_path: Path) -> None:
+def test_the_default_model_without_a_network_is_rejected_with_advice(tmp_path: Path) -> None:
     out = run_offline(
         """
 import open_clip
 from bento import Encoder, EncoderError, Settings
 settings = Settings()
-model = open_clip.create_model(settings.model_name, load_weights=False)
+config = open_clip.get_model_config(settings.model_name)
 tokens = open_clip.get_tokenizer(settings.model_name)(["a cat"])
-print(settings.model_name, settings.model_pretrained, model.visual.output_dim, tokens.shape[1])
+print(settings.model_name, settings.model_pretrained, config["embed_dim"], tokens.shape[1])
 try:
     Encoder.load(settings)
 except EncoderError as error:
@@ -389,25 +398,33 @@ except EncoderError as error:
         assert advice in error
 
 
-def test_weights_are_fetched_as_the_service_would(tmp_path: Path) -> None:
-    run = [sys.executable, "-m", "bento.fetch_weights"]
-    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
-    here = subprocess.run(
-        run, cwd=ROOT, env={**environment, "MODEL_NAME": BUNDLED}, capture_output=True, text=True
+def fetch_weights(model_name: str, cache: Path) -> subprocess.CompletedProcess[str]:
+    environment = {"HF_HOME": str(cache), "HF_HUB_OFFLINE": "1", "MODEL_NAME": model_name}
+    return subprocess.run(
+        [sys.executable, "-m", "bento.fetch_weights"],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
     )
-    assert here.returncode == 0, here.stderr
-    assert here.stdout.endswith(f"loaded {BUNDLED}/local: 128 dimensions\n")
-    away = subprocess.run(
-        run, cwd=ROOT, env={**environment, "MODEL_NAME": "ViT-B-32"}, capture_output=True, text=True
-    )
-    assert away.returncode == 1
-    assert "error: cannot load MODEL_NAME=ViT-B-32 MODEL_PRETRAINED=openai" in away.stderr
-    assert "HF_HOME" in away.stderr
-    assert "Traceback" not in away.stderr
+
+
+def test_fetch_weights_loads_the_model(tmp_path: Path) -> None:
+    done = fetch_weights(BUNDLED, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "128 dimensions" in done.stdout
+
+
+def test_fetch_weights_prints_advice_without_a_traceback(tmp_path: Path) -> None:
+    done = fetch_weights("ViT-B-32", tmp_path)
+    assert done.returncode == 1
+    assert "error: cannot load MODEL_NAME=ViT-B-32 MODEL_PRETRAINED=openai" in done.stderr
+    assert "HF_HOME" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_openai_weights_from_a_copied_cache_run_with_quick_gelu(tmp_path: Path) -> None:
-    # without it open_clip 3.3 loads them into a GELU model and only warns: wrong vectors
+    # by default OpenCLIP 3.3 loads them into a GELU model, whose embeddings are wrong
     torch.manual_seed(0)
     model = open_clip.create_model("ViT-B-32", load_weights=False, precision="fp16")
     hub = tmp_path / "hub" / "models--timm--vit_base_patch32_clip_224.openai"

@@ -1,31 +1,25 @@
-"""`DTYPE=auto` takes a lower precision only if it is faster and faithful."""
+"""`DTYPE=auto` chooses a lower precision only if it is faster and faithful."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-import numpy as np
 import pytest
 import torch
 
 from bento.encoder.embeddings import Embeddings
 from bento.encoder.kernels.packing import PackedLinear
 from bento.encoder.precision import settle_dtype
-from tests.support.bento.architectures import (
-    HAS_ONEDNN,
-    Pair,
-)
+from tests.support.bento.architectures import HAS_ONEDNN, Pair
 
-pytestmark = pytest.mark.usefixtures("restored_threads")
+pytestmark = [pytest.mark.service, pytest.mark.usefixtures("restored_threads")]
 
 
 class FakeTower:
-    """A tower whose embeddings and speed depend on its dtype as a test says.
+    """A tower with a given behaviour in each dtype: its milliseconds, and its cosine to float32."""
 
-    A dtype takes `milliseconds`, and its embeddings have the `cosine` to float32's.
-    """
-
+    lanes = 1
     now = 0.0  # seconds
 
     def __init__(self, **behaviour: tuple[float, float]) -> None:
@@ -52,20 +46,18 @@ class FakeTower:
         assert weight.dtype == getattr(torch, self.dtype)
         rows = torch.zeros(len(items), 8)
         rows[:, 0] = 1
-        # the last item is as far off as is said, the others are right
+        # the last item has this cosine to float32, the others are exact
         rows[-1, 0], rows[-1, 1] = cosine, max(0.0, 1 - cosine**2) ** 0.5
         return rows.numpy()
 
 
 def settle(tower: FakeTower, wanted: str) -> None:
-    """Settle a tower's dtype by the clock that goes as it says."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bento.encoder.precision.perf_counter", lambda: tower.now)
-        settle_dtype(tower, wanted, "cuda")
+    """Settle the dtype of a tower by its own clock."""
+    settle_dtype(tower, wanted, "cuda", clock=lambda: tower.now)
 
 
 def settled(wanted: str = "auto", **behaviour: tuple[float, float]) -> FakeTower:
-    """Settle a tower that starts in float32, at 4 ms, as on a device that has both dtypes."""
+    """Return a tower with a settled dtype. In float32 it takes 4 ms by default."""
     tower = FakeTower(**behaviour)
     settle(tower, wanted)
     assert {weight.dtype for weight in tower.module.parameters()} == {getattr(torch, tower.dtype)}
@@ -77,12 +69,12 @@ FAITHFUL_B16: Final = 0.9995
 SLOW: Final = (5.0, 1.0)
 
 
-def test_auto_takes_a_dtype_that_is_faithful_and_faster() -> None:
+def test_auto_chooses_a_dtype_that_is_faithful_and_faster() -> None:
     assert settled(bfloat16=(1, FAITHFUL_B16), float16=SLOW).dtype == "bfloat16"
     assert settled(float16=(1, FAITHFUL_16), bfloat16=SLOW).dtype == "float16"
 
 
-def test_auto_takes_the_most_exact_of_those_that_are_faithful_and_faster() -> None:
+def test_auto_chooses_the_most_exact_of_two_faithful_and_faster_dtypes() -> None:
     assert settled(float16=(2, FAITHFUL_16), bfloat16=(1, FAITHFUL_B16)).dtype == "float16"
     assert settled(float16=(3.9, FAITHFUL_16), bfloat16=(1, FAITHFUL_B16)).dtype == "bfloat16"
     assert settled(float16=(1, 0.9), bfloat16=(2, FAITHFUL_B16)).dtype == "bfloat16"
@@ -90,7 +82,7 @@ def test_auto_takes_the_most_exact_of_those_that_are_faithful_and_faster() -> No
 
 
 class Disturbed(FakeTower):
-    """Is slow the first time that it computes in bfloat16, as if something else ran just then."""
+    """A tower that is slow when it first computes in bfloat16, as if another process ran."""
 
     tries = 0
 
@@ -104,30 +96,31 @@ class Disturbed(FakeTower):
         return super().embed(items)
 
 
-def test_auto_measures_once_more_what_does_not_seem_faster() -> None:
+def test_auto_measures_a_dtype_once_more_if_it_does_not_seem_faster() -> None:
     tower = Disturbed(bfloat16=(1, FAITHFUL_B16), float16=SLOW)
     settle(tower, "auto")
     assert (tower.dtype, tower.tries) == ("bfloat16", 2)
     assert {weight.dtype for weight in tower.module.parameters()} == {torch.bfloat16}
 
 
-def test_auto_measures_16_bits_as_they_will_run(
+def test_auto_measures_16_bits_with_packed_weights(
     clip: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measured = []
+    tower = clip.model.encoder().text
+    embed, measured, now = tower.embed, list[tuple[str, bool]](), [0.0]
 
-    def timed(tower: Any, items: Any) -> tuple[Embeddings, float]:
+    def watched(items: Any) -> Embeddings:
         packed = any(isinstance(part, PackedLinear) for part in tower.module.modules())
         measured.append((tower.dtype, packed))
-        return np.ones((1, 8), np.float32), 1.0 if tower.dtype == "float32" else 0.5
+        now[0] += 1.0 if tower.dtype == "float32" else 0.5
+        return embed(items)
 
-    monkeypatch.setattr("bento.encoder.precision._timed", timed)
-    monkeypatch.setattr("bento.encoder.precision._candidates", lambda device: ["bfloat16"])
-    clip.model.encoder(dtype="auto")
-    assert measured == 2 * [("float32", False), ("bfloat16", HAS_ONEDNN)]
+    monkeypatch.setattr(tower, "embed", watched)
+    settle_dtype(tower, "auto", "cpu", pack=True, clock=lambda: now[0], candidates=["bfloat16"])
+    assert measured == [("float32", False)] * 2 + [("bfloat16", HAS_ONEDNN)] * 2
 
 
-def test_auto_stays_in_float32_for_a_gain_that_may_be_noise() -> None:
+def test_auto_stays_in_float32_if_the_gain_may_be_noise() -> None:
     slow = settled(float32=(20, 1.0), float16=(18.5, 1.0), bfloat16=(18.5, 1.0))
     assert slow.dtype == "float32"
 
@@ -136,33 +129,29 @@ def test_auto_stays_in_float32_for_a_gain_that_may_be_noise() -> None:
     ("dtype", "cosine"),
     [("float16", 0.9998), ("bfloat16", 0.9985), ("bfloat16", -1.0), ("float16", float("nan"))],
 )
-def test_auto_refuses_a_dtype_that_is_off_in_one_item_however_fast(
-    dtype: str, cosine: float
-) -> None:
-    behaviour = {"float16": SLOW, "bfloat16": SLOW, dtype: (1, cosine)}
-    assert settled(**behaviour).dtype == "float32"
+def test_auto_rejects_a_dtype_that_is_unfaithful_in_one_item(dtype: str, cosine: float) -> None:
+    behaviour = {"float16": SLOW, "bfloat16": SLOW, dtype: (1.0, cosine)}
+    assert settled("auto", **behaviour).dtype == "float32"
 
 
-def test_a_refused_dtype_leaves_the_float32_weights_bit_for_bit_as_they_were() -> None:
+def test_a_rejected_dtype_does_not_change_the_float32_weights() -> None:
     before = FakeTower().module.state_dict()
     after = settled(float16=(1, 0.5), bfloat16=(1, float("nan"))).module.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_auto_has_no_trace_of_a_refused_dtype_in_the_one_that_it_takes() -> None:
+def test_a_rejected_dtype_does_not_change_the_weights_of_the_chosen_one() -> None:
     before = FakeTower().module.state_dict()
     after = settled(float16=(1, 0.5), bfloat16=(2, FAITHFUL_B16)).module.state_dict()
     assert all(torch.equal(before[name].bfloat16(), after[name]) for name in before)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-def test_an_explicit_dtype_is_obeyed_though_slow_and_unfaithful(dtype: str) -> None:
+def test_an_explicit_dtype_is_used_even_if_slow_and_unfaithful(dtype: str) -> None:
     assert settled(dtype, **{dtype: (9, 0.1)}).dtype == dtype
 
 
-def test_auto_on_a_real_tower_leaves_float32_weights_as_they_were_or_takes_a_faithful_dtype(
-    clip: Pair,
-) -> None:
+def test_auto_settles_the_dtype_of_real_towers(clip: Pair) -> None:
     encoder, exact = clip.model.encoder(dtype="auto"), clip.model.encoder()
     before = exact.image.module.state_dict()
     settled = encoder.image.module.state_dict()

@@ -1,4 +1,4 @@
-"""OpenCLIP's tokenizer within bounds: the same tokens, of any text, for less."""
+"""OpenCLIP's tokenizer within bounds gives the same tokens for any text."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import pytest
 import torch
 from open_clip.tokenizer import SimpleTokenizer
 
-from bento.encoder import tokenizing
 from bento.encoder.tokenizing import bounded
+
+pytestmark = pytest.mark.service
 
 LETTERS: Final = (
     string.ascii_lowercase,
@@ -57,8 +58,8 @@ TEXTS: Final = (
 
 
 def random_text(chance: random.Random) -> str:
-    """Return words of one to hundreds of letters of one script each."""
-    words = []
+    """Return words of 1 to 350 letters, each word in one script."""
+    words: list[str] = []
     for _ in range(chance.choice((1, 3, 20, 60))):
         length = chance.choice((1, 3, 7, 7, 12, 40, 350)) if len(words) < 9 else 5
         words.append("".join(chance.choices(chance.choice(LETTERS), k=length)))
@@ -79,26 +80,27 @@ def test_the_tokens_are_those_of_openclip(options: dict[str, Any]) -> None:
     chance = random.Random(7)
     texts = [*TEXTS, *(random_text(chance) for _ in range(150)), "x<end_of_mask>y" * 9]
     ours, theirs = bounded(SimpleTokenizer(**options)), SimpleTokenizer(**options)
-    cut = 0
+    truncated = 0
     for text in texts:
         expected = theirs([text])
         assert torch.equal(ours([text]), expected), text
-        cut += bool(expected[0, -1])
-    assert cut > 30  # and others are shorter than the context
+        truncated += bool(expected[0, -1])
+    assert 30 < truncated < len(texts)
 
 
-def test_a_reduction_keeps_tokens_from_all_of_a_text() -> None:
+def test_a_reduction_selects_tokens_of_the_whole_text() -> None:
     text = " ".join(string.ascii_lowercase * 10)
-    tokens = []
-    for prepare in (bounded, lambda it: it):
-        random.seed(3)
-        tokens.append(prepare(SimpleTokenizer(reduction_mask="simple"))([text]))
-    assert torch.equal(*tokens)
+    ours = bounded(SimpleTokenizer(reduction_mask="simple"))
+    theirs = SimpleTokenizer(reduction_mask="simple")
+    random.seed(3)
+    tokens = ours([text])
+    random.seed(3)
+    assert torch.equal(tokens, theirs([text]))
 
 
 @pytest.fixture
 def watched(monkeypatch: pytest.MonkeyPatch) -> tuple[Any, list[int]]:
-    """A tokenizer within bounds, and how much its BPE is given."""
+    """Return a bounded tokenizer, and the lengths of the runs that its BPE gets."""
     given: list[int] = []
     bpe: Callable[[Any, str], str] = SimpleTokenizer.bpe
 
@@ -126,15 +128,15 @@ def test_a_text_is_tokenized_no_further_than_the_context(watched: tuple[Any, lis
     assert len(given) == 77
 
 
-def test_the_cache_keeps_a_bounded_number_of_short_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    tokenizer = bounded(SimpleTokenizer())
-    before = len(tokenizer.cache)
+def test_the_cache_keeps_a_bounded_number_of_short_words() -> None:
+    before = len(SimpleTokenizer().cache)
+    tokenizer = bounded(SimpleTokenizer(), cached_words=before + 4)
     tokenizer(["b" * 64 + " " + "c" * 65 + " короткі слова"])
     assert set(list(tokenizer.cache)[before + 1 :]) == {
         "".join(tokenizer.byte_encoder[byte] for byte in word.encode())
         for word in ("короткі", "слова")
     }
     assert "b" * 64 in tokenizer.cache
-    monkeypatch.setattr(tokenizing, "_CACHED_WORDS", len(tokenizer.cache) + 1)
+    assert len(tokenizer.cache) == before + 3
     tokenizer(["two new words"])
     assert len(tokenizer.cache) == before + 4

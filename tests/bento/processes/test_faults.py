@@ -34,10 +34,10 @@ pytestmark = pytest.mark.service
 HANG, RAISE, DIE = "a " * 150, "a " * 70, "a " * 40
 FAULTS = """
 import threading
-import bento.runners.batching, torch
+import bento.runners.timing, torch
 from bento.encoder.image_tower import ImageTower
 from bento.encoder.text_tower import TextTower
-bento.runners.batching.STUCK_SECONDS = 3.0
+bento.runners.timing.TIMING = bento.runners.timing.Timing(stuck=3.0)
 text, image = TextTower.embed, ImageTower.embed
 def embed_text(self, items):
     if any(len(item) > 100 for item in items):
@@ -97,7 +97,7 @@ def test_the_service_recovers_from_a_tower_that_fails(tmp_path: Path) -> None:
         assert many.status_code == 200
         assert many.json()["errors"] == []
         assert len(many.json()["embeddings"]) == 16
-        assert "memory was too small for a image batch" in server.log.read_text()
+        assert "the device ran out of memory on a batch of" in server.log.read_text()
         # hang: the watchdog fails the waiting requests, and the worker is replaced
         (before,) = workers(server)
         with ThreadPoolExecutor(2) as threads:

@@ -1,4 +1,4 @@
-"""Stand-ins for what a queue works with: towers that can be held, a clock that stands still."""
+"""Fakes for the tests of the queue: towers that a test can block, and a clock that it advances."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from bento.runners.batching import BatchQueue
 Make = Callable[..., BatchQueue[int, int]]
 
 
-class Gone(BaseException):
-    """Ends a thread, as nothing that is caught does."""
+class ThreadEnd(BaseException):
+    """Ends the thread of a queue, because the queue only handles `Exception`."""
 
 
 class Tower:
-    """A stand-in for an encoder tower: doubles numbers, can be held, chokes on some."""
+    """A tower that doubles numbers. It raises for negative ones, and blocks while not `free`."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
         self.started = threading.Event()
         self.free = threading.Event()
         self.free.set()
-        self.room = 1000  # items that its memory holds
+        self.room = 1000  # larger batches raise MemoryError
 
     def run(self, items: list[int]) -> list[int]:
         self.batches.append(list(items))
@@ -37,12 +37,12 @@ class Tower:
 
 
 class Lanes:
-    """A stand-in for a tower with lanes: each batch is held until it is let go."""
+    """A tower with several lanes that blocks each batch until `finish`."""
 
     def __init__(self) -> None:
-        self.running: list[tuple[int, list[int]]] = []  # by the shares that its thread entered with
+        self.running: list[tuple[int, list[int]]] = []  # the shares of the thread, and its items
         self._own = threading.local()
-        self._over = False
+        self._stopped = False
         self._changed = threading.Condition()
 
     def enter(self, shares: int) -> None:
@@ -53,24 +53,24 @@ class Lanes:
         with self._changed:
             self.running.append(batch)
             self._changed.notify_all()
-            self._changed.wait_for(lambda: batch not in self.running or self._over)
+            self._changed.wait_for(lambda: batch not in self.running or self._stopped)
         if items[0] < 0:
-            raise Gone("over")
+            raise ThreadEnd("over")
         return [2 * item for item in items]
 
     def expect(self, *batches: tuple[int, list[int]]) -> None:
-        """Wait until these batches are on the tower, and no others."""
+        """Wait until exactly these batches run."""
         with self._changed:
             self._changed.wait_for(lambda: sorted(self.running) == sorted(batches), 2)
             assert sorted(self.running) == sorted(batches)
 
     def stop(self) -> None:
-        """Hold nothing any more."""
+        """Stop blocking batches."""
         with self._changed:
-            self._over = True
+            self._stopped = True
             self._changed.notify_all()
 
-    def let_go(self, *items: int) -> None:
+    def finish(self, *items: int) -> None:
         """End the batches that have one of these items."""
         with self._changed:
             self.running = [batch for batch in self.running if not {*items} & {*batch[1]}]
@@ -78,33 +78,34 @@ class Lanes:
 
 
 class Reports:
-    """Keeps what a queue tells about itself."""
+    """Records the events that a queue reports."""
 
     def __init__(self) -> None:
         self.waits: list[float] = []
         self.batches: list[int] = []
-        self.gone = 0
-        self.refused = 0
+        self.cancelled = 0
+        self.shed = 0
         self.failures = 0
 
     def waited(self, seconds: float) -> None:
+        assert seconds >= 0
         self.waits.append(seconds)
 
     def ran(self, count: int, seconds: float) -> None:
         self.batches.append(count)
 
     def dropped(self) -> None:
-        self.gone += 1
+        self.cancelled += 1
 
     def late(self) -> None:
-        self.refused += 1
+        self.shed += 1
 
     def failed(self) -> None:
         self.failures += 1
 
 
 class Clock:
-    """What the queue takes for the time; it stands still."""
+    """A clock that only moves when a test sets `now`."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -113,16 +114,17 @@ class Clock:
         return self.now
 
 
-def hold(tower: Tower, queue: BatchQueue[int, int]) -> Future[int]:
+def occupy(tower: Tower, queue: BatchQueue[int, int]) -> Future[int]:
     """Occupy the tower with one item until `tower.free` is set."""
     tower.free.clear()
+    tower.started.clear()
     future = queue.submit(100)
     assert tower.started.wait(10)
     return future
 
 
 def timed(tower: Tower, clock: Clock, seconds: float) -> Callable[[list[int]], list[int]]:
-    """Let a tower take some seconds for each item, by the queue's clock."""
+    """Return the tower's `run`, which advances the clock by this time for each item."""
 
     def run(items: list[int]) -> list[int]:
         results = tower.run(items)

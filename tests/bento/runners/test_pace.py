@@ -1,4 +1,4 @@
-"""What batches cost is learned from those that ran."""
+"""The pace predicts how long batches take from those that ran."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from bento.runners.pace import Pace
 
 
-def test_pace_learns_a_line() -> None:
+def test_pace_fits_a_line() -> None:
     pace = Pace()
     for size in (1, 8, 3, 32, 16, 2):
         pace.observe(size, 0.02 + 0.003 * size)
@@ -17,7 +17,7 @@ def test_pace_learns_a_line() -> None:
     assert pace.seconds(20, batches=2) == pytest.approx(0.1)
 
 
-def test_pace_knows_the_best_and_the_usual() -> None:
+def test_pace_keeps_the_best_pace_and_the_usual_size() -> None:
     pace = Pace()
     assert pace.usual_size == 0
     for size, seconds in ((4, 1.0), (10, 2.0), (10, 8.0)):
@@ -26,7 +26,7 @@ def test_pace_knows_the_best_and_the_usual() -> None:
     assert pace.usual_size == pytest.approx((0.81 * 4 + 0.9 * 10 + 10) / 2.71)
 
 
-def test_pace_forgets_what_was() -> None:
+def test_pace_forgets_old_batches() -> None:
     pace = Pace()
     for _ in range(50):
         pace.observe(4, 1.0)
@@ -35,7 +35,7 @@ def test_pace_forgets_what_was() -> None:
     assert pace.per_unit == pytest.approx(0.1, rel=0.05)
 
 
-def test_pace_takes_batches_of_one_size_at_their_mean() -> None:
+def test_pace_divides_batches_of_one_size_by_their_size() -> None:
     pace = Pace()
     for _ in range(5):
         pace.observe(8, 0.4)

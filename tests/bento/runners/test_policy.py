@@ -1,4 +1,4 @@
-"""Which items go into the next batch, without threads and clocks."""
+"""The choice of the items of the next batch."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_batch_is_rounded_down_to_whole_steps(count: int, rounded: int) -> Non
         (Limits(32), 32, 9.0, 32),
     ],
 )
-def test_a_batch_is_limited_in_time(
+def test_a_batch_stays_within_its_time_limit(
     limits: Limits, most: int, item_seconds: float, count: int
 ) -> None:
     assert count_limit(limits, most, item_seconds) == count
@@ -66,7 +66,7 @@ def test_a_batch_is_limited_in_time(
         (21, 0, 7),
         (32, 0, 12),  # a third, rounded up to whole steps
         (20, 12, 12),
-        (1, 20, 1),  # no more than waits
+        (1, 20, 1),  # at most the waiting items
     ],
 )
 def test_lanes_leave_one_share_in_the_queue(waiting: int, in_flight: int, share: int) -> None:
@@ -82,7 +82,7 @@ def test_lanes_leave_one_share_in_the_queue(waiting: int, in_flight: int, share:
         ([False, False, False], 0, []),
         ([False, False, False], 1, [0]),  # fewer items than lanes: the whole tower
         ([False, False, False], 2, [1, 2]),
-        ([True, False, False], 9, []),  # the whole tower is shared with nobody
+        ([True, False, False], 9, []),  # a batch on the whole tower runs alone
         ([False, True, False], 1, [2]),
         ([False, True, True], 9, []),
     ],
