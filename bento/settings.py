@@ -75,8 +75,8 @@ class Settings(BaseSettings):
     max_queue_ms: int = Field(
         10_000,
         ge=0,
-        description="Maximum predicted wait in milliseconds; beyond it, the answer is 429. The "
-        "service also handles only one request at a time per 8 ms of this limit (at least 64). A "
+        description="Maximum predicted wait in milliseconds; beyond it, the answer is 429. It "
+        "also bounds the number of concurrent requests: one for each 8 ms, but at least 64. A "
         "request that finds an empty queue is never shed.",
     )
     max_queue_bytes: int = Field(

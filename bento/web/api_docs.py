@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from bento.contract.embedding import ErrorResponse
+from bento.contract.errors import InvalidSearch, ModelLoadError, ServiceError, StoreUnavailable
 from bento.contract.openai import OpenAIErrorResponse
 from bento.contract.route import Parameter, Route
 from bento.contract.routes import GROUPS, ROUTES
@@ -52,6 +53,35 @@ _KEYS: Final = {
     "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
 }
 _ERROR: Final = "What was wrong, and what is allowed"
+_CONVENTIONS: Final = """\
+## Conventions
+
+* **Errors** are `{"error": "what was wrong and what is allowed", "code": "…"}` with the HTTP status.
+  On `/v1` they have OpenAI's shape, `{"error": {"message", "type", "param", "code"}}`.
+  [Error codes](#error-codes) lists the codes.
+* **Keys**: if the service has an `API_KEY`, send one of its keys as `Authorization: Bearer KEY` or
+  `X-API-Key: KEY`.
+* **`.npy`**: with `Accept: application/x-npy` the embedding routes answer with a float32 array of
+  shape `(dimension,)` or `(n, dimension)`. The row of a bad image is NaN.
+* **Images** are JPEG, PNG, WebP, GIF (the first frame), BMP or TIFF. The service applies the EXIF
+  orientation and lays transparent images over white.
+* **Texts** are truncated at the model's context length (`context_length` in `/info`).
+* **Time**: a request may take 60 s, and its body 40 s of that. After a 429, wait for `Retry-After`
+  seconds.
+* **Request ids**: every answer has an `X-Request-ID`, yours if you send one. The log contains it.
+
+OpenAI's client works without changes:
+
+```python
+from openai import OpenAI
+
+client = OpenAI(base_url="http://localhost:8001/v1", api_key="none")  # or a key of the service
+client.embeddings.create(
+    model="local-dir:models/shapes",
+    input=["a red circle", {"image": "https://example.org/cat.jpg"}],
+    dimensions=64,  # keeps the first 64 values and normalizes them again
+)
+```"""
 _JSON: Final = "application/json"
 _FORM: Final = "multipart/form-data"
 
@@ -133,12 +163,28 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
 
 def markdown() -> str:
     """Return the text of docs/api.md."""
-    lines = ["# API", "", _ABOUT, "", "`make api-docs` generates this page."]
+    lines = ["# API", "", _ABOUT, "", "`make docs` generates this page.", "", _CONVENTIONS]
     for group, routes in GROUPS.items():
         lines += ["", f"## {group}"]
         for route in routes:
             lines += ["", *_section(route)]
+    lines += ["", "## Error codes", "", "| code | status | when |", "|---|---|---|"]
+    lines += [f"| `{code}` | {status} | {when} |" for status, code, when in _codes()]
     return "\n".join(lines) + "\n"
+
+
+def _codes() -> list[tuple[int, str, str]]:
+    """Return status, code and meaning of every error that a route can answer with."""
+    classes = [ServiceError]
+    for each in classes:  # grows while it is read
+        classes += each.__subclasses__()
+    codes = {(500, ServiceError.code, "The service failed. This is a bug.")}
+    for each in classes:
+        if each in (InvalidSearch, ModelLoadError):  # the code of another error; only at the start
+            continue
+        if not each.__subclasses__() or each is StoreUnavailable:
+            codes.add((each.status, each.code, (each.__doc__ or "").partition("\n")[0]))
+    return sorted(codes)
 
 
 def _section(route: Route) -> list[str]:

@@ -144,7 +144,7 @@ def test_weights_that_cannot_be_baked_make_no_image(
     assert problem in done.stderr
 
 
-def test_a_bento_is_made_of_what_is_committed_only(tmp_path: Path) -> None:
+def test_a_bento_contains_only_committed_files(tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     subprocess.run(["git", "clone", "-q", str(ROOT), str(copy)], check=True)
     program_folder = copy / ".venv" / "bin"
@@ -172,7 +172,7 @@ def test_a_bento_is_made_of_what_is_committed_only(tmp_path: Path) -> None:
     assert "build" not in refused.stdout
 
 
-def test_the_bill_of_materials_names_what_the_image_installs_and_nothing_of_this_machine() -> None:
+def test_the_bill_of_materials_lists_what_the_image_installs() -> None:
     command = [sys.executable, "deploy/oci/sbom.py"]
     printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     bill = json.loads(printed)

@@ -10,7 +10,7 @@ from tests.support.deploy.pins import needed, pinned
 from tests.support.paths import ROOT
 
 
-def test_the_image_installs_what_the_service_and_the_router_need_and_nothing_else() -> None:
+def test_the_image_installs_only_what_service_and_router_need() -> None:
     assert pinned("constraints.txt").keys() == needed("service", "router")
     together = pinned("constraints.txt") | pinned("constraints-dev.txt")
     assert together.keys() == needed("dev", "service", "router")

@@ -100,7 +100,7 @@ def test_every_field_of_a_request_has_a_description() -> None:
 
 def test_the_api_page_is_generated_from_the_table() -> None:
     page = (ROOT / "docs/api.md").read_text()
-    assert page == markdown(), "run `make api-docs`"
+    assert page == markdown(), "run `make docs`"
     for route in ROUTES:
         assert f"### `{route.method} {route.path}`" in page
 

@@ -65,7 +65,7 @@ def test_a_malformed_picture_costs_little_memory_and_time(
         ("F", 4690, "TIFF", {"compression": "tiff_adobe_deflate"}),
     ],
 )
-def test_the_largest_pictures_that_are_allowed_are_within_the_same_bounds(
+def test_the_largest_allowed_pictures_stay_within_the_same_bounds(
     tmp_path: Path, mode: str, side: int, format: str, options: dict[str, Any]
 ) -> None:
     file = tmp_path / "picture"

@@ -349,7 +349,7 @@ class Trap:
         ("checkpoint.npy", lambda file, trap: np.save(file, np.array([trap], dtype=object))),
     ],
 )
-def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, name: str, write: Any) -> None:
+def test_code_in_a_checkpoint_does_not_run(tmp_path: Path, name: str, write: Any) -> None:
     sprung = tmp_path / "sprung"
     trap = Trap(sprung)
     pickle.loads(pickle.dumps(trap))

@@ -112,7 +112,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> tuple[Any, list[int]]:
     return bounded(SimpleTokenizer()), given
 
 
-def test_of_a_long_word_the_beginning_is_tokenized(watched: tuple[Any, list[int]]) -> None:
+def test_only_the_beginning_of_a_long_word_is_tokenized(watched: tuple[Any, list[int]]) -> None:
     tokenizer, given = watched
     chance = random.Random(1)
     words = ["".join(chance.choices(string.ascii_lowercase, k=n)) for n in (10_000, 500, 500)]

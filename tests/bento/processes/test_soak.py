@@ -47,7 +47,7 @@ def test_the_soak_draws_its_samples() -> None:
 
 
 @pytest.mark.slow
-def test_two_minutes_of_mixed_traffic_leave_nothing_behind(
+def test_two_minutes_of_mixed_traffic_leak_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # with 16-bit weights, torch keeps memory for each new batch shape, which looks like a leak

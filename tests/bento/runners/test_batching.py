@@ -300,7 +300,7 @@ def test_all_items_fail_if_the_tower_hangs(tower: Tower, make: Make) -> None:
     assert len(reasons) == 1
 
 
-def test_a_batch_may_take_many_times_what_was_predicted(
+def test_the_watchdog_allows_many_times_the_predicted_time(
     tower: Tower, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     queue = make(stuck=10.0, warm_up=lambda: [(1, 1, 3.0)])  # an item hangs after 20 * 3 s = 60 s

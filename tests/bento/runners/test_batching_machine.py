@@ -172,7 +172,7 @@ class QueueMachine(RuleBasedStateMachine):
             assert isinstance(error, ValueError)
 
 
-def test_every_item_is_answered_exactly_once_whatever_happens() -> None:
+def test_every_item_is_answered_exactly_once() -> None:
     run_state_machine_as_test(
         QueueMachine,
         settings=hypothesis.settings(

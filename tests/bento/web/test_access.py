@@ -55,7 +55,7 @@ def routes(locked: Server) -> Routes:
 # Keys
 
 
-def test_every_route_but_the_probes_needs_a_key(http: httpx.Client, routes: Routes) -> None:
+def test_every_route_except_the_probes_needs_a_key(http: httpx.Client, routes: Routes) -> None:
     assert len(routes) > 35
     for method, path in routes:
         answer = http.request(method, path)
@@ -88,7 +88,7 @@ def test_an_error_names_the_setting_that_makes_its_route_public(http: httpx.Clie
         {"X-API-Key": KEYS[1], "Authorization": "Basic dTpw"},  # from a proxy
     ],
 )
-def test_each_key_is_taken_in_either_header(http: httpx.Client, headers: dict[str, str]) -> None:
+def test_each_key_works_in_either_header(http: httpx.Client, headers: dict[str, str]) -> None:
     answer = http.post("/embed/text", json={"text": "a"}, headers=headers)
     assert answer.status_code == 200, answer.text
 

@@ -46,7 +46,9 @@ def rejection(access: Access, method: str, path: str, **headers: str) -> type[En
 
 
 @pytest.mark.parametrize(("metrics", "ui"), [(False, False), (True, False), (False, True)])
-def test_the_metrics_and_the_pages_are_public_each_by_its_setting(metrics: bool, ui: bool) -> None:
+def test_metrics_and_pages_each_have_a_setting_that_makes_them_public(
+    metrics: bool, ui: bool
+) -> None:
     guard = access(api_key="k", metrics_public=metrics, ui_public=ui)
     assert (rejection(guard, "GET", "/metrics") is None) == metrics
     for path in PAGES:

@@ -181,7 +181,7 @@ def test_a_request_that_takes_too_long_is_504(serve: Serve) -> None:
     }
 
 
-def test_more_requests_than_allowed_at_a_time_are_429_but_for_probes(serve: Serve) -> None:
+def test_requests_beyond_the_bound_get_429_except_probes(serve: Serve) -> None:
     served = serve()
     with ThreadPoolExecutor(8) as threads:
         held = [threads.submit(served.get, "/hold") for _ in range(3)]

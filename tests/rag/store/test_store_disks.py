@@ -99,9 +99,7 @@ def acknowledged(process: subprocess.Popen[str], said: list[str]) -> tuple[list[
 
 
 @pytest.mark.parametrize("leave", [MIN_FREE_BYTES - (64 << 20), 0], ids=["nearly", "entirely"])
-def test_a_disk_that_fills_up_while_it_is_written_loses_nothing_acknowledged(
-    disk: Path, leave: int
-) -> None:
+def test_a_disk_that_fills_up_loses_nothing_acknowledged(disk: Path, leave: int) -> None:
     with write(disk, 0) as process:
         assert process.stdout is not None
         said = [process.stdout.readline().strip() for _ in range(3)]
@@ -120,7 +118,7 @@ def test_a_disk_that_fills_up_while_it_is_written_loses_nothing_acknowledged(
         process.kill()
 
 
-def test_a_disk_that_may_only_be_read_refuses_with_a_sentence_and_loses_nothing(
+def test_a_read_only_disk_is_reported_and_loses_nothing(
     disk: Path,
 ) -> None:
     with write(disk, 0) as process:

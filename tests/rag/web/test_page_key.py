@@ -64,7 +64,7 @@ def enter(page: Page, key: str = KEY) -> None:
     page.keyboard.press("Enter")
 
 
-def test_the_page_asks_for_the_key_and_shows_pictures_with_it(visit: Visit) -> None:
+def test_the_page_asks_for_the_key_and_uses_it(visit: Visit) -> None:
     page = visit.page
     asked: dict[str, Any] = {}
     page.on("request", lambda request: asked.setdefault(request.url, request.headers))
@@ -166,7 +166,7 @@ def test_a_user_without_a_key_is_told_and_can_try_again(visit: Visit) -> None:
     expect_pictures(visit.cards.locator("img"))
 
 
-def test_nothing_else_is_behind_what_is_public(locked: Server) -> None:
+def test_public_pages_expose_nothing_else(locked: Server) -> None:
     here = replace(locked, url=locked.url.replace(HOST, "127.0.0.1"))
     for path in ("/ui/style.css", "/docs/start.js", "/static_content/swagger-ui.css"):
         folder = path.rpartition("/")[0]
@@ -177,7 +177,7 @@ def test_nothing_else_is_behind_what_is_public(locked: Server) -> None:
             assert status_of(connection) == 200
 
 
-def test_the_docs_work_under_their_policy_and_with_the_key(visit: Visit) -> None:
+def test_the_docs_work_under_their_policy_and_with_a_key(visit: Visit) -> None:
     page = visit.page
     page.goto(f"{visit.url}/docs")
     page.get_by_role("button", name="Authorize").click()

@@ -1,4 +1,4 @@
-"""Print docs/settings.md from the settings classes: `python deploy/docs/settings.py`."""
+"""Print docs/settings.md from the settings classes: `python docs/settings.py`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Final
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
-sys.path.insert(0, str(Path(__file__).parents[2]))  # for this repository's packages
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for this repository's packages
 
 from bento.settings import Settings
 from rag.settings import RagSettings
@@ -30,7 +30,7 @@ You can also set them in a file named `.env` in the working directory;
 empty variable counts as unset. `MODEL_NAME`, `MODEL_PRETRAINED` and `DEVICE` may have the prefix
 `VISION_`.
 
-`python deploy/docs/settings.py >docs/settings.md` generates this page."""
+This page is generated: `make docs`."""
 
 
 def shown(default: Any) -> str:
@@ -43,6 +43,7 @@ def shown(default: Any) -> str:
 
 
 def row(name: str, field: FieldInfo) -> str:
+    """Return a setting's row of the table. Raises `SystemExit` if it has no description."""
     if not field.description:
         raise SystemExit(f"the setting {name} has no description")
     meaning = field.description.replace("|", "\\|")
@@ -50,6 +51,7 @@ def row(name: str, field: FieldInfo) -> str:
 
 
 def page() -> str:
+    """Return the text of the page."""
     lines = [INTRODUCTION]
     for title, settings in TABLES.items():
         lines += ["", f"## {title}", "", "| variable | default | meaning |", "|---|---|---|"]
