@@ -56,8 +56,8 @@ _ERROR: Final = "What was wrong, and what is allowed"
 _CONVENTIONS: Final = """\
 ## Conventions
 
-* **Errors** are `{"error": "what was wrong and what is allowed", "code": "…"}` with the HTTP status.
-  On `/v1` they have OpenAI's shape, `{"error": {"message", "type", "param", "code"}}`.
+* **Errors** are `{"error": "what was wrong and what is allowed", "code": "…"}` with the HTTP
+  status. On `/v1` they have OpenAI's shape, `{"error": {"message", "type", "param", "code"}}`.
   [Error codes](#error-codes) lists the codes.
 * **Keys**: if the service has an `API_KEY`, send one of its keys as `Authorization: Bearer KEY` or
   `X-API-Key: KEY`.
