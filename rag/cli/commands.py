@@ -76,7 +76,7 @@ def index(backend: Backend, options: argparse.Namespace) -> int:
         report = carry_out(plan, backend, options.collection, options.dao_id, workers, progress)
     failures += report.failures
     if options.prune and (
-        away := sum(any(map(sources.may_be_away, paths_of(image))) for image in held)
+        away := sum(any(map(sources.may_be_unmounted, paths_of(image))) for image in held)
     ):
         _err.print(
             f"left {away} pictures of folders that are empty, which may be disks that are away: "
