@@ -7,7 +7,7 @@ from typing import Literal
 
 from bento.contract.errors import InvalidSearch, VisionError
 
-# Of the errors that occur on this side of the service; `rag.cli.errors` translates them.
+# The codes of `IndexingError`; `rag.cli.errors` translates them.
 Code = Literal[
     "bad_filter",
     "bad_line",
@@ -35,6 +35,8 @@ Code = Literal[
 
 class IndexingError(InvalidSearch):
     """A file, a manifest or an argument that cannot be used."""
+
+    code: Code
 
     def __init__(self, message: str, code: Code) -> None:
         super().__init__(message, code=code)
