@@ -106,8 +106,8 @@ def _parser() -> argparse.ArgumentParser:
     index.add_argument(
         "source",
         nargs="+",
-        help="a folder; a picture file; a manifest (.jsonl, one JSON object per line with path, and "
-        "optionally id, title, caption, category, tags, metadata); or - to read file names from "
+        help="a folder; a picture file; a manifest (.jsonl: one JSON object per line, with path "
+        "and optional id, title, caption, category, tags, metadata); or - to read file names from "
         "standard input, one per line",
     )
     _add_tenant(index)
@@ -168,8 +168,8 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         type=float,
         metavar="NUMBER",
-        help="the weight of an example (default: 1): give one for each text, then for each --image, "
-        "then for each --like",
+        help="the weight of an example (default: 1): give one for each text, then for each "
+        "--image, then for each --like",
     )
     search.add_argument(
         "--not",
@@ -272,8 +272,8 @@ def _add_workers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers",
         type=_positive,
-        help=f"pictures to process at a time (default: {RemoteBackend.workers}; with --local, three "
-        "batches)",
+        help=f"pictures to process at a time (default: {RemoteBackend.workers}; with --local, "
+        "three batches)",
     )
 
 
