@@ -1,4 +1,4 @@
-"""Image search: index pictures, find them by text, by image or by both.
+"""Image search: index pictures, and find them by text, by image or by both.
 
 from rag import Examples, SearchRequest, index_image, search, search_images_by_text
 
@@ -6,7 +6,7 @@ index_image("42", "cat.jpg", dao_id="my-dao")
 search_images_by_text("a red cat", dao_id="my-dao")
 search(SearchRequest(text="a cat", negative=Examples(text="at night"))).formatted_text
 
-Public names are imported when they are first used.
+Each public name is imported when it is first used.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The library calls: index a picture, find pictures by text, by image or by both.
+"""The library calls: index a picture, and find pictures by text, by image or by both.
 
-They use the running service at VISION_ENCODER_URL, or the `backend` that the caller passes
-(`LocalBackend` runs an encoder in this process).
+The calls use the service at VISION_ENCODER_URL, unless the caller passes a `backend`.
+`LocalBackend` runs an encoder in this process.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rag.pictures.index import Picture
 from rag.settings import RagSettings
 from router_client import VisionEncoderClient
 
-# Statuses that mean that search is unavailable. None: the service did not answer.
+# With these statuses, search is unavailable. None: the service did not answer.
 _UNAVAILABLE: Final = frozenset({404, 409, 429, 503, None})
 
 
@@ -36,9 +36,9 @@ def index_image(
 ) -> bool:
     """Index the picture file at `image_path` under `image_id` for one tenant.
 
-    Indexing the same id again replaces the picture. Returns False if the collection holds the
-    same picture and metadata already. Raises `InvalidSearch` for a file that cannot be read, and
-    the backend's errors.
+    Indexing the same id again replaces the picture. Returns False if the collection already holds
+    the same picture and metadata. Raises `InvalidSearch` if the file cannot be read, and the
+    backend's errors.
     """
     path = Path(image_path)
     picture = Picture(image_id, _read(path), absolute(str(path)), dao_id, metadata or {})
@@ -50,9 +50,10 @@ def index_image(
 def search(request: SearchRequest, *, backend: Backend | None = None) -> SearchResponse:
     """Find pictures by texts, images or both, with filters, paging, groups and diversity.
 
-    When search is unavailable (no such collection, another model's vectors, Qdrant or the service
-    busy or unreachable), the answer has `success` false and the reason in `error`. Raises for an
-    invalid request: `InvalidSearch`, or `router_client.InvalidInput` from a service.
+    When search is unavailable, the answer has `success` false and the reason in `error`: there is
+    no such collection, it holds another model's vectors, or Qdrant or the service is busy or
+    unreachable. Raises `InvalidSearch` for an invalid request; with a service,
+    `router_client.InvalidInput`.
     """
     try:
         with _backend(backend) as target:
@@ -73,8 +74,8 @@ def search_images_by_text(
 ) -> list[Hit]:
     """Return the pictures most similar to a text, best first.
 
-    `dao_id` restricts the search to one tenant; `top_k` is IMAGE_SEARCH_DEFAULT_TOP_K (5)
-    unless given. Unlike `search` it raises when search is unavailable.
+    `dao_id` restricts the search to one tenant. `top_k` defaults to IMAGE_SEARCH_DEFAULT_TOP_K
+    (5). Unlike `search`, this call raises when search is unavailable.
     """
     return _hits(backend, text=query, dao_id=dao_id, top_k=top_k, collection=collection_name)
 
@@ -87,7 +88,11 @@ def search_images_by_image(
     *,
     backend: Backend | None = None,
 ) -> list[Hit]:
-    """Return the pictures most similar to the picture file at `image_path`, best first."""
+    """Return the pictures most similar to the picture file at `image_path`, best first.
+
+    Parameters and errors are those of `search_images_by_text`. Raises `InvalidSearch` if the file
+    cannot be read.
+    """
     image = image_example(_read(Path(image_path)))
     return _hits(backend, image=image, dao_id=dao_id, top_k=top_k, collection=collection_name)
 

@@ -1,4 +1,4 @@
-"""The commands of `vision-rag`, and their output."""
+"""The commands of `vision-rag`. Each returns its exit status."""
 
 from __future__ import annotations
 
@@ -8,47 +8,35 @@ import os
 import sys
 from codecs import BOM_UTF8
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
+from dataclasses import asdict
 from typing import Any, Final
 
 from pydantic import ValidationError
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    ProgressColumn,
-    Task,
-    TaskProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import Progress as Bar
 from rich.table import Table
-from rich.text import Text
 
-from bento.contract.errors import InvalidSearch, describe
+from bento.contract.errors import describe
 from bento.contract.filters import Filter, parse_filter
 from bento.contract.search import Examples, ImageExample, SearchRequest, image_example
+from rag.cli.errors import explain, word
+from rag.cli.output import OUT, progress, say, warn
 from rag.indexing.backends import Backend, hold
-from rag.indexing.bulk import Progress
 from rag.indexing.duplicates import near_duplicates
+from rag.indexing.failures import Failure, IndexingError
 from rag.indexing.files import read
 from rag.indexing.plan import Loss, Plan, make_plan, never, paths_of
 from rag.indexing.reindex import reindex
 from rag.indexing.run import carry_out, hash_sources, lose
-from rag.indexing.sources import Failure, absolute, find_sources, shown
+from rag.indexing.sources import absolute, find_sources, shown
 
 FAILURES: Final = "vision-rag-failed.jsonl"
 FINISHED_WITH_FAILURES: Final = 3
-_SHOWN: Final = 20  # failures on the terminal; the file has all
-
-_out = Console()
-_err = Console(stderr=True)
+_SHOWN: Final = 20  # failures to print; the file lists all of them
 
 
 def index(backend: Backend, options: argparse.Namespace) -> int:
-    """Index the files that the arguments name; see `rag.indexing.run`."""
+    """Index the given files and folders; see `rag.indexing.run`."""
     sources = find_sources(
         options.source,
         _lines(),
@@ -57,47 +45,51 @@ def index(backend: Backend, options: argparse.Namespace) -> int:
         exclude=options.exclude,
     )
     if options.prune and not (sources.folders or sources.failures):
-        raise InvalidSearch(
-            "--prune needs a folder that can be read and has pictures (that --include and "
-            "--exclude leave): it forgets what is gone there, and an empty one may be a disk that "
-            "is away"
+        raise IndexingError(
+            "--prune deletes the pictures of missing files, so it needs a readable folder with "
+            "pictures that pass --include and --exclude: an empty folder may be an unmounted disk",
+            "prune_needs_folder",
         )
     if not (sources.pictures or sources.failures or options.prune):
-        raise InvalidSearch(f"no pictures in {', '.join(map(shown, options.source))}")
+        where = ", ".join(map(shown, options.source))
+        raise IndexingError(f"no pictures in {where}", "no_pictures")
     workers = options.workers or backend.workers
-    held = hold(backend, options.collection, options.dao_id)  # first: fails without a service
-    with _progress() as progress:
-        hashed, failures = hash_sources(sources, workers, progress)
+    # Before hashing: without a service, this fails at once.
+    held = hold(backend, options.collection, options.dao_id)
+    with progress() as report_progress:
+        hashed, failures = hash_sources(sources, workers, report_progress)
         failures = sources.failures + failures
         plan = make_plan(hashed, held, sources.is_gone if options.prune else never)
         if options.dry_run:
             _print_plan(plan, failures)
             return 0
-        report = carry_out(plan, backend, options.collection, options.dao_id, workers, progress)
+        report = carry_out(
+            plan, backend, options.collection, options.dao_id, workers, report_progress
+        )
     failures += report.failures
     if options.prune and (
-        away := sum(any(map(sources.may_be_away, paths_of(image))) for image in held)
+        kept := sum(any(map(sources.may_be_unmounted, paths_of(image))) for image in held)
     ):
-        _err.print(
-            f"left {away} pictures of folders that are empty, which may be disks that are away: "
-            "to forget these, remove the folders"
+        warn(
+            f"kept {kept} pictures of empty folders, which may be unmounted disks; to delete these "
+            "pictures from the index, remove the folders"
         )
-    _print(
+    say(
         f"indexed {report.indexed}, updated {report.updated}, unchanged {report.unchanged}, "
         f"duplicates {report.duplicates}, forgotten {report.forgotten}, failed {len(failures)}, "
         f"other files {sources.others} "
         f"(collection {options.collection}, dao_id {options.dao_id})"
     )
-    return _tell(failures, options.failures)
+    return _report(failures, options.failures)
 
 
 def search(backend: Backend, options: argparse.Namespace) -> int:
-    """Search, and print the hits."""
+    """Search, and print the hits, best first."""
     images = [_example(path) for path in options.image]
     images += [ImageExample(id=image_id) for image_id in options.like]
     unlike = [_example(path) for path in options.not_image]
     if not (options.text or images):
-        raise InvalidSearch("give a text, --image FILE or --like ID")
+        raise IndexingError("give a text, --image FILE or --like ID", "no_query")
     negative = None
     if options.unlike or unlike:
         negative = Examples(text=options.unlike or None, image=unlike or None)
@@ -120,7 +112,7 @@ def search(backend: Backend, options: argparse.Namespace) -> int:
         print(json.dumps([hit.model_dump() for hit in hits], ensure_ascii=False))
         return 0
     if not hits:
-        _print("nothing found")
+        say("nothing found")
         return 0
     table = Table()
     table.add_column("", justify="right")
@@ -131,47 +123,50 @@ def search(backend: Backend, options: argparse.Namespace) -> int:
     for place, hit in enumerate(hits, options.offset + 1):
         group = [escape(str(hit.group))] if options.group_by else []
         table.add_row(str(place), f"{hit.score:.3f}", *group, escape(hit.path or hit.id))
-    _out.print(table)
+    OUT.print(table)
     return 0
 
 
 def duplicates(backend: Backend, options: argparse.Namespace) -> int:
-    """List groups of pictures that are the same or nearly so."""
-    with _progress() as progress:
+    """Print groups of identical or similar pictures."""
+    with progress() as report_progress:
         groups = near_duplicates(
-            backend, options.collection, options.dao_id, options.threshold, progress
+            backend, options.collection, options.dao_id, options.threshold, report_progress
         )
     if options.json:
         print(json.dumps([group.as_json() for group in groups], ensure_ascii=False))
         return 0
     for group in groups:
-        _print(f"{group.score:.3f}")
+        say(f"{group.score:.3f}")
         for image in group.images:
             for path in paths_of(image) or (image.id,):
-                _print(f"  {path}")
-    _print(f"{len(groups)} groups of pictures at least {options.threshold} alike")
+                say(f"  {path}")
+    say(f"{len(groups)} groups with a similarity of at least {options.threshold}")
     return 0
 
 
 def delete(backend: Backend, options: argparse.Namespace) -> int:
-    """Forget pictures by id, or their paths."""
+    """Delete pictures from the index by id or by path."""
     deleted, missing = 0, []
     for given in options.id:
+        # A name that is not UTF-8 is neither an id nor an indexed path.
         there = given == shown(given) and (
             backend.delete(given, options.dao_id, options.collection)
-            or _forget_path(backend, absolute(given), options)
-            or _forget_path(backend, os.path.abspath(given), options)  # below a linked folder
+            or _delete_path(backend, absolute(given), options)
+            or _delete_path(backend, os.path.abspath(given), options)  # below a linked folder
         )
         deleted += there
         missing += [] if there else [shown(given)]
-    _print(f"deleted {deleted}")
+    say(f"deleted {deleted}")
     if missing:
-        raise InvalidSearch(f"not indexed for dao_id {options.dao_id}: {', '.join(missing)}")
+        raise IndexingError(
+            f"not indexed for dao_id {options.dao_id}: {', '.join(missing)}", "not_indexed"
+        )
     return 0
 
 
 def stats(backend: Backend, options: argparse.Namespace) -> int:
-    """Print the numbers of a collection."""
+    """Print the statistics of a collection."""
     held = backend.stats(options.collection).model_dump()
     if options.json:
         print(json.dumps(held, ensure_ascii=False))
@@ -179,36 +174,37 @@ def stats(backend: Backend, options: argparse.Namespace) -> int:
     table = Table(show_header=False)
     for name, value in held.items():
         table.add_row(name, escape(str(value)))
-    _out.print(table)
+    OUT.print(table)
     return 0
 
 
 def reindex_collection(backend: Backend, options: argparse.Namespace) -> int:
-    """Fill a collection anew with the backend's model; see `rag.indexing.reindex`."""
-    with _progress() as progress:
+    """Re-embed a collection with the backend's model; see `rag.indexing.reindex`."""
+    with progress() as report_progress:
         done = reindex(
             backend,
             options.collection,
             workers=options.workers or backend.workers,
             drop_missing=options.drop_missing,
-            progress=progress,
+            progress=report_progress,
         )
-    status = _tell(done.failures, options.failures)
+    status = _report(done.failures, options.failures)
     if not done.published:
-        raise InvalidSearch(
-            f"{len(done.failures)} pictures cannot be embedded anew, so the collection stays as it "
-            "was: index them again, or go on without them (--drop-missing); "
-            f"{options.failures or FAILURES} lists them"
+        raise IndexingError(
+            f"{len(done.failures)} pictures cannot be re-embedded, so the collection is unchanged: "
+            "index them again, or omit them with --drop-missing; "
+            f"{options.failures or FAILURES} lists them",
+            "incomplete_reindex",
         )
     held = backend.stats(options.collection)
-    _print(
+    say(
         f"embedded {done.embedded}, failed {len(done.failures)}; {options.collection} holds "
         f"{held.points} pictures of {held.model}"
     )
     return status
 
 
-def _forget_path(backend: Backend, path: str, options: argparse.Namespace) -> bool:
+def _delete_path(backend: Backend, path: str, options: argparse.Namespace) -> bool:
     there = [
         image
         for image in hold(backend, options.collection, options.dao_id)
@@ -221,9 +217,9 @@ def _forget_path(backend: Backend, path: str, options: argparse.Namespace) -> bo
 
 
 def _lines() -> Iterator[str]:
-    """Yield the lines of standard input, which need not be UTF-8."""
+    """Yield the lines of standard input, which may not be UTF-8."""
     if sys.stdin is None:
-        raise InvalidSearch("- is standard input, which is closed")
+        raise IndexingError("- is standard input, which is closed", "no_standard_input")
     for number, line in enumerate(sys.stdin.buffer):
         yield os.fsdecode(line if number else line.removeprefix(BOM_UTF8))
 
@@ -239,41 +235,47 @@ def _filter(options: argparse.Namespace) -> Filter | None:
             given = json.loads(options.filter)
             parse_filter({"must": [given]})
         except ValidationError as error:
-            said = describe(error).removeprefix("must.0").lstrip(".: ")
-            raise InvalidSearch(f"--filter: {said}") from None
+            what = describe(error).removeprefix("must.0").lstrip(".: ")
+            raise IndexingError(f"--filter: {what}", "bad_filter") from None
         except ValueError as error:
-            raise InvalidSearch(f"--filter is not JSON: {error}") from None
+            raise IndexingError(f"--filter is not JSON: {error}", "bad_filter") from None
         conditions.append(given)
     return parse_filter({"must": conditions}) if conditions else None
 
 
 def _example(path: str) -> ImageExample:
-    """Return an image to search by: a file, or a URL that the service fetches."""
+    """Return an example from a file, or from a URL that the service fetches."""
     if path.startswith(("http://", "https://")):
         return ImageExample(image_url=path)
     try:
         return image_example(read(path))
-    except InvalidSearch as error:
-        raise InvalidSearch(f"{shown(path)} {error}") from None
+    except IndexingError as error:
+        raise IndexingError(f"{shown(path)}: {error}", error.code) from None
 
 
 def _print_plan(plan: Plan, failures: Sequence[Failure]) -> None:
     for one in plan.add:
         what = "update" if one.held else "index "
-        _print(f"{what}  {one.paths[0]}" + "".join(f" = {path}" for path in one.paths[1:]))
+        say(f"{what}  {one.paths[0]}" + "".join(f" = {path}" for path in one.paths[1:]))
     for loss in plan.lose:
         for path in paths_of(loss.image):
             if path not in loss.left:
-                _print(f"forget  {path}")
+                say(f"forget  {path}")
     for failure in failures:
-        _print(f"fail    {shown(failure.path)}: {failure.why}")
-    _print(
-        f"would index or update {len(plan.add)}, leave {plan.unchanged} unchanged, take paths from "
-        f"{len(plan.lose)}; {len(failures)} would fail"
+        for line in _explained(f"fail    {shown(failure.path)}", failure):
+            say(line)
+    say(
+        f"would index or update {len(plan.add)}, leave {plan.unchanged} unchanged, remove paths "
+        f"from {len(plan.lose)}; {len(failures)} would fail"
     )
 
 
-def _tell(failures: Sequence[Failure], file: str | None) -> int:
+def _explained(what: str, failure: Failure) -> list[str]:
+    line, details = explain(failure.code, failure.why)
+    return [f"{what}: {line}", *([f"  {details}"] if details else [])]
+
+
+def _report(failures: Sequence[Failure], file: str | None) -> int:
     """Print the failures, list them in a file, and return the exit status."""
     if not failures and file is None:
         with suppress(OSError):
@@ -281,51 +283,19 @@ def _tell(failures: Sequence[Failure], file: str | None) -> int:
         return 0
     file = file or FAILURES
     for failure in failures[:_SHOWN]:
-        _err.print(f"failed {escape(shown(failure.path))}: {escape(failure.why)}", soft_wrap=True)
+        for line in _explained(f"{word('failed')} {shown(failure.path)}", failure):
+            warn(line)
     if len(failures) > _SHOWN:
-        _err.print(f"and {len(failures) - _SHOWN} more")
+        warn(word("more").format(len(failures) - _SHOWN))
     try:
         with open(file, "w", encoding="utf-8") as lines:
-            for failure in failures:  # as ASCII, since a path need not be UTF-8
-                lines.write(json.dumps({"path": failure.path, "why": failure.why}) + "\n")
+            for failure in failures:  # as ASCII, since a path may not be UTF-8
+                lines.write(json.dumps(asdict(failure)) + "\n")
     except OSError as error:
-        raise InvalidSearch(f"{file} cannot be written: {error.strerror} (--failures)") from None
+        raise IndexingError(
+            f"cannot write {file}: {error.strerror} (--failures)", "failures_unwritable"
+        ) from None
     if not failures:
         return 0
-    _err.print(f"all of them: {escape(file)}", soft_wrap=True)
+    warn(word("list").format(file))
     return FINISHED_WITH_FAILURES
-
-
-class _Rate(ProgressColumn):
-    """Pictures a second, computed when drawn only: rich averages 1,000 samples each time."""
-
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.0f} pictures/s" if task.speed else "")
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    """Show the activity, its progress, its rate and the time left on the terminal."""
-    bar = Bar(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TaskProgressColumn(),
-        _Rate(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=_err,
-    )
-    tasks: dict[str, Any] = {}
-
-    def progress(what: str, done: int, total: int, note: str) -> None:
-        if what not in tasks:
-            tasks[what] = bar.add_task(what, total=total, note="")
-        bar.update(tasks[what], completed=done, total=total, note=note)
-
-    with bar:
-        yield progress
-
-
-def _print(line: str) -> None:
-    _out.print(line, soft_wrap=True, highlight=False, markup=False)

@@ -1,37 +1,47 @@
-"""The `vision-rag` command: index folders of pictures, search and maintain the index."""
+"""The `vision-rag` command: index folders of pictures, and search and maintain the index."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
-from rich.console import Console
-from rich.markup import escape
 
 from bento.contract.errors import VisionError, describe
 from bento.contract.images import DEFAULT_DAO_ID, DaoId
 from rag.cli import commands
+from rag.cli.errors import word
+from rag.cli.output import fail, warn
 from rag.indexing.backends import Backend, RemoteBackend
 from rag.settings import RagSettings
 from router_client import VisionEncoderClient
 
 _EPILOG: Final = (
-    "Exit status: 0 done; 1 it could not be done; 2 wrong usage; 3 done, but some files could not "
+    "Exit status: 0 success; 1 failure; 2 wrong usage; 3 success, except for files that could not "
     "be indexed; 130 stopped by Ctrl-C."
 )
 
-_err = Console(stderr=True)
+
+def open_backend(local: bool) -> Backend:
+    """Return the backend: a service, or with `local` a model and a store in this process."""
+    if local:
+        from rag.indexing.local import open_local
+
+        return open_local()
+    # The client does not retry: commands retry themselves, so that Ctrl-C stops them at once.
+    return RemoteBackend(VisionEncoderClient(max_retries=0))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status."""
+def main(
+    arguments: Sequence[str] | None = None, *, opened: Callable[[bool], Backend] = open_backend
+) -> int:
+    """Run the command with the backend that `opened` returns, and return its exit status."""
     try:
         options = parse(arguments)
-        backend = open_backend(options.local)
+        backend = opened(options.local)
         try:
             status: int = options.run(backend, options)
             sys.stdout.flush()
@@ -39,23 +49,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
             backend.close()
         return status
     except KeyboardInterrupt:
-        _err.print("stopped; what is done stays done, and running it again goes on")
+        warn(word("interrupted"))
         return 130
-    except ValidationError as error:  # of a variable, or of an argument in a request
-        about = "a variable is not valid: " if error.title.endswith("Settings") else ""
-        return _failed(about + describe(error))
+    except ValidationError as error:  # of an environment variable, or of an argument in a request
+        variable = error.title.endswith("Settings")
+        fail("invalid_variable" if variable else "invalid_request", describe(error))
     except VisionError as error:
-        return _failed(str(error))
-    except OSError as error:  # of standard output: errors of other files are a VisionError
-        if sys.stdout is sys.__stdout__:  # flushing it at exit would fail again
+        fail(error.code, str(error))
+    except OSError as error:  # of standard output: the errors of other files are VisionErrors
+        if sys.stdout is sys.__stdout__:  # otherwise Python's flush at exit fails again
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        if isinstance(error, BrokenPipeError):  # as with `| head`
-            return 1
-        return _failed(f"the output cannot be written: {error.strerror}")
+        if not isinstance(error, BrokenPipeError):  # which `| head` causes
+            fail("output_unwritable", f"cannot write the output: {error.strerror}")
+    return 1
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Return the options of a command line; calling `run` carries out the command."""
+    """Return the options of a command line. Their `run` is the function of the command."""
     return _parser().parse_args(arguments)
 
 
@@ -65,17 +75,18 @@ def _parser() -> argparse.ArgumentParser:
     shared.add_argument(
         "--local",
         action="store_true",
-        help="load the model (MODEL_NAME, MODEL_PRETRAINED) and open the store in this process",
+        help="use no service: load the model (MODEL_NAME, MODEL_PRETRAINED) and open the store in "
+        "this process",
     )
     shared.add_argument(
         "--collection",
         default=settings.image_search_collection,
-        help="IMAGE_SEARCH_COLLECTION, now %(default)s",
+        help="the collection (IMAGE_SEARCH_COLLECTION; default: %(default)s)",
     )
     parser = argparse.ArgumentParser(
         prog="vision-rag",
-        description="Index pictures and find them by text or by image, through the running "
-        "service at VISION_ENCODER_URL or, with --local, in this process.",
+        description="Index pictures, and find them by text or by image. The command uses the "
+        "service at VISION_ENCODER_URL or, with --local, runs the model in this process.",
         epilog=_EPILOG,
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -89,37 +100,38 @@ def _parser() -> argparse.ArgumentParser:
     index = command(
         "index",
         "index pictures",
-        "Files are identified by their content. A run skips pictures that are indexed already and "
-        "continues a run that was stopped. A picture with several copies is indexed once.",
+        "Files are identified by their content. A run skips pictures that are already indexed, and "
+        "continues an interrupted run. A picture with several copies is indexed once.",
     )
     index.add_argument(
         "source",
         nargs="+",
-        help="a folder, a picture file, a manifest (.jsonl: an object a line with path, and id, "
-        "title, caption, category, tags, metadata as you like), or - for a list of files from "
-        "standard input, one a line",
+        help="a folder; a picture file; a manifest (.jsonl: one JSON object per line, with path "
+        "and optional id, title, caption, category, tags, metadata); or - to read file names from "
+        "standard input, one per line",
     )
     _add_tenant(index)
     index.add_argument(
-        "--tag", type=_text, action="append", default=[], help="a tag for all of them"
+        "--tag", type=_text, action="append", default=[], help="add this tag to all pictures"
     )
     index.add_argument(
         "--include",
         action="append",
         default=[],
         metavar="PATTERN",
-        help="only files whose path below the folder matches, as in '*/cats/*' (* matches / too)",
+        help="index only files whose path relative to the given folder matches, for example "
+        "'*/cats/*' (* also matches /)",
     )
     index.add_argument(
-        "--exclude", action="append", default=[], metavar="PATTERN", help="not files that match"
+        "--exclude", action="append", default=[], metavar="PATTERN", help="skip files that match"
     )
     index.add_argument(
         "--prune",
         action="store_true",
-        help="forget pictures of these folders whose files are gone",
+        help="delete the pictures of missing files in these folders from the index",
     )
     index.add_argument(
-        "--dry-run", action="store_true", help="say what would be done, and do nothing"
+        "--dry-run", action="store_true", help="print what the command would do, and change nothing"
     )
     _add_failures(index)
     _add_workers(index)
@@ -128,17 +140,20 @@ def _parser() -> argparse.ArgumentParser:
     search = command(
         "search",
         "find pictures, best first",
-        "Texts and images add up to one query; negative ones are subtracted from it.",
+        "One query combines all texts and images, and subtracts the negative ones.",
     )
     search.add_argument(
-        "text", nargs="*", type=_text, help="what the picture shows; several texts add up"
+        "text",
+        nargs="*",
+        type=_text,
+        help="what the picture shows; the query combines several texts",
     )
     search.add_argument(
         "--image",
         action="append",
         default=[],
         metavar="FILE|URL",
-        help="similar to this picture; a URL is fetched by the service (ALLOW_IMAGE_URLS)",
+        help="find pictures similar to this one; the service fetches a URL (ALLOW_IMAGE_URLS)",
     )
     search.add_argument(
         "--like",
@@ -146,14 +161,15 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="ID",
-        help="similar to this indexed picture",
+        help="find pictures similar to this indexed one",
     )
     search.add_argument(
         "--weight",
         action="append",
         type=float,
         metavar="NUMBER",
-        help="one for each text, then for each --image, then for each --like (1)",
+        help="the weight of an example (default: 1): give one for each text, then for each "
+        "--image, then for each --like",
     )
     search.add_argument(
         "--not",
@@ -162,59 +178,80 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="TEXT",
-        help="unlike this",
+        help="find pictures unlike this text",
     )
     search.add_argument(
-        "--not-image", action="append", default=[], metavar="FILE", help="unlike this picture"
+        "--not-image",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="find pictures unlike this one",
     )
-    search.add_argument("--dao-id", type=_tenant, help="this tenant's pictures only")
+    search.add_argument("--dao-id", type=_tenant, help="find only pictures of this tenant")
     search.add_argument(
-        "--tag", type=_text, action="append", default=[], help="with all of these tags"
+        "--tag",
+        type=_text,
+        action="append",
+        default=[],
+        help="find only pictures with all of these tags",
     )
-    search.add_argument("--category", type=_text, help="of this category")
-    search.add_argument("--filter", type=_text, metavar="JSON", help="a filter in Qdrant's form")
+    search.add_argument("--category", type=_text, help="find only pictures of this category")
+    search.add_argument("--filter", type=_text, metavar="JSON", help="a Qdrant filter")
     search.add_argument(
         "--top-k",
         type=int,
         default=settings.image_search_default_top_k,
-        help="how many (%(default)s)",
+        help="the number of hits (default: %(default)s)",
     )
-    search.add_argument("--offset", type=int, default=0, help="leave out so many of the best")
-    search.add_argument("--threshold", type=float, help="the lowest score, -1 to 1")
+    search.add_argument("--offset", type=int, default=0, help="skip this number of hits")
+    search.add_argument("--threshold", type=float, help="the lowest score to include, -1 to 1")
     search.add_argument(
-        "--group-by", type=_text, metavar="FIELD", help="the best of each value of a field"
+        "--group-by",
+        type=_text,
+        metavar="FIELD",
+        help="find the best pictures for each value of this field",
     )
-    search.add_argument("--diversity", type=float, help="0 to 1: pictures unlike each other")
-    search.add_argument("--json", action="store_true", help="a list of {id, score, path, payload}")
+    search.add_argument(
+        "--diversity", type=float, help="0 to 1: prefer pictures that differ from each other"
+    )
+    search.add_argument(
+        "--json", action="store_true", help="print a JSON list of {id, score, path, payload, group}"
+    )
     search.set_defaults(run=commands.search)
 
-    duplicates = command("duplicates", "list pictures that are the same or nearly so")
+    duplicates = command("duplicates", "list identical and similar pictures")
     duplicates.add_argument(
-        "--threshold", type=float, default=0.95, help="the lowest similarity (%(default)s)"
+        "--threshold", type=float, default=0.95, help="the lowest similarity (default: %(default)s)"
     )
     _add_tenant(duplicates)
     duplicates.add_argument(
-        "--json", action="store_true", help="a list of {score, pictures: [{id, paths}]}"
+        "--json", action="store_true", help="print a JSON list of {score, pictures: [{id, paths}]}"
     )
     duplicates.set_defaults(run=commands.duplicates)
 
-    delete = command("delete", "forget pictures")
-    delete.add_argument("id", nargs="+", help="their ids, or the paths of their files")
+    delete = command("delete", "delete pictures from the index; their files stay")
+    delete.add_argument("id", nargs="+", help="the id of a picture, or the path of its file")
     _add_tenant(delete)
     delete.set_defaults(run=commands.delete)
 
-    stats = command("stats", "say what a collection holds")
-    stats.add_argument("--json", action="store_true", help="as GET /collections/NAME answers")
+    stats = command(
+        "stats", "show the number of pictures, the model and the versions of a collection"
+    )
+    stats.add_argument(
+        "--json", action="store_true", help="print the JSON of GET /collections/NAME"
+    )
     stats.set_defaults(run=commands.stats)
 
     reindex = command(
         "reindex",
-        "fill a collection anew after a change of the model",
-        "From the pictures' files; the old vectors stay until the new ones are complete, and are "
-        "then replaced at once.",
+        "re-embed a collection after a change of the model",
+        "The command reads the pictures' files. The old vectors stay until the new ones are "
+        "complete, and are then replaced in one step.",
     )
     reindex.add_argument(
-        "--drop-missing", action="store_true", help="go on without pictures whose file is gone"
+        "--drop-missing",
+        action="store_true",
+        help="omit pictures whose file is missing or has changed",
     )
     _add_failures(reindex)
     _add_workers(reindex)
@@ -227,7 +264,7 @@ def _add_tenant(parser: argparse.ArgumentParser) -> None:
         "--dao-id",
         type=_tenant,
         default=DEFAULT_DAO_ID,
-        help="the tenant of the pictures (%(default)s)",
+        help="the tenant of the pictures (default: %(default)s)",
     )
 
 
@@ -235,7 +272,8 @@ def _add_workers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers",
         type=_positive,
-        help=f"pictures at a time ({RemoteBackend.workers}; with --local three batches)",
+        help=f"pictures to process at a time (default: {RemoteBackend.workers}; with --local, "
+        "three batches)",
     )
 
 
@@ -243,7 +281,7 @@ def _add_failures(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--failures",
         metavar="FILE",
-        help=f"where to list the failures and their reasons ({commands.FAILURES})",
+        help=f"the file to list failures and their reasons in (default: {commands.FAILURES})",
     )
 
 
@@ -264,20 +302,5 @@ def _tenant(text: str) -> str:
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
-
-
-def open_backend(local: bool) -> Backend:
-    """Return the backend: the service, or with `local` a model and a store in this process."""
-    if local:
-        from rag.indexing.local import open_local
-
-        return open_local()
-    # No retries of the client: long commands retry themselves, so that they can be stopped.
-    return RemoteBackend(VisionEncoderClient(max_retries=0))
-
-
-def _failed(why: str) -> int:
-    _err.print(f"[red]error:[/] {escape(why)}", soft_wrap=True)
-    return 1

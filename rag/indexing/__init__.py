@@ -1,0 +1,1 @@
+"""Index files, find near duplicates, and re-index a collection with another model."""

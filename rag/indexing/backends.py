@@ -1,4 +1,4 @@
-"""Where pictures are indexed and searched: the interface, and a running service behind it."""
+"""Backends, which index and search pictures: the interface, and one that calls a service."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from router_client import VisionEncoderClient
 
 
 class Backend(Protocol):
-    """Where pictures are indexed and searched. Calls are synchronous and thread-safe.
+    """Indexes and searches pictures. Calls block and are thread-safe. Errors are `VisionError`s.
 
-    A call of `index` is fastest with `batch` pictures; `workers` pictures at a time keep the
-    backend busy. Errors are `VisionError`s. A call with `staged` uses the version of this
-    backend's model, published or not.
+    `index` is fastest with `batch` pictures a call, and `workers` pictures at a time keep the
+    backend busy. A call with `staged` uses the version of this backend's model, even if another
+    version is published.
     """
 
     batch: int
@@ -26,13 +26,13 @@ class Backend(Protocol):
     def index(
         self, pictures: Sequence[Picture], collection: str, *, staged: bool = False
     ) -> list[Outcome]:
-        """Index pictures, without embedding those that the collection holds already.
+        """Index pictures, and embed only those that the collection does not hold yet.
 
-        Raises the error of one of them; some of the others may be indexed then.
+        If a picture fails, raises its error. Some of the others may be indexed by then.
         """
 
     def delete(self, image_id: str, dao_id: str, collection: str, *, staged: bool = False) -> bool:
-        """Forget a picture; return False if there is none."""
+        """Delete a picture from the index; return False if it holds no such picture."""
 
     def update(
         self,
@@ -43,7 +43,7 @@ class Backend(Protocol):
         paths: Sequence[str] | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> bool:
-        """Replace a picture's paths or metadata; return False if there is none."""
+        """Replace a picture's paths or metadata; return False if there is no such picture."""
 
     def search(self, request: SearchRequest) -> SearchResponse:
         """Find pictures, best first."""
@@ -51,25 +51,25 @@ class Backend(Protocol):
     def images(
         self, collection: str, *, dao_id: str | None = None, generation: str | None = None
     ) -> Iterator[IndexedImage]:
-        """List pictures in the order of their points' ids, whichever model embedded them."""
+        """Yield pictures in the order of their points' ids, from any model's version."""
 
     def stats(self, collection: str) -> StatsResponse:
-        """Return what a collection holds."""
+        """Return the number of pictures, the model and the versions of a collection."""
 
     def publish(self, collection: str) -> PublishResponse:
         """Publish the version of this backend's model."""
 
     def drop(self, collection: str, generation: str) -> bool:
-        """Delete an unpublished version; return False if there is none of that name."""
+        """Delete an unpublished version; return False if there is no such version."""
 
     def close(self) -> None:
-        """Release connections, or the store."""
+        """Close the connections or the store."""
 
 
 class RemoteBackend:
-    """Goes through the HTTP routes of a running service."""
+    """Calls the HTTP routes of a running service."""
 
-    batch = 1  # the service itself batches the pictures of several requests
+    batch = 1  # the service batches pictures across requests
     workers = 8
 
     def __init__(self, client: VisionEncoderClient) -> None:
@@ -134,7 +134,7 @@ class RemoteBackend:
 def hold(
     backend: Backend, collection: str, dao_id: str | None = None, *, generation: str | None = None
 ) -> list[IndexedImage]:
-    """Return the pictures of a collection; none if there is no such collection or version."""
+    """Return the pictures of a collection; an empty list if it or the version does not exist."""
     try:
         return list(backend.images(collection, dao_id=dao_id, generation=generation))
     except VisionError as error:

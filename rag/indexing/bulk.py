@@ -1,4 +1,4 @@
-"""Indexing many pictures at once: batches on threads, with a bounded number ahead."""
+"""Index many pictures on threads, in batches, with a bounded number of batches ahead."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rag.pictures.index import Picture
 
 T = TypeVar("T")
 R = TypeVar("R")
-Progress = Callable[[str, int, int, str], None]  # the activity, done, total, and a note
+Progress = Callable[[str, int, int, str], None]  # activity, number done, total, note
 
 
 def index_each(
@@ -34,8 +34,9 @@ def index_each(
 ) -> Iterator[tuple[T, Outcome | VisionError]]:
     """Index the pictures of items, `workers` at a time; yield each item with its outcome.
 
-    The outcome is an error if `picture` raises `InvalidSearch`, or if the backend rejects the
-    picture. Raises an error that concerns more than one picture.
+    `picture` loads the picture of an item. The outcome is an error if `picture` raises
+    `InvalidSearch`, or if the backend rejects the picture. Raises an error that would stop the
+    other pictures, too, such as an unreachable service.
     """
     size = min(backend.batch, workers)
     target = partial(backend.index, collection=collection, staged=staged)
@@ -54,12 +55,13 @@ def index_each(
 def each(
     call: Callable[[T], R], items: Iterable[T], workers: int, stop: Event
 ) -> Iterator[tuple[T, Future[R]]]:
-    """Call for each item on threads, a bounded number ahead; yield each call when it is done.
+    """Call `call` with each item on threads; yield each item and its future when it is done.
 
-    If the caller stops before the end, this sets `stop`, which wakes the threads that pause.
+    At most `2 * workers` calls are queued or running. If the caller stops early, `stop` is set,
+    which wakes the threads that pause.
     """
     under_way: dict[Future[R], T] = {}
-    finished: SimpleQueue[Future[R]] = SimpleQueue()  # `wait` would look at all of them each time
+    finished: SimpleQueue[Future[R]] = SimpleQueue()  # `wait` would scan all futures each time
     waiting = iter(items)
     with ThreadPoolExecutor(workers) as threads:
         try:
@@ -93,7 +95,7 @@ def _index(
     index: Callable[[Sequence[Picture]], list[Outcome]],
     sleep: Sleep,
 ) -> list[Outcome | VisionError]:
-    """Index pictures; halve a batch that is rejected, until the bad picture is alone."""
+    """Index pictures; retry a rejected batch in halves, so that only the bad pictures fail."""
     done: list[Outcome | VisionError] = []
     for part in (parts := Halving(pictures)):
         outcome = attempt(partial(index, part), sleep)

@@ -1,4 +1,4 @@
-"""Near duplicates: groups of pictures with similar vectors."""
+"""Find near duplicates: groups of pictures with similar vectors."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from rag.indexing.bulk import Progress
 from rag.indexing.plan import paths_of
 from rag.indexing.retrying import patiently
 
-_NEIGHBOURS = 100  # of one picture; larger groups grow over several pictures
+_NEIGHBOURS = 100  # hits for one picture; larger groups form through several pictures
 
 
 @dataclass(frozen=True)
 class Alike:
-    """Pictures that are similar, directly or through others; `score` is that of the closest two."""
+    """Pictures that are similar, directly or through others; `score` is of the closest two."""
 
     score: float
     images: tuple[IndexedImage, ...]
@@ -31,13 +31,14 @@ class Alike:
 def near_duplicates(
     backend: Backend, collection: str, dao_id: str, threshold: float, progress: Progress
 ) -> list[Alike]:
-    """Return groups of a tenant's pictures with cosine similarity `threshold`, closest first.
+    """Return groups of a tenant's pictures, the group with the highest score first.
 
-    A picture with several paths is a group of its own, with score 1.
+    Two pictures are in one group if their cosine similarity is at least `threshold`. A picture
+    with several paths and no similar picture is a group with score 1.
     """
     images = {image.id: image for image in backend.images(collection, dao_id=dao_id)}
     group_of = {image_id: {image_id} for image_id in images}
-    score_of: dict[int, float] = {}  # of a group's closest two pictures, by `id(group)`
+    score_of: dict[int, float] = {}  # by `id(group)`: the score of its closest two pictures
     for done, image_id in enumerate(images, 1):
         request = SearchRequest(
             image=[ImageExample(id=image_id)],
@@ -49,7 +50,7 @@ def near_duplicates(
         for hit in patiently(partial(backend.search, request)).hits:
             ours, theirs = group_of[image_id], group_of.get(hit.id)
             if theirs is None:
-                continue  # indexed after the list was made
+                continue  # indexed after the listing
             score = max(hit.score, score_of.get(id(ours), -1.0), score_of.get(id(theirs), -1.0))
             if ours is not theirs:
                 ours |= theirs

@@ -1,43 +1,49 @@
-"""Reading picture files. Each error says why a file cannot be indexed."""
+"""Read picture files."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from hashlib import file_digest
 from io import BufferedReader
 from stat import S_ISREG
 from typing import Final
 
-from bento.contract.errors import InvalidSearch
+from rag.indexing.failures import IndexingError
 
-LARGEST_FILE: Final = 100_000_000  # bytes; services take 20 MB by default
+LARGEST_FILE: Final = 100_000_000  # bytes; a service accepts 20 MB by default
 
 
 def read(path: str) -> bytes:
-    """Return a file's bytes. Raises `InvalidSearch`."""
-    with _opened(path) as file:
+    """Return a file's bytes. Raises `IndexingError`."""
+    with _opened(path, LARGEST_FILE) as file:
         return file.read()
 
 
-def content_hash(path: str) -> str:
-    """Return the SHA-256 of a file's bytes, in hex. Raises `InvalidSearch`."""
-    with _opened(path) as file:
-        return file_digest(file, "sha256").hexdigest()
+def content_hash(path: str, *, largest: int = LARGEST_FILE) -> str:
+    """Return the SHA-256 of a file's bytes, in hex.
+
+    Raises `IndexingError`, also for a file of more than `largest` bytes.
+    """
+    with _opened(path, largest) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
-def _opened(path: str) -> Iterator[BufferedReader]:
+def _opened(path: str, largest: int) -> Iterator[BufferedReader]:
     try:
         status = os.stat(path)
         if not S_ISREG(status.st_mode):
-            raise InvalidSearch("is not a file")
+            raise IndexingError("the path is not a regular file", "not_a_file")
         if not status.st_size:
-            raise InvalidSearch("the file is empty")
-        if status.st_size > LARGEST_FILE:
-            raise InvalidSearch(f"has {status.st_size:,} bytes; at most {LARGEST_FILE:,} are read")
+            raise IndexingError("the file is empty", "empty_file")
+        if status.st_size > largest:
+            raise IndexingError(
+                f"the file has {status.st_size:,} bytes; at most {largest:,} are allowed",
+                "too_large",
+            )
         with open(path, "rb") as file:
             yield file
     except OSError as error:
-        raise InvalidSearch(f"cannot be read: {error.strerror}") from None
+        raise IndexingError(f"cannot read the file: {error.strerror}", "unreadable") from None

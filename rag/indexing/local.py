@@ -1,4 +1,4 @@
-"""A backend in this process, for `--local`: the only module of rag that imports the encoder."""
+"""The backend of `--local`, in this process: the only module of rag that imports the encoder."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from bento.contract.embedding import base64_bytes
 from bento.contract.errors import InvalidSearch
 from bento.contract.images import IndexedImage, Outcome
 from bento.contract.search import ImageExample, SearchRequest, SearchResponse
+from rag.indexing.failures import IndexingError
 from rag.pictures.identity import Described, identity_of
 from rag.pictures.index import Picture, PictureIndex
 from rag.search.searcher import Searcher
@@ -26,43 +27,44 @@ R = TypeVar("R")
 
 
 def open_local() -> LocalBackend:
-    """Open the store, load the model of MODEL_NAME and MODEL_PRETRAINED, and use them here.
+    """Open the store and load the model of MODEL_NAME and MODEL_PRETRAINED.
 
-    Raises `InvalidSearch` without torch, and the errors of opening the store and loading the model.
+    Raises `IndexingError` without torch, and the errors of opening the store and loading the model.
     """
     if find_spec("torch") is None:
-        raise InvalidSearch(
-            "--local runs the model in this process, and torch is not installed: "
-            "pip install 'vision-encoder[service]', or leave --local out and ask a service"
+        raise IndexingError(
+            "--local runs the model in this process and needs torch, which is not installed: "
+            "run pip install 'vision-encoder[service]', or omit --local to use a service",
+            "torch_missing",
         )
     from bento.encoder.model import Encoder
     from bento.settings import Settings
 
-    store = open_store(RagSettings())  # first: it fails at once when another process owns it
+    store = open_store(RagSettings())  # before the model: a locked store fails at once
     return LocalBackend(Encoder.load(Settings()), store)
 
 
 class LocalEncoder(Described, Protocol):
-    """What `LocalBackend` needs of an encoder; `bento.Encoder` has it."""
+    """The encoder that `LocalBackend` needs; `bento.Encoder` is one."""
 
     @property
     def image_batch(self) -> int:
-        """How many pictures to embed in one call, when there are several calls at a time."""
+        """The number of pictures to embed in one call when several calls run concurrently."""
 
     def encode_texts(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Return normalised embeddings, float32 (n, dim)."""
+        """Return normalized embeddings, float32 (n, dim)."""
 
     def encode_images(self, images: Sequence[Any]) -> npt.NDArray[np.float32]:
-        """Return normalised embeddings of picture files' bytes, float32 (n, dim)."""
+        """Return normalized embeddings of picture files' bytes, float32 (n, dim)."""
 
 
 class LocalBackend(PictureIndex):
-    """An encoder and a store in this process."""
+    """Indexes and searches with an encoder and a store in this process."""
 
     def __init__(self, encoder: LocalEncoder, store: Store) -> None:
         super().__init__(store, identity_of(encoder))
         self.batch = encoder.image_batch
-        self.workers = 3 * self.batch  # one batch is computed, one waits, one is read or written
+        self.workers = 3 * self.batch  # one batch computes, one waits, one is read or written
         self._encoder = encoder
         model = f"{encoder.model_name}/{encoder.pretrained}"
         self._searcher = Searcher(self, _Embedder(encoder), _example_bytes, RagSettings(), model)
@@ -104,19 +106,22 @@ class LocalBackend(PictureIndex):
 
 
 class _Embedder:
-    """An encoder with the calls that a search makes."""
+    """Adapts an encoder to the calls of a search."""
 
     def __init__(self, encoder: LocalEncoder) -> None:
         self._encoder = encoder
 
-    async def embed_text(self, text: str, *, normalize: bool) -> Vector:
+    # `normalize` is unused because an encoder always normalizes.
+    async def embed_text(self, text: str, *, normalize: bool) -> Vector:  # noqa: ARG002
         return np.asarray((await asyncio.to_thread(self._encoder.encode_texts, [text]))[0])
 
-    async def embed_image(self, data: bytes, *, normalize: bool) -> Vector:
+    async def embed_image(self, data: bytes, *, normalize: bool) -> Vector:  # noqa: ARG002
         return np.asarray((await asyncio.to_thread(self._encoder.encode_images, [data]))[0])
 
 
 async def _example_bytes(example: ImageExample) -> bytes:
     if example.image_base64 is None:
-        raise InvalidSearch("only a service can search by a URL: read the file")
+        raise InvalidSearch(
+            "only a service can search by a URL: download the picture and pass the file"
+        )
     return base64_bytes(example.image_base64)

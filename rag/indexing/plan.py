@@ -1,4 +1,4 @@
-"""The plan of a run: the difference between the sources and the collection. Pure computation."""
+"""Plan a run: compare the sources with the collection. This module neither reads nor writes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from bento.contract.images import IndexedImage
 from rag.indexing.sources import Source
 from rag.pictures.index import metadata_of
 
-ID_DIGITS: Final = 32  # of the content's hash: the id of a picture without a given one
+ID_DIGITS: Final = 32  # hex digits of the content's hash, the id of a picture without a given id
 
-IsGone = Callable[[str], bool]  # whether the file of a path was deleted
+IsGone = Callable[[str], bool]  # returns whether the file at a path was deleted
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,12 @@ class Wanted:
     paths: tuple[str, ...]
     source: str  # the path that this run hashed
     metadata: Mapping[str, Any]
-    held: bool = False  # the collection has this content: nothing to embed
+    held: bool = False  # the collection has this content, so there is nothing to embed
 
 
 @dataclass(frozen=True)
 class Loss:
-    """A stored picture that loses paths; with none left, it is forgotten."""
+    """A stored picture that loses paths. With no path in `left`, it is deleted from the index."""
 
     image: IndexedImage
     left: tuple[str, ...]
@@ -38,27 +38,28 @@ class Loss:
 
 @dataclass
 class Plan:
-    """The steps of a run: `add` first, then `lose`."""
+    """The steps of a run: `add` pictures first, then take the paths of `lose`."""
 
     add: list[Wanted] = field(default_factory=list)
     lose: list[Loss] = field(default_factory=list)
     unchanged: int = 0
-    duplicates: int = 0  # paths beyond the first of each picture
+    duplicates: int = 0  # paths after the first of each picture
 
 
-def never(path: str) -> bool:
-    """Return False for every path: no file was deleted."""
+def never(_path: str) -> bool:
+    """Return False: treat no file as deleted."""
     return False
 
 
 def make_plan(
     hashed: Iterable[tuple[Source, str]], held: Iterable[IndexedImage], is_gone: IsGone = never
 ) -> Plan:
-    """Return the steps after which the collection holds the sources.
+    """Return the steps that bring the collection up to date with the sources.
 
-    A picture with a given id keeps it, also when its file moves. Stored paths that are not among
-    the sources stay, unless their files are gone. Stored metadata stays too, unless a source
-    changes it, and goes to the picture that replaces the old one; tags add up.
+    A picture with a given id keeps it, even if its file moves. Stored paths that are not among the
+    sources stay, unless `is_gone` says that their file was deleted. Stored metadata stays, unless a
+    source changes it; tags add up. A picture that replaces another at its path inherits the
+    metadata.
     """
     images = {image.id: image for image in held}
     wanted: dict[str, Wanted] = {}
@@ -67,7 +68,7 @@ def make_plan(
         now.add(source.path)
         paths, metadata = {source.path}, source.metadata
         if one := wanted.get(image_id):
-            # Metadata of one file adds up; of several files, the first one's counts.
+            # Entries for one file add up. Of several files, only the first one's metadata counts.
             twice = source.path in one.paths
             metadata = _added(one.metadata, metadata) if twice else one.metadata
             paths |= set(one.paths)
@@ -100,14 +101,14 @@ def paths_of(image: IndexedImage) -> tuple[str, ...]:
 
 
 def metadata_at(image: IndexedImage, path: str) -> dict[str, Any]:
-    """Return the metadata of a stored picture if `path` is its first path."""
+    """Return the metadata that a stored picture has once `path` is its first path."""
     return {"title": _title(path), **_known(image)}
 
 
 def _named(
     hashed: Sequence[tuple[Source, str]], images: Collection[IndexedImage]
 ) -> Iterator[tuple[Source, str, str]]:
-    """Yield sources with their ids: given now, given before, or made from the content."""
+    """Yield each source with its id (given now, stored, or made from the content) and its hash."""
     named = {image.id: _content(image) for image in images if _is_named(image)}
     names: dict[str, list[str]] = {}
     for image in images:
@@ -117,7 +118,7 @@ def _named(
     for source, _ in hashed:
         if source.image_id is not None:
             given.setdefault(source.path, []).append(source.image_id)
-    names |= given  # a manifest overrides stored ids
+    names |= given  # ids from a manifest override stored ids
 
     def rank(item: tuple[Source, str]) -> int:
         source, content_hash = item
@@ -130,7 +131,7 @@ def _named(
     for source, content_hash in sorted(hashed, key=rank):
         ids = names.get(source.path, []) if source.image_id is None else [source.image_id]
         for image_id in ids:
-            # A file with other content now is no longer a copy of its named picture.
+            # A file whose content changed is no longer a copy of the picture with its id.
             if content_of.setdefault(image_id, content_hash) == content_hash:
                 yield source, image_id, content_hash
             else:
@@ -160,16 +161,16 @@ def _left(image: IndexedImage, now: Container[str], is_gone: IsGone) -> tuple[st
 def _completed(
     one: Wanted, image: IndexedImage | None, left: Sequence[str], before: Mapping[str, Any]
 ) -> Wanted:
-    """Return a wanted picture with the paths and metadata that stay from the stored one."""
+    """Return a wanted picture with the paths and metadata to keep from the stored one."""
     held = image is not None and image.payload.get("content_hash") == one.content_hash
-    # With other content, a named picture was replaced: its other paths show the old one.
+    # If the content differs, the picture was replaced, and its other paths show the old one.
     paths = tuple(sorted({*one.paths, *(left if held else ())}))
     metadata = {"title": _title(paths[0]), **_added(before, one.metadata)}
     return replace(one, paths=paths, metadata=metadata, held=held)
 
 
 def _added(metadata: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-    """Return metadata with more of it; tags add up."""
+    """Return metadata updated with `more`; tags add up."""
     tags = [*_tags(metadata), *_tags(more)]
     return {**metadata, **more, **({"tags": list(dict.fromkeys(tags))} if tags else {})}
 
@@ -180,7 +181,7 @@ def _tags(metadata: Mapping[str, Any]) -> list[str]:
 
 
 def _known(image: IndexedImage) -> dict[str, Any]:
-    """Return a stored picture's metadata, without a title that only repeats its file's name."""
+    """Return a stored picture's metadata, without a title made from its file's name."""
     metadata = metadata_of(image.payload)
     if image.path and metadata.get("title") == _title(image.path):
         del metadata["title"]

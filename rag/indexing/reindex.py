@@ -1,7 +1,7 @@
-"""Filling a collection anew with another model, from the pictures' files.
+"""Re-embed a collection with another model, from the pictures' files.
 
-A run fills a staged version beside the published one, and then publishes it in one step. When a
-run is killed, one of the two is complete and published, and the next run finishes.
+A run fills a staged version beside the published one, and then publishes it in one step. If a run
+is killed, the published version is complete, and the next run continues.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from bento.contract.errors import InvalidSearch, VisionError
 from bento.contract.images import IndexedImage
 from rag.indexing.backends import Backend, hold
 from rag.indexing.bulk import Progress, index_each
+from rag.indexing.failures import Failure, IndexingError
 from rag.indexing.files import read
 from rag.indexing.plan import paths_of
-from rag.indexing.sources import Failure
 from rag.pictures.index import Picture, metadata_of
 
-_PASSES = 5  # others may add pictures during a pass
+_PASSES = 5  # of filling, since others may add pictures during a pass
 
 Key = tuple[str, str]  # dao_id, id
 
 
 @dataclass
 class Reindexed:
-    """The results of a run; `published` is false if pictures could not be embedded anew."""
+    """The results of a run. `published` is false if pictures could not be re-embedded."""
 
     published: bool
     embedded: int = 0
@@ -42,10 +42,11 @@ def reindex(
     drop_missing: bool,
     progress: Progress,
 ) -> Reindexed:
-    """Fill the version of the backend's model from the published one, and publish it.
+    """Fill the version of the backend's model from the published version, and publish it.
 
-    Does not publish it if pictures have lost their files, unless `drop_missing`. Raises
-    `CollectionNotFound`, and errors that concern more than one picture.
+    If pictures cannot be re-embedded, publishes only with `drop_missing`, without them. Raises
+    `CollectionNotFound`, `IndexingError` if no picture would be left, and errors that would stop
+    the other pictures, too.
     """
     stats = backend.stats(collection)
     done = Reindexed(published=True)
@@ -55,15 +56,16 @@ def reindex(
             done.published = False
             return done
         if done.failures and len(done.failures) == len(listed):
-            raise InvalidSearch(
-                f"no picture of the collection {collection!r} can be embedded anew, so nothing "
-                "would be left of it: index them again"
+            raise IndexingError(
+                f"no picture of the collection {collection!r} can be re-embedded, so the "
+                "collection would be empty: index the pictures again",
+                "nothing_left",
             )
         backend.publish(collection)
         before = len(done.failures)
         _catch_up(backend, collection, stats.generation, listed, done)
         if len(done.failures) > before:
-            return done  # the replaced version stays: it has pictures that the new one lacks
+            return done  # keep the replaced version: it has pictures that the new one lacks
     for generation in backend.stats(collection).generations:
         if generation != stats.serving:
             backend.drop(collection, generation)
@@ -78,9 +80,9 @@ def _fill(
     progress: Progress,
     done: Reindexed,
 ) -> dict[Key, IndexedImage]:
-    """Embed the published pictures into the staged version, until a pass changes nothing.
+    """Embed the published pictures into the staged version, in passes until none changes it.
 
-    Returns the published pictures of the last pass.
+    Returns the published pictures that the last pass listed.
     """
     for _ in range(_PASSES):
         published = _by_key(backend.images(collection))
@@ -88,7 +90,7 @@ def _fill(
         todo = [image for key, image in published.items() if not _same(image, held.get(key))]
         failed = _embed(backend, collection, todo, workers, progress, done, staged=True)
         done.failures = list(failed.values())
-        # A failed picture may be staged with the content of an earlier run: it goes, too.
+        # An earlier run may have staged old content of a picture that fails now: delete it.
         extra = [key for key in held if key not in published or key in failed]
         for dao_id, image_id in extra:
             backend.delete(image_id, dao_id, collection, staged=True)
@@ -104,7 +106,7 @@ def _catch_up(
     listed: dict[Key, IndexedImage],
     done: Reindexed,
 ) -> None:
-    """Repeat the writes that the replaced version got since it was listed."""
+    """Repeat the writes that reached the replaced version after it was listed."""
     last = _by_key(hold(backend, collection, generation=replaced))
     changed = [image for key, image in last.items() if not _same(image, listed.get(key))]
     failed = _embed(backend, collection, changed, 1, _say_nothing, done, staged=False)
@@ -114,7 +116,7 @@ def _catch_up(
 
 
 def _say_nothing(what: str, done: int, total: int, note: str) -> None:
-    pass  # catching up takes a moment only
+    """Report nothing, since catching up is short."""
 
 
 def _embed(
@@ -133,13 +135,13 @@ def _embed(
     for count, (image, outcome) in enumerate(embed(sleep=stop.wait), 1):
         done.embedded += outcome == "indexed"
         if isinstance(outcome, VisionError):
-            failures[image.dao_id, image.id] = Failure(image.path or image.id, str(outcome))
+            failures[image.dao_id, image.id] = Failure.of(image.path or image.id, outcome)
         progress("re-indexing", count, len(images), f"{len(failures)} failed")
     return failures
 
 
 def _source(image: IndexedImage) -> Picture:
-    """Return a stored picture with the bytes of its file. Raises `InvalidSearch` without one."""
+    """Return a stored picture with its file's bytes. Raises `IndexingError` if no file has them."""
     for path in paths_of(image):
         try:
             data = read(path)
@@ -150,7 +152,9 @@ def _source(image: IndexedImage) -> Picture:
         picture = Picture(image.id, data, image.path, image.dao_id, metadata, duplicates)
         if picture.content_hash == image.payload.get("content_hash"):
             return picture
-    raise InvalidSearch("its file is gone or has changed: index it again, or use --drop-missing")
+    raise IndexingError(
+        "the file is missing or has changed: index it again, or use --drop-missing", "lost_file"
+    )
 
 
 def _by_key(images: Iterable[IndexedImage]) -> dict[Key, IndexedImage]:

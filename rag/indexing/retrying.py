@@ -1,4 +1,4 @@
-"""Retrying calls to a backend while the service or its store is busy or unreachable."""
+"""Retry calls to a backend while the service or its store is busy or unreachable."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Final, TypeVar
 from bento.contract.errors import VisionError
 from bento.contract.retry import retry
 
-PATIENCE: Final = 60.0  # seconds of all pauses of a call, after which it fails
+PATIENCE: Final = 60.0  # seconds: a call fails after pauses of this total
 _LONGEST_PAUSE: Final = 15.0  # seconds
-_PICTURES_FAULT: Final = frozenset({400, 413, 415, 422})  # statuses, from a service or not
-# Codes of failures that may be over in a minute.
+_PICTURES_FAULT: Final = frozenset({400, 413, 415, 422})  # statuses of errors of one picture
+# Codes of failures that may pass within a minute.
 _PASSING: Final = frozenset(
     {"not_ready", "unreachable", "connection_cut", "timeout", "store_unavailable"}
 )
@@ -22,15 +22,15 @@ Sleep = Callable[[float], object]
 
 
 def patiently(call: Callable[[], R], *, sleep: Sleep = time.sleep) -> R:
-    """Make a call, with retries for about a minute while its failure may pass.
+    """Make a call, and retry it with exponential backoff while the failure may pass.
 
-    `sleep` may return true to give up at once.
+    Retries for about a minute. If `sleep` returns true, gives up at once.
     """
     return retry(call, _pause, sleep)
 
 
 def attempt(call: Callable[[], R], sleep: Sleep) -> R | VisionError:
-    """Do what `patiently` does, but return an error that is the pictures' fault."""
+    """Call `patiently`, but return an error that concerns only the given pictures."""
     try:
         return patiently(call, sleep=sleep)
     except VisionError as error:

@@ -1,8 +1,8 @@
-"""Indexing files: compare the files with the collection, and carry out the plan.
+"""Index files: hash them, and carry out the plan of a run.
 
-The collection is its own ledger (decision 0003): nothing else remembers the indexed files. A run
-writes new pictures before it takes anything old away. So a killed run loses nothing, and the next
-one continues.
+The collection is its own ledger (decision 0003): nothing else records which files are indexed. A
+run writes new pictures before it removes anything old. So a killed run loses nothing, and the next
+run continues.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from bento.contract.errors import InvalidSearch, VisionError
 from bento.contract.images import Outcome
 from rag.indexing.backends import Backend
 from rag.indexing.bulk import Progress, each, index_each
+from rag.indexing.failures import Failure, IndexingError
 from rag.indexing.files import content_hash, read
 from rag.indexing.plan import Loss, Plan, Wanted, metadata_at, paths_of
 from rag.indexing.retrying import attempt, patiently
-from rag.indexing.sources import Failure, Source, Sources
+from rag.indexing.sources import Source, Sources
 from rag.pictures.index import Picture
 
 
 @dataclass
 class Report:
-    """The results of a run, as numbers of pictures."""
+    """The results of a run. The counts are of pictures."""
 
     indexed: int = 0
     updated: int = 0
@@ -38,8 +39,8 @@ class Report:
 def hash_sources(
     sources: Sources, workers: int, progress: Progress
 ) -> tuple[list[tuple[Source, str]], list[Failure]]:
-    """Return the readable sources with their SHA-256, and the failures of the others."""
-    hashed: dict[int, tuple[Source, str]] = {}  # by their place among the sources
+    """Return the readable sources with their SHA-256 in hex, and the failures of the others."""
+    hashed: dict[int, tuple[Source, str]] = {}  # by their index among the sources
     failures: list[Failure] = []
     given = sources.pictures
     hashes = each(
@@ -49,8 +50,8 @@ def hash_sources(
         try:
             hashed[place] = (given[place], result.result())
         except InvalidSearch as error:
-            failures.append(Failure(given[place].path, str(error)))
-        progress("looking", done, len(given), f"{len(failures)} failed")
+            failures.append(Failure.of(given[place].path, error))
+        progress("hashing", done, len(given), f"{len(failures)} failed")
     in_order = [hashed[place] for place in sorted(hashed)]
     in_order.sort(key=lambda item: item[0].path)
     failures.sort(key=lambda failure: failure.path)
@@ -60,13 +61,13 @@ def hash_sources(
 def carry_out(
     plan: Plan, backend: Backend, collection: str, dao_id: str, workers: int, progress: Progress
 ) -> Report:
-    """Carry out a plan.
+    """Carry out a plan, and return the counts and the failures.
 
-    Raises an error that concerns more than one picture, since the next pictures would fail, too.
-    Another run continues.
+    Raises an error that would stop the other pictures, too, such as an unreachable service. A later
+    run continues.
     """
     run = _Run(plan, backend, collection, dao_id, workers, progress)
-    # New pictures first: a run that is killed in between takes no path from its picture.
+    # New pictures first: if the run is killed here, every path still has a picture.
     run.add([one for one in plan.add if not one.held])
     gone = run.update([one for one in plan.add if one.held])
     run.add(gone)
@@ -75,7 +76,7 @@ def carry_out(
 
 
 def lose(loss: Loss, backend: Backend, collection: str, kept: tuple[str, ...] = ()) -> bool:
-    """Take paths except `kept` from a stored picture; return whether it was forgotten."""
+    """Remove a stored picture's lost paths, except `kept`; return whether it was deleted."""
     image = loss.image
     paths = sorted({*loss.left, *kept})
     if not paths:
@@ -86,7 +87,7 @@ def lose(loss: Loss, backend: Backend, collection: str, kept: tuple[str, ...] = 
 
 
 class _Run:
-    """The steps of carrying out a plan. `report` counts what they did."""
+    """Carries out the steps of a plan, and counts their results in `report`."""
 
     def __init__(
         self,
@@ -123,7 +124,7 @@ class _Run:
             self._count(one, outcome)
 
     def update(self, pictures: Iterable[Wanted]) -> list[Wanted]:
-        """Update payloads; return the pictures that somebody else deleted meanwhile."""
+        """Update payloads; return the pictures that another client has deleted."""
         gone = []
         for one, result in each(self._update, pictures, self._workers, self._stop):
             updated = result.result()
@@ -134,7 +135,7 @@ class _Run:
         return gone
 
     def lose(self, losses: Iterable[Loss]) -> None:
-        """Take paths from stored pictures, except paths whose files could not be indexed."""
+        """Remove lost paths from stored pictures, but keep paths whose files failed in this run."""
         for loss in losses:
             kept = tuple(
                 path
@@ -150,7 +151,7 @@ class _Run:
 
     def _count(self, one: Wanted, outcome: Outcome | VisionError) -> None:
         if isinstance(outcome, VisionError):
-            self.report.failures += [Failure(path, str(outcome)) for path in one.paths]
+            self.report.failures += [Failure.of(path, outcome) for path in one.paths]
             self._failed.update(one.paths)
         self.report.indexed += outcome == "indexed"
         self.report.updated += outcome == "updated"
@@ -159,7 +160,7 @@ class _Run:
         self._say(f"{self.report.unchanged} unchanged, {len(self.report.failures)} failed")
 
     def _pause(self, seconds: float) -> bool:
-        self._say("waiting: the service is busy, or its store is unavailable")
+        self._say("waiting: the service or its store is busy or unavailable")
         return self._stop.wait(seconds)
 
     def _say(self, note: str) -> None:
@@ -167,9 +168,11 @@ class _Run:
 
 
 def _picture(one: Wanted, dao_id: str) -> Picture:
-    """Return a picture with the bytes of its file. Raises `InvalidSearch`."""
+    """Return a picture with its file's bytes. Raises `IndexingError`."""
     data = read(one.source)
     picture = Picture(one.image_id, data, one.paths[0], dao_id, one.metadata, one.paths[1:])
     if picture.content_hash != one.content_hash:
-        raise InvalidSearch("has changed since it was looked at: run again")
+        raise IndexingError(
+            "the file changed while the command was running: run the command again", "changed_file"
+        )
     return picture

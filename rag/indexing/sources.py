@@ -1,4 +1,4 @@
-"""Finding the pictures of folders, lists and manifests, and the failures among them."""
+"""Find the pictures of folders, lists and manifests, and report unusable entries."""
 
 from __future__ import annotations
 
@@ -12,64 +12,56 @@ from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 
-from bento.contract.errors import InvalidSearch, describe
+from bento.contract.errors import describe
 from bento.contract.images import ImageId
+from rag.indexing.failures import Code, Failure, IndexingError
 
 SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
-_TEXTS: Final = ("caption", "title", "category")  # of a manifest's line, into the payload
-_UNREAD: Final = "cannot be read"
+_TEXTS: Final = ("caption", "title", "category")  # fields of a manifest's line for the payload
 _IMAGE_ID: Final = TypeAdapter[str](ImageId)
 _KEYS: Final = ("path", "id", *_TEXTS, "tags", "metadata")
 
 
 @dataclass(frozen=True)
 class Source:
-    """A picture file to index, with its metadata; `image_id` if a manifest gives one."""
+    """A picture file to index, with its metadata. `image_id` is None unless a manifest gives it."""
 
     path: str  # absolute
     metadata: Mapping[str, Any]
     image_id: str | None = None
 
 
-@dataclass(frozen=True)
-class Failure:
-    """A path, or a line of a manifest, that cannot be indexed, and why."""
-
-    path: str
-    why: str
-
-
 @dataclass
 class Sources:
-    """The pictures, the failures, and the folders that were searched."""
+    """The pictures and failures that were found, and the folders that were searched."""
 
     pictures: list[Source] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
-    folders: list[str] = field(default_factory=list)  # searched completely
-    empty: list[str] = field(default_factory=list)  # of the folders below them
-    others: int = 0  # files whose names do not end as a picture's
+    folders: list[str] = field(default_factory=list)  # completely searched, with pictures
+    empty: list[str] = field(default_factory=list)  # empty folders, given or below a given one
+    others: int = 0  # files without a picture's suffix
     ids: set[str] = field(default_factory=set)  # from manifests
 
-    def fail(self, path: str, why: str) -> None:
-        self.failures.append(Failure(path, why))
+    def fail(self, path: str, why: str, code: Code) -> None:
+        self.failures.append(Failure(path, code, why))
 
     def is_gone(self, path: str) -> bool:
         """Return whether a file was deleted from a folder that was searched completely.
 
-        False below an empty folder, which may be a disk that is not mounted.
+        False below an empty folder, which may be the mount point of a missing disk.
         """
-        if not _below(path, self.folders) or self.may_be_away(path):
+        if not _below(path, self.folders) or self.may_be_unmounted(path):
             return False
         try:
             os.lstat(path)
         except (FileNotFoundError, NotADirectoryError):
             return True
         except OSError:
-            pass  # unreadable, but perhaps there
+            pass  # the file may exist, but cannot be accessed
         return False
 
-    def may_be_away(self, path: str) -> bool:
-        """Return whether a path is below a folder that is empty now."""
+    def may_be_unmounted(self, path: str) -> bool:
+        """Return whether a path is below an empty folder, which may be a missing disk."""
         return _below(path, self.empty)
 
 
@@ -81,18 +73,20 @@ def find_sources(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
 ) -> Sources:
-    """Find pictures: below folders, in manifests (`.jsonl`), and files given by name.
+    """Find the pictures of the given folders, manifests (`.jsonl`) and files.
 
-    `-` among `given` stands for the files that `lines` name. `include` and `exclude` are patterns
-    for the path below its folder. Raises `InvalidSearch` when a given file or folder does not
-    exist.
+    `-` in `given` stands for the files that `lines` name. `include` and `exclude` are patterns for
+    a file's path relative to its given folder. Raises `IndexingError` if a given file or folder
+    does not exist.
     """
     found = Sources()
     shared = {"tags": list(tags)} if tags else {}
     for name in given:
         path = absolute(name)
         if not name:
-            raise InvalidSearch("an empty name is no file or folder; . is this one")
+            raise IndexingError(
+                "a source is an empty string; for the current folder, give .", "empty_path"
+            )
         if name == "-":
             for line in lines:
                 if line.strip():
@@ -100,7 +94,7 @@ def find_sources(
         elif os.path.isdir(path):
             _walk(os.path.realpath(path), shared, include, exclude, found)
         elif not os.path.exists(path):
-            raise InvalidSearch(f"there is no file or folder {shown(name)}")
+            raise IndexingError(f"there is no file or folder {shown(name)}", "no_such_path")
         elif path.endswith(".jsonl"):
             _read_manifest(path, shared, found)
         else:
@@ -109,13 +103,13 @@ def find_sources(
 
 
 def absolute(path: str) -> str:
-    """Return a file's absolute path: its folder with links resolved, its own name unchanged."""
+    """Return a file's absolute path, with the links of its folder resolved, but not its own."""
     folder, name = os.path.split(os.path.abspath(path))
     return os.path.join(os.path.realpath(folder), name) if "\0" not in path else path
 
 
 def shown(path: str) -> str:
-    """Return a path in a printable form, even if its name is not UTF-8."""
+    """Return a path in printable form, also if it is not UTF-8."""
     return path.encode("utf-8", "backslashreplace").decode()
 
 
@@ -135,16 +129,16 @@ def _walk(
                 found.others += 1
             elif _wanted(below, include, exclude):
                 _add_file(path, shared, found)
-    unread = any(failure.why.startswith(_UNREAD) for failure in found.failures[broken:])
-    if not unread and len(found.pictures) > before:  # an empty one may be an unmounted disk
+    unread = any(failure.code == "unreadable" for failure in found.failures[broken:])
+    if not unread and len(found.pictures) > before:  # without pictures, it may be a missing disk
         found.folders.append(top)
 
 
 def _folders(top: str, found: Sources) -> Iterator[tuple[str, list[str]]]:
-    """Yield a folder and those below it, each with the names of its files, sorted, not hidden.
+    """Yield a folder and its subfolders, each with the sorted names of its visible files.
 
-    Follows links. Behind a second link it skips folders that it has seen, since folders with links
-    to each other have endless paths.
+    Follows links. After a second link in a path, skips folders that it has already yielded:
+    otherwise, folders with links to each other would yield endless paths.
     """
     seen = set()
     waiting: list[tuple[str, tuple[tuple[int, int], ...], int]] = [(top, (), 0)]
@@ -154,7 +148,8 @@ def _folders(top: str, found: Sources) -> Iterator[tuple[str, list[str]]]:
             status = os.stat(folder)
             here = (status.st_dev, status.st_ino)
             if here in above:
-                found.fail(folder, "is a link to a folder that it lies in: a loop, not followed")
+                why = "the link leads back to a folder above it, so it was not followed"
+                found.fail(folder, why, "link_loop")
                 continue
             if links > 1 and here in seen:
                 continue
@@ -162,7 +157,7 @@ def _folders(top: str, found: Sources) -> Iterator[tuple[str, list[str]]]:
             with os.scandir(folder) as entries:
                 held = sorted(entries, key=lambda entry: entry.name)
         except OSError as error:
-            found.fail(folder, f"{_UNREAD}: {error.strerror}")
+            found.fail(folder, f"cannot read the folder: {error.strerror}", "unreadable")
             continue
         if not held:
             found.empty.append(folder)
@@ -171,7 +166,7 @@ def _folders(top: str, found: Sources) -> Iterator[tuple[str, list[str]]]:
             if entry.name.startswith("."):
                 continue
             if entry.is_symlink() and not os.path.exists(entry.path):
-                found.fail(entry.path, f"{_UNREAD}: a link to what is not there")
+                found.fail(entry.path, "the target of the link does not exist", "unreadable")
             elif entry.is_dir():
                 below.append((entry.path, (*above, here), links + entry.is_symlink()))
             elif entry.is_file():
@@ -195,7 +190,7 @@ def _add_file(
     path: str, metadata: Mapping[str, Any], found: Sources, image_id: str | None = None
 ) -> None:
     if not _is_text(path) or "\0" in path:
-        found.fail(path, "its name is not UTF-8: rename it")
+        found.fail(path, "the file name is not UTF-8 or contains NUL: rename the file", "bad_name")
         return
     found.pictures.append(Source(path, metadata, image_id))
 
@@ -208,23 +203,23 @@ def _read_manifest(manifest: str, shared: Mapping[str, Any], found: Sources) -> 
                     if line.strip():
                         _add_line(line, Path(manifest).parent, shared, found)
                 except ValueError as error:
-                    found.fail(f"{manifest}, line {number}", str(error))
+                    found.fail(f"{manifest}, line {number}", str(error), "bad_line")
     except OSError as error:
-        found.fail(manifest, f"{_UNREAD}: {error.strerror}")
+        found.fail(manifest, f"cannot read the manifest: {error.strerror}", "unreadable")
 
 
 def _add_line(line: bytes, folder: Path, shared: Mapping[str, Any], found: Sources) -> None:
-    """Add the picture of a manifest's line. Raises `ValueError` with the problem."""
+    """Add the picture of a manifest's line. Raises `ValueError` if the line is not valid."""
     try:
         given = json.loads(line, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"is not JSON: {error}") from None
+        raise ValueError(f"the line is not JSON: {error}") from None
     if not _is_text(json.dumps(given, ensure_ascii=False)):
-        raise ValueError("has half a character (a lone surrogate)")
+        raise ValueError("the line has an unpaired surrogate, which is not a character")
     if not isinstance(given, dict) or not isinstance(given.get("path"), str):
-        raise ValueError('needs an object with a "path"')
+        raise ValueError('the line must be an object with "path", a string')
     if unknown := sorted(given.keys() - set(_KEYS)):
-        raise ValueError(f"has {', '.join(unknown)}; allowed are {', '.join(_KEYS)}")
+        raise ValueError(f"unknown fields: {', '.join(unknown)}; allowed: {', '.join(_KEYS)}")
     for key in ("id", *_TEXTS):
         if not isinstance(given.get(key, ""), str):
             raise ValueError(f"{key} must be a string")
@@ -238,7 +233,7 @@ def _add_line(line: bytes, folder: Path, shared: Mapping[str, Any], found: Sourc
     if image_id is not None:
         _check_id(image_id)
         if image_id in found.ids:
-            raise ValueError(f"the id {image_id!r} was on a line before")
+            raise ValueError(f"the id {image_id!r} is already used by an earlier line")
         found.ids.add(image_id)
     metadata = {**more, **{k: given[k] for k in _TEXTS if k in given}}
     if all_tags := list(dict.fromkeys([*tags, *shared.get("tags", ())])):
@@ -250,7 +245,7 @@ def _check_id(image_id: str) -> None:
     try:
         _IMAGE_ID.validate_python(image_id)
     except ValidationError as error:
-        raise ValueError(f"the id cannot be used: {describe(error)}") from None
+        raise ValueError(f"the id is not valid: {describe(error)}") from None
 
 
 def _is_text(text: str) -> bool:
@@ -262,4 +257,4 @@ def _is_text(text: str) -> bool:
 
 
 def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON number")
+    raise ValueError(f"{constant} is not a JSON number")

@@ -1,7 +1,7 @@
-"""Search: from examples to one query vector, from that to hits.
+"""Search: combine the examples into one query vector, and find the pictures closest to it.
 
-`rag.search` is also a public function, and an imported subpackage takes that name: so the
-subpackage can be called.
+`rag.search` is also a public function. Importing this package binds that name to the package, so
+the package itself can be called.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 class _CallableModule(ModuleType):
     def __call__(self, request: SearchRequest, *, backend: Backend | None = None) -> SearchResponse:
-        """Do what `rag.api.search` does."""
+        """Call `rag.api.search`."""
         answer: SearchResponse = import_module("rag.api").search(request, backend=backend)
         return answer
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return import_module, (__name__,)  # functions can be pickled
+        return import_module, (__name__,)  # a function can be pickled, so this must be, too
 
 
 sys.modules[__name__].__class__ = _CallableModule

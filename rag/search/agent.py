@@ -1,4 +1,4 @@
-"""Search results as text for an agent, in Ukrainian or English."""
+"""Format search results as text for an agent, in Ukrainian or English."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from bento.contract.search import Hit, Language
 
 
 def format_image_search_results_for_agent(results: Sequence[Hit], language: Language = "uk") -> str:
-    """Put hits into a numbered list: what each picture is, and how relevant in per cent.
+    """Format hits as a numbered list with the name and the relevance (0 to 100%) of each picture.
 
-    A picture is named by its `title`, else by its file's name, else by its id.
+    The name is the picture's `title`, else its file's name, else its id. Raises `InvalidSearch` for
+    another language.
     """
     if language not in ("uk", "en"):
-        raise InvalidSearch(f"language {language!r} is not one of uk, en")
+        raise InvalidSearch(f"language is {language!r}; allowed: uk, en")
     count = len(results)
     if not count:
         return "Зображень не знайдено." if language == "uk" else "No images found."
@@ -31,7 +32,7 @@ def format_image_search_results_for_agent(results: Sequence[Hit], language: Lang
 
 
 def _uk_images(count: int) -> str:
-    """Return "зображення" in the form that Ukrainian takes after a number."""
+    """Return the plural form of "зображення" for a number."""
     if count % 10 in (1, 2, 3, 4) and count % 100 not in (11, 12, 13, 14):
         return "зображення"
     return "зображень"

@@ -1,28 +1,26 @@
-"""Diversity: hits that are relevant and unlike each other, the same for both engines."""
+"""Diversity: choose hits that are relevant but differ from each other, for both engines."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 import numpy as np
 
 from rag.store.interface import Match
 
-CANDIDATES: Final = 500  # that diversity chooses from
-
 
 def diverse(candidates: Sequence[Match], diversity: float, count: int) -> list[Match]:
-    """Choose matches that are relevant and unlike each other, in the order of choosing.
+    """Choose up to `count` matches that are relevant but differ from each other.
 
-    Maximal marginal relevance (Carbonell and Goldstein, 1998): each time the one with the
-    largest `(1 - diversity) * score - diversity * similarity to what is chosen`.
+    Uses maximal marginal relevance (Carbonell and Goldstein, 1998). Each step chooses the match
+    with the largest `(1 - diversity) * score - diversity * similarity`, where `similarity` is to
+    the closest match chosen so far. Returns the matches in the order of these steps.
     """
     if not candidates:
         return []
     vectors = np.stack([match.vector for match in candidates if match.vector is not None])
     scores = np.array([match.score for match in candidates])
-    nearest = np.full(len(candidates), -np.inf)  # similarity to what is chosen
+    nearest = np.full(len(candidates), -np.inf)  # similarity to the closest chosen match
     left = np.ones(len(candidates), bool)
     order = [int(np.argmax(scores))]
     while True:

@@ -1,10 +1,10 @@
-"""Groups: the best pictures of each value of a payload field, the same for both engines."""
+"""Groups: find the best pictures for each value of a payload field, for both engines."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from bento.contract.filters import (
     Filter,
@@ -17,23 +17,21 @@ from bento.contract.filters import (
     match_except,
     names_of,
 )
-from bento.contract.limits import MAX_DEPTH
+from rag.search.limits import DEFAULT_LIMITS, Limits
 from rag.store.interface import Collection, Match, Payload, Vector
 
-_CHUNK: Final = 1000  # matches looked through at a time
-_FURTHER: Final = 20  # looks for groups below the `MAX_DEPTH` best, and as many to fill groups
-
-Groups = dict[Value, list[Match]]  # by the value of a payload field, each best first
+Groups = dict[Value, list[Match]]  # the matches of each value of the field, best first
 
 
 @dataclass(frozen=True)
 class Look:
-    """One query to one collection, asked in pieces."""
+    """One query to one collection; each call returns a part of its matches."""
 
     held: Collection
     query: Vector
     wanted: Filter | None
     threshold: float | None
+    limits: Limits = DEFAULT_LIMITS
 
     def __call__(
         self,
@@ -54,44 +52,49 @@ class Look:
 
 
 def group(look: Look, field: str, count: int) -> tuple[Groups, bool]:
-    """Return the first `count` values of a payload field, and whether all matches were seen.
+    """Return the groups of the first `count` values, and whether all matches were seen.
 
-    A picture whose field is a list belongs to the group of each item, one without it to none.
-    Below the `MAX_DEPTH` best only pictures with a value that was not found yet are looked at.
+    A picture whose field is a list belongs to the group of each item; without the field, to no
+    group. Beyond the `depth` best matches, this looks only at pictures with a value
+    that it has not found yet.
     """
+    limits = look.limits
     groups: Groups = {}
-    seen: set[str] = set()  # a write between two looks may bring a picture again
+    seen: set[str] = set()  # a write between two queries may return a picture again
     known: set[Value] = set()
     besides, start = None, 0
-    for _ in range(MAX_DEPTH // _CHUNK + _FURTHER):
-        matches = look(_CHUNK, start, besides=besides)
+    for _ in range(limits.depth // limits.chunk + limits.further):
+        matches = look(limits.chunk, start, besides=besides)
         for match in matches:
             for value in _values(match.payload, field) if match.id not in seen else ():
                 if value not in known and (value in groups or len(groups) < count):
                     groups.setdefault(value, []).append(match)
         seen.update(match.id for match in matches)
-        if len(matches) < _CHUNK:
+        if len(matches) < limits.chunk:
             return groups, besides is None
         if len(groups) == count:
             break
-        start += _CHUNK
-        if start == MAX_DEPTH or (besides is not None and len(groups) > len(known)):
+        start += limits.chunk
+        if start == limits.depth or (besides is not None and len(groups) > len(known)):
             known, start = set(groups), 0
             besides = _others(field, known)
     return groups, False
 
 
 def fill(look: Look, field: str, groups: Groups, size: int) -> None:
-    """Give each group its `size` best matches, looking for those of many groups at a time.
+    """Give each group its `size` best matches, with one query for many groups.
 
-    Some may stay short after `_FURTHER` looks, where very many pictures of others are better.
+    A group can stay short after `further` queries, if very many pictures of other groups score
+    higher.
     """
+    limits = look.limits
     lacking = [value for value, matches in groups.items() if len(matches) < size]
-    for _ in range(_FURTHER):
+    for _ in range(limits.further):
         if not lacking:
             break
-        asked, lacking = lacking[: MAX_DEPTH // size], lacking[MAX_DEPTH // size :]
-        limit = max(_CHUNK, size * len(asked))  # so that at least one of them becomes full
+        most = limits.depth // size
+        asked, lacking = lacking[:most], lacking[most:]
+        limit = max(limits.chunk, size * len(asked))  # enough to complete at least one group
         matches = look(limit, besides=any_of(*_any(field, asked)))
         found: Groups = {value: [] for value in asked}
         for match in matches:
@@ -104,7 +107,7 @@ def fill(look: Look, field: str, groups: Groups, size: int) -> None:
 
 
 def _others(field: str, values: Iterable[Value]) -> Filter:
-    """Return a filter that lets pictures through whose field has another value than these."""
+    """Return a filter for pictures whose field has a value other than these."""
     return Filter.model_construct(
         must=[match_except(field, kind) for kind in _kinds(values)], must_not=[is_empty(field)]
     )
@@ -115,14 +118,14 @@ def _any(field: str, values: Iterable[Value]) -> list[MatchCondition]:
 
 
 def _kinds(values: Iterable[Value]) -> list[tuple[Value, ...]]:
-    """Return the strings among values and the numbers: a condition takes one kind."""
+    """Separate strings from integers, since a condition takes only one kind of value."""
     listed = list(values)
     kinds = [tuple(value for value in listed if isinstance(value, kind)) for kind in (str, int)]
     return [kind for kind in kinds if kind]
 
 
 def _values(payload: Payload, field: str) -> list[Value]:
-    """Return the distinct values of a field that can name a group, `a.b` within objects."""
+    """Return the distinct strings and integers of a field; `a.b` names a field of an object."""
     value: Any = payload
     for name in names_of(field):
         value = value.get(name) if isinstance(value, dict) else None

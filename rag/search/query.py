@@ -1,4 +1,4 @@
-"""The query of a search: one vector from all examples, and one filter from all conditions."""
+"""Build the query of a search: one vector from all examples, one filter from all conditions."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from bento.contract.search import Examples, ImageExample, SearchRequest
 from rag.pictures.index import PictureIndex
 from rag.store.interface import Vector
 
-NEGATIVE_WEIGHT: Final = 0.5  # a negative example takes away half of what a positive one gives
+NEGATIVE_WEIGHT: Final = 0.5  # of a negative example; a positive one weighs 1
 
 
 class Embedder(Protocol):
-    """What turns examples into embeddings; `bento.runners.runners.Runners` does."""
+    """Embeds examples; the service passes `bento.runners.runners.Runners`."""
 
     async def embed_text(self, text: str, *, normalize: bool) -> Vector:
         """Return the embedding of a text, float32 (dimension,)."""
@@ -29,7 +29,7 @@ class Embedder(Protocol):
         """Return the embedding of a picture file's bytes, float32 (dimension,)."""
 
 
-Fetch = Callable[[ImageExample], Awaitable[bytes]]  # gives what an example has or points to
+Fetch = Callable[[ImageExample], Awaitable[bytes]]  # returns the bytes of an example's file
 
 
 async def query_vector(request: SearchRequest, vectors: Vectors) -> Vector:
@@ -43,10 +43,10 @@ async def query_vector(request: SearchRequest, vectors: Vectors) -> Vector:
 def compose(
     positive: Sequence[tuple[Vector, float]], negative: Sequence[tuple[Vector, float]]
 ) -> Vector:
-    """Return the query vector, float32 (dimension,) of length 1: weighted examples summed up.
+    """Return the weighted sum of the examples, float32 (dimension,) of length 1.
 
-    What is negative is subtracted; only the proportions of the weights count. Raises
-    `InvalidSearch` when nothing remains.
+    Negative examples are subtracted. Only the proportions of the weights count. Raises
+    `InvalidSearch` if the examples cancel each other out.
     """
     signed = [*positive, *((vector, -weight) for vector, weight in negative)]
     weights = np.array([weight for _, weight in signed], np.float64)
@@ -54,12 +54,15 @@ def compose(
     total = (weights / np.abs(weights).max()) @ vectors
     length = np.linalg.norm(total)
     if length < 1e-6:
-        raise InvalidSearch("the positive and the negative examples cancel each other out")
+        raise InvalidSearch(
+            "the positive and negative examples cancel each other out: change a weight or an "
+            "example"
+        )
     return np.asarray(total / length, np.float32)
 
 
 class Vectors:
-    """The vectors of examples: embedded, or those of indexed pictures."""
+    """Returns the vectors of examples: embeds them, or reads those of indexed pictures."""
 
     def __init__(
         self,
@@ -76,7 +79,10 @@ class Vectors:
         self._dao_id = dao_id
 
     async def of(self, examples: Examples, weight: float) -> list[tuple[Vector, float]]:
-        """Return each example's vector, float32 (dimension,), and its weight."""
+        """Return each example's vector, float32 (dimension,), and its weight.
+
+        `weight` counts for all examples if the request gives no weights.
+        """
         vectors = await asyncio.gather(
             *(self._embedder.embed_text(text, normalize=True) for text in examples.texts),
             *(self._image(image) for image in examples.images),
@@ -91,12 +97,12 @@ class Vectors:
                 self._pictures.record, example.id, self._dao_id, self._collection, with_vector=True
             )
         )
-        assert record.vector is not None  # it was asked for
+        assert record.vector is not None  # noqa: S101 (with_vector=True returns one)
         return record.vector
 
 
 def filter_of(request: SearchRequest) -> Filter | None:
-    """Return all conditions of a request: its tenant's, its own, and not the examples."""
+    """Return a filter for the tenant and the conditions of a request, without its examples."""
     wanted = None if request.dao_id is None else tenant(request.dao_id)
     if request.filter is not None:
         wanted = both(wanted, request.filter)

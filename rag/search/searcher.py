@@ -1,4 +1,4 @@
-"""Answering searches: the same for the service and for `vision-rag --local`."""
+"""Answer searches, for the service and for `vision-rag --local`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from bento.contract.errors import InvalidSearch, ServiceError, describe
-from bento.contract.filters import Filter, Value
+from bento.contract.filters import Value
 from bento.contract.images import DEFAULT_DAO_ID
-from bento.contract.limits import MAX_DEPTH
 from bento.contract.search import (
     Hit,
     Language,
@@ -22,18 +21,19 @@ from bento.contract.search import (
 )
 from rag.pictures.index import PictureIndex
 from rag.search.agent import format_image_search_results_for_agent
-from rag.search.diversity import CANDIDATES, diverse
+from rag.search.diversity import diverse
 from rag.search.groups import Look, fill, group
+from rag.search.limits import DEFAULT_LIMITS, Limits
 from rag.search.query import Embedder, Fetch, Vectors, filter_of, query_vector
 from rag.settings import RagSettings
-from rag.store.interface import Collection, Match, Vector
+from rag.store.interface import Match
 
 
 class Searcher:
     """Searches the pictures of a store.
 
-    `embedder` embeds the examples, `fetch` returns the bytes that an example has or points to, and
-    `model` is named in the answers.
+    `embedder` embeds the examples, and `fetch` returns the bytes of an example's file. Answers name
+    `model`.
     """
 
     def __init__(
@@ -43,6 +43,7 @@ class Searcher:
         fetch: Fetch,
         settings: RagSettings,
         model: str,
+        limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self._pictures = pictures
         self._embedder = embedder
@@ -50,17 +51,19 @@ class Searcher:
         self._collection = settings.image_search_collection
         self._top_k = settings.image_search_default_top_k
         self._model = model
+        self._limits = limits
 
     async def search(self, request: SearchRequest) -> SearchResponse:
-        """Answer a search. Raises `RagError`, and what `embedder` and `fetch` raise."""
+        """Answer a search. Raises `RagError`, and the errors of `embedder` and `fetch`."""
         name = request.collection or self._collection
         wanted = filter_of(request)
-        limit = _page_size(request, request.top_k or self._top_k)
+        limit = _page_size(request, request.top_k or self._top_k, self._limits)
         tenant = request.dao_id or DEFAULT_DAO_ID
         vectors = Vectors(self._pictures, self._embedder, self._fetch, name, tenant)
         query = await query_vector(request, vectors)
         held = await asyncio.to_thread(self._pictures.open, name)
-        hits, following = await asyncio.to_thread(_find, held, query, request, limit, wanted)
+        look = Look(held, query, wanted, request.score_threshold, self._limits)
+        hits, following = await asyncio.to_thread(_find, look, request, limit)
         return SearchResponse(
             hits=hits,
             count=len(hits),
@@ -70,7 +73,7 @@ class Searcher:
         )
 
     async def search_many(self, request: ManySearchesRequest) -> ManySearchesResponse:
-        """Answer all searches at once; what is wrong with one is its own answer."""
+        """Run all searches concurrently. A search that fails is answered with its error."""
         results = await asyncio.gather(*(self._one_of_many(body) for body in request.searches))
         return ManySearchesResponse(results=list(results))
 
@@ -87,36 +90,35 @@ class Searcher:
             return degraded(error, request.language)
 
 
-def _page_size(request: SearchRequest, top_k: int) -> int:
-    """Return how many hits the page has at most: fewer than `top_k` where paging ends."""
+def _page_size(request: SearchRequest, top_k: int, limits: Limits) -> int:
+    """Return the largest number of hits for the page: `top_k`, or fewer at the end of paging."""
     if request.diversity is not None and request.group_by is not None:
-        raise InvalidSearch("group_by and diversity cannot be combined: leave one of them out")
-    depth = MAX_DEPTH if request.diversity is None else CANDIDATES
+        raise InvalidSearch("group_by and diversity cannot be combined: remove one of them")
+    depth = limits.depth if request.diversity is None else limits.candidates
     if request.offset >= depth:
         raise InvalidSearch(
-            f"offset is {request.offset}; one can page through the {depth} best"
+            f"offset is {request.offset}; a search"
             + (" with diversity" if request.diversity is not None else "")
+            + f" reaches only the {depth:,} best pictures, so offset must be below {depth:,}"
         )
     return min(top_k, depth - request.offset)
 
 
-def _find(
-    held: Collection, query: Vector, request: SearchRequest, top_k: int, wanted: Filter | None
-) -> tuple[list[Hit], int | None]:
-    """Return the hits of one page, and the offset of the next one if there is one."""
-    start, end = request.offset, request.offset + top_k
-    look = Look(held, query, wanted, request.score_threshold)
+def _find(look: Look, request: SearchRequest, top_k: int) -> tuple[list[Hit], int | None]:
+    """Return the hits of one page, and the offset of the next page, if any."""
+    start, end, depth = request.offset, request.offset + top_k, look.limits.depth
     if request.group_by is not None:
-        groups, whole = group(look, request.group_by, min(end + 1, MAX_DEPTH))
+        groups, whole = group(look, request.group_by, min(end + 1, depth))
         page = dict(list(groups.items())[start:end])
         if not whole:
             fill(look, request.group_by, page, request.group_size)
         hits = [_hit(m, value) for value, ms in page.items() for m in ms[: request.group_size]]
         return hits, end if len(groups) > end else None
     if request.diversity is not None:
-        matches = diverse(look(CANDIDATES, with_vectors=True), request.diversity, end + 1)[start:]
+        candidates = look(look.limits.candidates, with_vectors=True)
+        matches = diverse(candidates, request.diversity, end + 1)[start:]
     else:
-        matches = look(min(top_k + 1, MAX_DEPTH - start), start)
+        matches = look(min(top_k + 1, depth - start), start)
     return [_hit(match) for match in matches[:top_k]], end if len(matches) > top_k else None
 
 

@@ -1,16 +1,15 @@
-"""The library calls: indexing, searching, and telling an agent what was found."""
+"""The library calls: indexing, searching, and formatting the hits for an agent."""
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
 
-from bento import Encoder
-from bento.contract.errors import CollectionNotFound, InvalidSearch
+from bento.contract.errors import CollectionMismatch, CollectionNotFound, InvalidSearch
 from rag import (
     Hit,
     LocalBackend,
@@ -26,14 +25,15 @@ from rag import (
 )
 from rag.pictures.index import point_id
 from rag.store.edge.store import EdgeStore
+from rag.store.interface import ModelIdentity
 from router_client import VisionEncoderConnectionError
-from tests.support.pictures import scene_image
-from tests.support.serving import free_port
+from tests.support.rag.engines import closed_port
+from tests.support.rag.fakes import FakeEncoder
 
 
 @pytest.fixture
-def backend(encoder: Encoder, tmp_path: Path) -> Iterator[LocalBackend]:
-    backend = LocalBackend(encoder, EdgeStore(tmp_path / "qdrant"))
+def backend(tmp_path: Path) -> Iterator[LocalBackend]:
+    backend = LocalBackend(FakeEncoder(), EdgeStore(tmp_path / "qdrant"))
     yield backend
     backend.close()
 
@@ -42,11 +42,11 @@ def backend(encoder: Encoder, tmp_path: Path) -> Iterator[LocalBackend]:
 def pictures(tmp_path: Path) -> list[Path]:
     paths = [tmp_path / f"picture_{seed}.png" for seed in range(4)]
     for seed, path in enumerate(paths):
-        scene_image(seed).save(path)
+        path.write_bytes(f"picture {seed}".encode())
     return paths
 
 
-def test_an_indexed_picture_is_found_by_itself(backend: LocalBackend, pictures: list[Path]) -> None:
+def test_a_picture_is_its_own_best_match(backend: LocalBackend, pictures: list[Path]) -> None:
     for i, path in enumerate(pictures):
         assert index_image(str(i), path, "dao", {"title": f"No. {i}"}, backend=backend)
     hits = search_images_by_image(pictures[2], "dao", backend=backend)
@@ -58,26 +58,26 @@ def test_an_indexed_picture_is_found_by_itself(backend: LocalBackend, pictures: 
     assert [h.score for h in hits] == sorted((h.score for h in hits), reverse=True)
 
 
-def test_a_text_finds_at_most_top_k(backend: LocalBackend, pictures: list[Path]) -> None:
+def test_a_search_returns_at_most_top_k_hits(backend: LocalBackend, pictures: list[Path]) -> None:
     for i, path in enumerate(pictures):
         index_image(str(i), path, "dao", backend=backend)
     assert len(search_images_by_text("a circle", top_k=2, backend=backend)) == 2
     assert len(search_images_by_text("a circle", top_k=50, backend=backend)) == 4
 
 
-def test_indexing_again_changes_nothing_unless_something_changed(
+def test_indexing_again_returns_whether_the_picture_changed(
     backend: LocalBackend, pictures: list[Path]
 ) -> None:
     assert index_image("1", pictures[0], "dao", {"a": 1}, backend=backend) is True
     assert index_image("1", pictures[0], "dao", {"a": 1}, backend=backend) is False
     assert index_image("1", pictures[0], "dao", {"a": 2}, backend=backend) is True
-    pictures[0].write_bytes(pictures[1].read_bytes())  # another picture in the same place
+    pictures[0].write_bytes(pictures[1].read_bytes())  # another picture at the same path
     assert index_image("1", pictures[0], "dao", {"a": 2}, backend=backend) is True
     assert backend.stats("daarion_images").points == 1
     assert search_images_by_image(pictures[1], backend=backend)[0].score > 0.999
 
 
-def test_tenants_do_not_see_each_other(backend: LocalBackend, pictures: list[Path]) -> None:
+def test_a_tenant_sees_only_its_pictures(backend: LocalBackend, pictures: list[Path]) -> None:
     index_image("1", pictures[0], "ours", backend=backend)
     index_image("1", pictures[1], "theirs", backend=backend)
     assert [h.path for h in search_images_by_text("a", "ours", backend=backend)] == [
@@ -88,72 +88,71 @@ def test_tenants_do_not_see_each_other(backend: LocalBackend, pictures: list[Pat
     assert len(search_images_by_text("a", "ours", backend=backend)) == 1
 
 
-def test_a_tenant_and_an_id_cannot_be_confused_with_another_pair() -> None:
+def test_pairs_of_tenant_and_id_have_different_points() -> None:
     assert point_id("ab", "c") != point_id("a", "bc")
     assert point_id("a", "b") == point_id("a", "b")
 
 
-def test_metadata_may_not_forge_what_the_index_sets(
+def test_metadata_cannot_contain_fields_that_the_index_sets(
     backend: LocalBackend, pictures: list[Path]
 ) -> None:
+    metadata = {"dao_id": "theirs", "content_hash": "0", "title": "fine"}
     with pytest.raises(InvalidSearch, match="content_hash, dao_id"):
-        metadata = {"dao_id": "theirs", "content_hash": "0", "title": "fine"}
         index_image("1", pictures[0], "ours", metadata, backend=backend)
 
 
-def test_a_collection_that_is_not_there_is_said_so_and_not_made(backend: LocalBackend) -> None:
-    for call in (
-        lambda: search_images_by_text("a", collection_name="none", backend=backend),
-        lambda: backend.delete("1", "dao", "none"),
-        lambda: backend.stats("none"),
-    ):
-        with pytest.raises(CollectionNotFound, match="'none'"):
-            call()
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda backend: search_images_by_text("a", collection_name="none", backend=backend),
+        lambda backend: backend.delete("1", "dao", "none"),
+        lambda backend: backend.stats("none"),
+    ],
+    ids=["search", "delete", "stats"],
+)
+def test_a_missing_collection_is_an_error_and_is_not_created(
+    backend: LocalBackend, call: Callable[[LocalBackend], object]
+) -> None:
+    for _ in range(2):
+        with pytest.raises(CollectionNotFound):
+            call(backend)
 
 
-def test_what_cannot_be_read_or_searched_is_a_sentence(
+def test_an_unreadable_file_and_an_empty_text_are_invalid(
     backend: LocalBackend, tmp_path: Path
 ) -> None:
     with pytest.raises(InvalidSearch, match="cannot read"):
         index_image("1", tmp_path / "none.png", "dao", backend=backend)
-    with pytest.raises(InvalidSearch, match=r"^text\.0: String should have at least 1 character$"):
+    with pytest.raises(InvalidSearch, match=r"^text\.0: "):
         search_images_by_text(" ", backend=backend)
     assert issubclass(InvalidSearch, RagError)
 
 
-def test_a_search_that_cannot_be_made_is_an_answer_that_says_why(backend: LocalBackend) -> None:
-    answer = search(SearchRequest(text="a circle", language="en"), backend=backend)
+def test_when_search_is_unavailable_the_answer_gives_the_reason(backend: LocalBackend) -> None:
+    answer = search(SearchRequest(text=["a circle"], language="en"), backend=backend)
     assert (answer.success, answer.code, answer.hits) == (False, "collection_not_found", [])
-    assert answer.error and "vision-rag index" in answer.error
+    assert answer.error
     assert answer.formatted_text == f"Image search failed: {answer.error}"
-    with pytest.raises(
-        ValidationError, match="give must, should, must_not"
-    ):  # the caller's mistake
-        search(SearchRequest(text="a", filter={"all": []}), backend=backend)
 
 
-def test_a_service_that_is_away_is_an_answer_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VISION_ENCODER_URL", f"http://127.0.0.1:{free_port()}")
-    answer = search(SearchRequest(text="a circle"))
-    assert not answer.success and answer.error
-    assert answer.error.startswith("no vision encoder answers at")
-    assert answer.formatted_text.startswith("Пошук зображень не вдався: no vision")
+def test_an_unreachable_service_makes_search_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VISION_ENCODER_URL", f"http://127.0.0.1:{closed_port()}")
+    monkeypatch.setenv("VISION_ENCODER_TIMEOUT", "0.5")  # less than the pause before a retry
+    answer = search(SearchRequest(text=["a circle"]))
+    assert (answer.success, answer.code) == (False, "unreachable")
+    assert answer.formatted_text == f"Пошук зображень не вдався: {answer.error}"
     with pytest.raises(VisionEncoderConnectionError):
         search_images_by_text("a circle")
 
 
-def test_another_models_collection_is_refused(
-    backend: LocalBackend, encoder: Encoder, pictures: list[Path], tmp_path: Path
+def test_a_collection_of_another_model_is_rejected(
+    backend: LocalBackend, pictures: list[Path], tmp_path: Path
 ) -> None:
-    from dataclasses import replace
-
-    from bento.contract.errors import CollectionMismatch
-
     index_image("1", pictures[0], "dao", backend=backend)
     backend.close()
     store = EdgeStore(tmp_path / "qdrant")
     try:
-        other = PictureIndex(store, replace(identity_of(encoder), weights_digest="other"))
+        other = PictureIndex(store, replace(identity_of(FakeEncoder()), weights_digest="other"))
         with pytest.raises(CollectionMismatch, match="weights_digest"):
             other.open("daarion_images", create=True)
         assert other.stats("daarion_images").points == 1
@@ -161,12 +160,12 @@ def test_another_models_collection_is_refused(
         store.close()
 
 
-def test_a_models_folder_may_move(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    here = identity_of(encoder)
-    monkeypatch.setattr(encoder, "model_name", "local-dir:elsewhere/shapes")
-    assert identity_of(encoder) == here
-    monkeypatch.setattr(encoder, "model_name", "local-dir:elsewhere/other")
-    assert identity_of(encoder) != here
+def test_a_model_keeps_its_identity_when_its_folder_moves() -> None:
+    def identity(name: str) -> ModelIdentity:
+        return identity_of(FakeEncoder(f"local-dir:{name}"))
+
+    assert identity("/here/shapes") == identity("elsewhere/shapes")
+    assert identity("/here/shapes") != identity("elsewhere/other")
 
 
 def hits(count: int) -> list[Hit]:
@@ -176,7 +175,7 @@ def hits(count: int) -> list[Hit]:
     ]
 
 
-def test_hits_are_told_in_ukrainian() -> None:
+def test_hits_are_formatted_in_ukrainian() -> None:
     three = hits(3)
     three[0].payload["title"] = "Рудий кіт"
     assert format_image_search_results_for_agent(three) == (
@@ -201,26 +200,27 @@ def test_hits_are_told_in_ukrainian() -> None:
         (112, "Знайдено 112 зображень:"),
     ],
 )
-def test_ukrainian_plurals_are_right(count: int, head: str) -> None:
+def test_ukrainian_plurals_are_correct(count: int, head: str) -> None:
     assert format_image_search_results_for_agent(hits(count)).split("\n")[0] == head
 
 
-def test_hits_are_told_in_english() -> None:
+def test_hits_are_formatted_in_english() -> None:
     assert format_image_search_results_for_agent(hits(1), "en") == (
         "Found 1 image:\n1. cat_0.jpg (relevance: 90%)"
     )
     assert format_image_search_results_for_agent(hits(2), "en").startswith("Found 2 images:")
 
 
-def test_no_hits_are_told_too() -> None:
+def test_no_hits_are_formatted_in_both_languages() -> None:
     assert format_image_search_results_for_agent([]) == "Зображень не знайдено."
     assert format_image_search_results_for_agent([], "en") == "No images found."
     with pytest.raises(InvalidSearch, match="uk, en"):
         format_image_search_results_for_agent([], "fr")  # type: ignore[arg-type]
 
 
-def test_search_is_a_function_also_when_the_package_of_that_name_is_imported() -> None:
+def test_search_stays_callable_after_its_package_is_imported() -> None:
     import rag
     import rag.search.searcher
 
-    assert callable(rag.search) and pickle.loads(pickle.dumps(rag.search)) is rag.search
+    assert callable(rag.search)
+    assert pickle.loads(pickle.dumps(rag.search)) is rag.search

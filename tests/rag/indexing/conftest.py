@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.rag.engines import quick_folder
 from tests.support.rag.library import Library
 
 
 @pytest.fixture
 def library(tmp_path: Path) -> Iterator[Library]:
-    library = Library(tmp_path)
-    yield library
-    library.backend.close()
+    with quick_folder(tmp_path) as folder:
+        library = Library(folder)
+        yield library
+        library.backend.close()

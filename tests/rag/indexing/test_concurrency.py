@@ -1,4 +1,4 @@
-"""What a run keeps to while others write, delete or change pictures."""
+"""Indexing while other threads and clients write, delete or change pictures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rag.store.edge.collection import EdgeCollection
 from tests.support.rag.library import Library, counts, ignore
 
 
-def test_what_is_new_is_written_before_anything_old_is_taken_away(
+def test_a_run_writes_new_pictures_before_it_removes_old_paths(
     library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     library.write(a="A", z="A")
@@ -31,23 +31,23 @@ def test_what_is_new_is_written_before_anything_old_is_taken_away(
     index, update = library.backend.index, library.backend.update
 
     def slow(*args: Any, **kwargs: Any) -> Any:
-        time.sleep(0.1)
+        time.sleep(0.02)
         outcome = index(*args, **kwargs)
         done.append("written")
         return outcome
 
-    def taking(*args: Any, **kwargs: Any) -> Any:
-        done.append("taken")
+    def removing(*args: Any, **kwargs: Any) -> Any:
+        done.append("removed")
         return update(*args, **kwargs)
 
     monkeypatch.setattr(library.backend, "index", slow)
-    monkeypatch.setattr(library.backend, "update", taking)
+    monkeypatch.setattr(library.backend, "update", removing)
     assert counts(library.run()) == (1, 1, 0, 0)
-    assert done == ["written", "taken"]
+    assert done == ["written", "removed"]
 
 
 @pytest.mark.parametrize("again", ["update", "index"])
-def test_what_is_written_meanwhile_keeps_payload_and_vector_together(
+def test_concurrent_writes_keep_payload_and_vector_together(
     library: Library, monkeypatch: pytest.MonkeyPatch, again: str
 ) -> None:
     old, new = (Picture("1", data, "/1", "me", {"note": 1}) for data in (b"A", b"B"))
@@ -56,15 +56,15 @@ def test_what_is_written_meanwhile_keeps_payload_and_vector_together(
     other = threading.Thread(target=index, args=([new],))
     retrieve = EdgeCollection.retrieve
 
-    def looked_up(*args: Any, **options: Any) -> Any:
+    def retrieve_and_write(*args: Any, **options: Any) -> Any:
         found = retrieve(*args, **options)
         if threading.current_thread() is not other:
             other.start()
-            other.join(0.5)  # it has to wait for what is done with what was found
+            other.join(0.2)  # it must wait until the first thread has written
         return found
 
     with monkeypatch.context() as patch:
-        patch.setattr(EdgeCollection, "retrieve", looked_up)
+        patch.setattr(EdgeCollection, "retrieve", retrieve_and_write)
         if again == "index":
             index([replace(old, metadata={"note": 2})])
         else:
@@ -72,12 +72,12 @@ def test_what_is_written_meanwhile_keeps_payload_and_vector_together(
         other.join()
     (held,) = library.backend.images("c")
     assert (held.payload["content_hash"], held.payload["note"]) == (new.content_hash, 1)
-    found = library.backend.search(SearchRequest(image=image_example(b"B"), collection="c"))
+    found = library.backend.search(SearchRequest(image=[image_example(b"B")], collection="c"))
     assert found.hits[0].score == pytest.approx(1)
 
 
 @pytest.mark.parametrize(("batch", "calls", "largest"), [(4, 3, 4), (12, 1, 12), (20, 1, 12)])
-def test_no_more_pictures_are_under_way_than_workers(
+def test_a_run_indexes_as_many_pictures_at_a_time_as_there_are_workers(
     library: Library, monkeypatch: pytest.MonkeyPatch, batch: int, calls: int, largest: int
 ) -> None:
     monkeypatch.setattr(library.backend, "batch", batch)
@@ -94,7 +94,7 @@ def test_no_more_pictures_are_under_way_than_workers(
             most = max(most, under_way)
         if len(pictures) == largest and together.n_waiting < calls and not together.broken:
             with suppress(threading.BrokenBarrierError):
-                together.wait(5)  # until so many are there: no fewer than workers either
+                together.wait(5)  # proves that all workers run at the same time
             together.abort()
         try:
             return index(pictures, **more)
@@ -107,7 +107,7 @@ def test_no_more_pictures_are_under_way_than_workers(
     assert (counts(report), most) == ((50, 0, 0, 0), 12)
 
 
-def test_what_somebody_deletes_meanwhile_is_embedded_again(library: Library) -> None:
+def test_a_picture_that_another_client_deletes_is_embedded_again(library: Library) -> None:
     library.write(a="A", b="B", c="C")
     library.run()
     held = hold(library.backend, "c", "me")
@@ -121,7 +121,7 @@ def test_what_somebody_deletes_meanwhile_is_embedded_again(library: Library) -> 
     assert library.encoder.embedded.count(b"A") == 2
 
 
-def test_a_file_that_changes_meanwhile_is_told_and_indexed_by_the_next_run(
+def test_a_file_that_changes_during_a_run_fails_and_the_next_run_indexes_it(
     library: Library,
 ) -> None:
     library.write(a="A")
@@ -129,8 +129,6 @@ def test_a_file_that_changes_meanwhile_is_told_and_indexed_by_the_next_run(
     hashed, _ = hash_sources(sources, 1, ignore)
     library.write(a="new")
     report = carry_out(make_plan(hashed, []), library.backend, "c", "me", 1, ignore)
-    assert [failure.why for failure in report.failures] == [
-        "has changed since it was looked at: run again"
-    ]
+    assert [failure.code for failure in report.failures] == ["changed_file"]
     assert counts(library.run()) == (1, 0, 0, 0)
     assert library.encoder.embedded == [b"new"]

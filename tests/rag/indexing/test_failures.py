@@ -1,11 +1,11 @@
-"""What a run does when a picture, a file or the whole service fails."""
+"""Failures of one picture, of one file, and of the whole service."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import threading
-from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +13,30 @@ import pytest
 
 from bento.contract.errors import Busy, StoreFull, StoreUnavailable
 from rag.indexing.bulk import each
+from rag.indexing.failures import IndexingError
+from rag.indexing.files import content_hash
 from rag.indexing.retrying import patiently
 from router_client import VisionEncoderConnectionError
 from tests.support.rag.library import Library, counts
 
 
-def test_of_a_picture_that_cannot_be_indexed_all_places_are_told(library: Library) -> None:
+def test_all_paths_of_a_picture_that_cannot_be_indexed_are_reported(library: Library) -> None:
     library.write(a="broken", b="broken", c="C")
     report = library.run()
     assert [Path(failure.path).name for failure in report.failures] == ["a.png", "b.png"]
 
 
-def test_a_file_that_cannot_be_indexed_costs_the_others_nothing(library: Library) -> None:
+def test_a_file_that_cannot_be_indexed_does_not_affect_the_others(library: Library) -> None:
     library.write(a="A", b="broken", c="")
     report = library.run()
     assert counts(report) == (1, 0, 0, 0)
-    assert [(Path(f.path).name, f.why) for f in report.failures] == [
-        ("c.png", "the file is empty"),
-        ("b.png", "these bytes are not a picture"),
+    assert [(Path(f.path).name, f.code, f.why) for f in report.failures] == [
+        ("c.png", "empty_file", "the file is empty"),
+        ("b.png", "not_an_image", "these bytes are not a picture"),
     ]
 
 
-def test_of_a_batch_only_what_cannot_be_indexed_is_left_out(
+def test_only_the_bad_pictures_of_a_batch_fail(
     library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(library.backend, "batch", 4)
@@ -47,16 +49,16 @@ def test_of_a_batch_only_what_cannot_be_indexed_is_left_out(
     manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
     report = library.run(manifest)
     assert counts(report) == (5, 0, 0, 0)
-    assert [(Path(f.path).name, f.why[:20]) for f in report.failures] == [
-        ("b.png", "these bytes are not "),
-        ("e.png", "the payload of point"),
-        ("g.png", "these bytes are not "),
+    assert [(Path(f.path).name, f.code) for f in report.failures] == [
+        ("b.png", "not_an_image"),
+        ("e.png", "invalid_request"),
+        ("g.png", "not_an_image"),
     ]
     assert library.held().keys() == set("acdfh")
     assert sorted(library.encoder.embedded) == [b"A", b"C", b"D", b"F", b"H"]
 
 
-def test_a_picture_that_breaks_stays_findable_as_it_was(library: Library) -> None:
+def test_the_index_keeps_a_picture_whose_file_breaks(library: Library) -> None:
     library.write(a="A")
     library.run()
     library.write(a="broken now")
@@ -70,45 +72,48 @@ def test_a_picture_that_breaks_stays_findable_as_it_was(library: Library) -> Non
     assert library.held() == {"a": ["a"], "b": ["b"]}
 
 
-def test_a_disk_that_fails_while_it_is_read_costs_one_picture(
+def test_a_read_error_of_the_disk_fails_one_picture(
     library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     library.write(a="A", b="B")
+    file_digest = hashlib.file_digest
 
     def failing(file: Any, name: str) -> Any:
         if file.name.endswith("b.png"):
             raise OSError(5, "Input/output error")
         return file_digest(file, name)
 
-    monkeypatch.setattr("rag.indexing.files.file_digest", failing)
+    monkeypatch.setattr(hashlib, "file_digest", failing)
     report = library.run()
     assert counts(report) == (1, 0, 0, 0)
-    assert [failure.why for failure in report.failures] == ["cannot be read: Input/output error"]
+    assert [failure.why for failure in report.failures] == [
+        "cannot read the file: Input/output error"
+    ]
 
 
-def test_what_is_no_file_does_not_hang_the_run(library: Library) -> None:
+def test_a_named_pipe_does_not_block_the_run(library: Library) -> None:
     os.mkfifo(library.top / "pipe.png")
     library.write(a="A")
     assert counts(library.run()) == (1, 0, 0, 0)
     (failure,) = library.run(library.top / "pipe.png").failures
-    assert failure.why == "is not a file"
+    assert (failure.code, failure.why) == ("not_a_file", "the path is not a regular file")
 
 
-def test_a_file_larger_than_any_service_takes_is_not_read(
-    library: Library, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("rag.indexing.files.LARGEST_FILE", 3)
-    library.write(a="A", b="large")
-    report = library.run()
-    assert [f.why for f in report.failures] == ["has 5 bytes; at most 3 are read"]
+def test_a_file_above_the_size_limit_is_rejected(tmp_path: Path) -> None:
+    file = tmp_path / "large.png"
+    file.write_bytes(b"large")
+    with pytest.raises(IndexingError, match=r"^the file has 5 bytes; at most 3 are") as caught:
+        content_hash(str(file), largest=3)
+    assert caught.value.code == "too_large"
+    assert content_hash(str(file), largest=5) == hashlib.sha256(b"large").hexdigest()
 
 
-def test_what_concerns_all_stops_the_run_and_the_next_one_goes_on(
+def test_a_failure_of_the_store_stops_the_run_and_the_next_run_continues(
     library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     library.write(**{f"p{n}": f"{n}" for n in range(20)})
     index = library.backend.index
-    left = threading.Semaphore(5)  # calls, each with two pictures
+    left = threading.Semaphore(5)  # calls of two pictures each
 
     def failing(*args: Any, **kwargs: Any) -> Any:
         if not left.acquire(blocking=False):
@@ -116,7 +121,7 @@ def test_what_concerns_all_stops_the_run_and_the_next_one_goes_on(
         return index(*args, **kwargs)
 
     monkeypatch.setattr(library.backend, "index", failing)
-    with pytest.raises(StoreFull, match="3 MB free"):
+    with pytest.raises(StoreFull):
         library.run()
     monkeypatch.setattr(library.backend, "index", index)
     assert counts(library.run()) == (10, 0, 10, 0)
@@ -129,7 +134,7 @@ def test_what_concerns_all_stops_the_run_and_the_next_one_goes_on(
         (Busy("busy", retry_after=7), [7.0, 7.0, 7.0, 8.0, 15.0, 15.0, 15.0]),
         (Busy("busy", retry_after=700), [15.0] * 4),
         (
-            VisionEncoderConnectionError("away", code="unreachable"),
+            VisionEncoderConnectionError("unreachable", code="unreachable"),
             [1.0, 2.0, 4.0, 8.0, 15.0, 15.0, 15.0],
         ),
         (StoreUnavailable("down"), [1.0, 2.0, 4.0, 8.0, 15.0, 15.0, 15.0]),
@@ -137,9 +142,7 @@ def test_what_concerns_all_stops_the_run_and_the_next_one_goes_on(
         (ValueError("a bug"), []),
     ],
 )
-def test_a_busy_service_is_waited_for_and_not_for_ever(
-    error: Exception, waits: list[float]
-) -> None:
+def test_retries_back_off_and_end_after_a_minute(error: Exception, waits: list[float]) -> None:
     slept: list[float] = []
 
     def failing() -> None:
@@ -159,7 +162,7 @@ def test_a_busy_service_is_waited_for_and_not_for_ever(
     assert patiently(once, sleep=slept.append) == "done"
 
 
-def test_who_stops_does_not_wait_for_a_busy_service() -> None:
+def test_stopping_ends_the_wait_for_a_busy_service() -> None:
     stop = threading.Event()
     stop.set()
     asked: list[int] = []
@@ -174,7 +177,7 @@ def test_who_stops_does_not_wait_for_a_busy_service() -> None:
     stop.clear()
     running = each(str, range(100), 2, stop)
     next(running)
-    running.close()  # as when the run fails, or Ctrl-C is pressed
+    running.close()  # as on a failure of the run, or Ctrl-C
     assert stop.is_set()
     stop.clear()
     assert len(list(each(str, range(9), 2, stop))) == 9

@@ -1,4 +1,4 @@
-"""Indexing folders: what a run adds, updates, leaves and forgets."""
+"""Indexing folders: what a run adds, updates, keeps and deletes."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from bento.contract.search import image_example
 from rag import Picture, SearchRequest
 from rag.indexing.duplicates import near_duplicates
+from tests.support.rag.engines import quick_folder
+from tests.support.rag.fakes import FakeEncoder
 from tests.support.rag.library import Library, counts, ignore
 
 
-def test_what_is_indexed_is_skipped_and_what_is_new_is_added(library: Library) -> None:
+def test_a_run_skips_indexed_pictures_and_adds_new_ones(library: Library) -> None:
     library.write(a="A", b="B")
     assert counts(library.run()) == (2, 0, 0, 0)
     assert counts(library.run()) == (0, 0, 2, 0)
@@ -25,7 +28,7 @@ def test_what_is_indexed_is_skipped_and_what_is_new_is_added(library: Library) -
     assert library.payload("c_d")["title"] == "c d"
 
 
-def test_the_same_picture_in_several_places_is_one_with_all_its_paths(library: Library) -> None:
+def test_copies_are_one_picture_with_all_their_paths(library: Library) -> None:
     library.write(b="A", a="A", sub__c="A")
     report = library.run()
     assert (counts(report), report.duplicates) == ((1, 0, 0, 0), 2)
@@ -36,16 +39,16 @@ def test_the_same_picture_in_several_places_is_one_with_all_its_paths(library: L
     assert library.encoder.embedded == [b"A"]
 
 
-def test_a_changed_file_replaces_the_picture_that_it_was(library: Library) -> None:
+def test_a_changed_file_replaces_its_picture_and_keeps_its_tags(library: Library) -> None:
     library.write(a="old", b="B")
     library.run(library.top, tags=["holiday"])
     library.write(a="new")
     assert counts(library.run()) == (1, 0, 1, 1)
     assert library.held() == {"a": ["a"], "b": ["b"]}
-    assert library.payload("a")["tags"] == ["holiday"]  # what was known of the file stays
+    assert library.payload("a")["tags"] == ["holiday"]
 
 
-def test_a_changed_duplicate_leaves_the_others(library: Library) -> None:
+def test_a_changed_copy_does_not_affect_the_other_copies(library: Library) -> None:
     library.write(a="A", b="A", c="A")
     library.run()
     library.write(a="new")
@@ -64,7 +67,7 @@ def test_a_renamed_file_is_not_embedded_again(library: Library) -> None:
     assert library.encoder.embedded == [b"A"]
 
 
-def test_what_is_gone_is_forgotten_when_asked_and_only_there(library: Library) -> None:
+def test_prune_deletes_missing_pictures_of_the_given_folder_only(library: Library) -> None:
     library.write(a="A", b="B", dup="B", sub__c="C", sub__d="D")
     library.run()
     library.remove("a", "dup", "sub/c")
@@ -76,24 +79,24 @@ def test_what_is_gone_is_forgotten_when_asked_and_only_there(library: Library) -
     assert library.held() == {"b": ["b"], "sub/d": ["sub/d"]}
 
 
-def test_an_empty_folder_forgets_nothing(library: Library) -> None:
+def test_prune_keeps_the_pictures_of_an_empty_folder(library: Library) -> None:
     library.write(a="A", sub__b="B")
     library.run()
     library.remove("a", "sub/b")
-    assert counts(library.run(prune=True)) == (0, 0, 0, 0)  # a disk that is away looks like that
+    assert counts(library.run(prune=True)) == (0, 0, 0, 0)  # like an unmounted disk
     library.write(c="C")
     (library.top / "disk").symlink_to("/nowhere")
     report = library.run(prune=True)
     assert (counts(report), len(report.failures)) == ((1, 0, 0, 0), 1)
     (library.top / "disk").unlink()
     assert counts(library.run(prune=True)) == (0, 0, 1, 1)
-    assert library.held().keys() == {"c", "sub/b"}  # so does a folder below, when it is empty
+    assert library.held().keys() == {"c", "sub/b"}  # the subfolder is empty, too
     (library.top / "sub").rmdir()
     assert counts(library.run(prune=True)) == (0, 0, 1, 1)
     assert library.held().keys() == {"c"}
 
 
-def test_the_first_place_gives_the_title(library: Library) -> None:
+def test_the_first_path_gives_the_title(library: Library) -> None:
     library.write(x__a="A", y__b="A", y__c="A")
     library.run()
     assert library.payload("x/a")["title"] == "a"
@@ -102,7 +105,7 @@ def test_the_first_place_gives_the_title(library: Library) -> None:
     assert library.payload("y/b")["title"] == "b"
 
 
-def test_what_cannot_be_looked_at_is_not_gone(
+def test_prune_keeps_a_picture_whose_file_cannot_be_accessed(
     library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     library.write(a="A", b="B", sub__c="C")
@@ -110,7 +113,7 @@ def test_what_cannot_be_looked_at_is_not_gone(
     library.remove("a", "sub/c")
     lstat = os.lstat
 
-    def refusing(path: Any, **options: Any) -> os.stat_result:  # as root, nothing is refused
+    def refusing(path: Any, **options: Any) -> os.stat_result:  # the tests may run as root
         if str(path).endswith("c.png"):
             raise PermissionError(13, "Permission denied", path)
         return lstat(path, **options)
@@ -120,7 +123,7 @@ def test_what_cannot_be_looked_at_is_not_gone(
     assert library.held() == {"b": ["b"], "sub/c": ["sub/c"]}
 
 
-def test_a_path_is_taken_also_where_no_file_is_left(library: Library) -> None:
+def test_a_changed_copy_loses_its_path_even_if_the_other_file_is_missing(library: Library) -> None:
     library.write(x__a="A", y__b="A")
     library.run()
     (library.top / "y" / "b.png").unlink()
@@ -129,7 +132,7 @@ def test_a_path_is_taken_also_where_no_file_is_left(library: Library) -> None:
     assert library.held() == {"x/a": ["x/a"], "y/b": ["y/b"]}
 
 
-def test_another_tenants_pictures_are_left_alone(library: Library) -> None:
+def test_a_run_does_not_touch_another_tenants_pictures(library: Library) -> None:
     library.write(a="A")
     library.run()
     library.run(dao_id="other")
@@ -139,7 +142,7 @@ def test_another_tenants_pictures_are_left_alone(library: Library) -> None:
     assert library.held("other") == {"a": ["a"]}
 
 
-def test_runs_over_different_folders_do_not_undo_each_other(library: Library) -> None:
+def test_runs_over_folders_that_share_a_picture_do_not_undo_each_other(library: Library) -> None:
     library.write(x__a="A", y__b="A")
     for name, tags in (("x", ["one"]), ("y", ["two"])):
         library.run(library.top / name, tags=tags)
@@ -149,7 +152,7 @@ def test_runs_over_different_folders_do_not_undo_each_other(library: Library) ->
         assert counts(library.run(library.top / name)) == (0, 0, 1, 0)
 
 
-def test_of_several_pictures_only_what_is_new_is_embedded(library: Library) -> None:
+def test_only_new_pictures_of_a_batch_are_embedded(library: Library) -> None:
     def some(*wanted: tuple[int, str], note: int = 0) -> list[Picture]:
         return [Picture(f"{i}", d.encode(), f"/{i}", "me", {"note": note}) for i, d in wanted]
 
@@ -162,24 +165,22 @@ def test_of_several_pictures_only_what_is_new_is_embedded(library: Library) -> N
     held = {image.id: image.payload["note"] for image in library.backend.images("c")}
     assert held == {"0": 1, "1": 0, "2": 0, "3": 0}
     for data, ids in {b"A": {"0"}, b"C": {"2"}, b"new": {"1", "3"}}.items():
-        found = library.backend.search(SearchRequest(image=image_example(data), collection="c"))
+        found = library.backend.search(SearchRequest(image=[image_example(data)], collection="c"))
         assert {hit.id for hit in found.hits if hit.score > 0.999} == ids
 
 
-def test_near_duplicates_come_in_groups_closest_first(
-    library: Library, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import numpy as np
-
-    def along(data: bytes) -> Any:
-        """Return a vector of angle `data` degrees in a plane, or across it."""
+def test_near_duplicates_are_grouped_closest_first(tmp_path: Path) -> None:
+    def at_angle(data: bytes) -> Any:
+        """Return the unit vector at an angle of `data` degrees in a plane."""
         angle = np.radians(float(data))
         return np.array([np.cos(angle), np.sin(angle), *[0.0] * 14], np.float32)
 
-    monkeypatch.setattr("tests.support.rag.fakes.vector_of", along)
-    library.write(a="0", b="4", c="8", d="50", e="51", f="120", g="200", twin="200")
-    library.run()
-    groups = near_duplicates(library.backend, "c", "me", 0.995, ignore)
+    with quick_folder(tmp_path) as folder:
+        library = Library(folder, FakeEncoder(vector_of=at_angle))
+        library.write(a="0", b="4", c="8", d="50", e="51", f="120", g="200", twin="200")
+        library.run()
+        groups = near_duplicates(library.backend, "c", "me", 0.995, ignore)
+        library.backend.close()
     named = [
         (round(group.score, 4), sorted(Path(image.path).stem for image in group.images))
         for group in groups
@@ -187,5 +188,5 @@ def test_near_duplicates_come_in_groups_closest_first(
     assert named == [
         (1.0, ["g"]),
         (0.9998, ["d", "e"]),
-        (0.9976, ["a", "b", "c"]),  # a and c are alike through b only
+        (0.9976, ["a", "b", "c"]),  # a and c are similar only through b
     ]

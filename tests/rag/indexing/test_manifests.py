@@ -1,4 +1,4 @@
-"""Indexing with manifests: ids, captions and tags stay with a picture that moves or changes."""
+"""Indexing with manifests: a picture that moves or changes keeps its id, caption and tags."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rag import Picture
 from tests.support.rag.library import Library, counts
 
 
-def test_a_picture_that_somebody_named_keeps_its_id(library: Library) -> None:
+def test_a_picture_keeps_the_id_from_a_manifest(library: Library) -> None:
     library.write(a="A", b="B")
     manifest = library.top / "m.jsonl"
     manifest.write_text('{"path": "a.png", "id": "42", "caption": "a cat"}\n')
@@ -28,7 +28,7 @@ def test_a_picture_that_somebody_named_keeps_its_id(library: Library) -> None:
     assert len(library.held()) == 2
 
 
-def test_a_named_picture_that_moves_lies_where_it_is_now(library: Library) -> None:
+def test_a_manifest_can_move_an_id_to_another_path(library: Library) -> None:
     library.write(a="A", b="B")
     manifest = library.top / "m.jsonl"
     manifest.write_text('{"path": "a.png", "id": "42"}\n')
@@ -38,7 +38,7 @@ def test_a_named_picture_that_moves_lies_where_it_is_now(library: Library) -> No
     assert library.held() == {"b": ["b"]}
 
 
-def test_a_named_picture_keeps_its_name_where_its_file_moves(library: Library) -> None:
+def test_a_picture_with_a_given_id_keeps_it_when_its_file_moves(library: Library) -> None:
     library.write(a="A")
     manifest = library.top / "m.jsonl"
     manifest.write_text('{"path": "a.png", "id": "42", "caption": "a cat", "tags": ["t"]}\n')
@@ -50,7 +50,7 @@ def test_a_named_picture_keeps_its_name_where_its_file_moves(library: Library) -
     assert (payload["image_id"], payload["caption"], payload["tags"]) == ("42", "a cat", ["t"])
     library.write(a="A", c="A")
     library.run()
-    assert library.held() == {"a": ["a", "b", "c"]}  # a copy is another place of it
+    assert library.held() == {"a": ["a", "b", "c"]}  # a copy adds a path
     library.write(a="new", b="new", c="newer")
     library.run()
     assert {name: library.payload(name)["image_id"] == "42" for name in "abc"} == {
@@ -61,7 +61,7 @@ def test_a_named_picture_keeps_its_name_where_its_file_moves(library: Library) -
     assert library.encoder.embedded == [b"A", b"new", b"newer"]
 
 
-def test_an_id_that_a_manifest_gives_is_not_another_files(library: Library) -> None:
+def test_an_id_can_move_to_another_file_and_stay_there(library: Library) -> None:
     library.write(a="A", z="Z")
     manifest = library.top / "m.jsonl"
     for name in "azz":
@@ -71,7 +71,7 @@ def test_an_id_that_a_manifest_gives_is_not_another_files(library: Library) -> N
     assert library.held() == {"a": ["a"], "z": ["z"]}
 
 
-def test_a_manifest_may_name_a_picture_anew(library: Library) -> None:
+def test_a_manifest_can_change_the_id_of_a_picture(library: Library) -> None:
     library.write(a="A")
     manifest = library.top / "m.jsonl"
     for image_id in "12":
@@ -80,19 +80,19 @@ def test_a_manifest_may_name_a_picture_anew(library: Library) -> None:
     assert [image.id for image in library.backend.images("c")] == ["2"]
 
 
-def test_of_a_named_pictures_places_those_that_still_show_it_keep_its_name(
+def test_unchanged_paths_of_a_picture_keep_its_id(
     library: Library,
 ) -> None:
     library.write(a="A", b="A")
-    places = [str(library.top / f"{name}.png") for name in "ab"]
-    library.backend.index([Picture("7", b"A", places[0], "me", {}, places[1:])], "c")
+    paths = [str(library.top / f"{name}.png") for name in "ab"]
+    library.backend.index([Picture("7", b"A", paths[0], "me", {}, paths[1:])], "c")
     library.write(a="new")
     library.run()
     assert library.held() == {"a": ["a"], "b": ["b"]}
     assert library.payload("b")["image_id"] == "7"
 
 
-def test_what_is_known_of_a_file_that_moves_does_not_stay_for_what_comes_there(
+def test_a_new_file_at_an_old_path_does_not_inherit_the_metadata(
     library: Library,
 ) -> None:
     library.write(a="A")
@@ -108,7 +108,7 @@ def test_what_is_known_of_a_file_that_moves_does_not_stay_for_what_comes_there(
 
 @pytest.mark.parametrize("image_id", [{}, {"id": "1"}])
 @pytest.mark.parametrize("folder_first", [False, True])
-def test_what_is_said_of_one_file_several_times_adds_up(
+def test_several_manifest_lines_for_one_file_add_up(
     library: Library, image_id: dict[str, str], folder_first: bool
 ) -> None:
     library.write(a="A", **{f"p{n}": f"{n}" for n in range(20)})
@@ -126,7 +126,7 @@ def test_what_is_said_of_one_file_several_times_adds_up(
     assert counts(library.run(*given, tags=["x"])) == (0, 0, 21, 0)
 
 
-def test_a_file_that_was_named_twice_keeps_both_names(library: Library) -> None:
+def test_a_file_with_two_ids_keeps_both(library: Library) -> None:
     library.write(a="A", b="B")
     manifest = library.top / "m.jsonl"
     manifest.write_text('{"path": "a.png", "id": "1"}\n{"path": "a.png", "id": "2"}\n')
@@ -135,7 +135,7 @@ def test_a_file_that_was_named_twice_keeps_both_names(library: Library) -> None:
     assert {"1", "2"} < {image.id for image in library.backend.images("c")}
 
 
-def test_a_folder_and_the_manifest_of_its_files_are_one_source(library: Library) -> None:
+def test_a_folder_and_the_manifest_of_its_files_can_be_given_together(library: Library) -> None:
     library.write(a="A", b="B", c="C")
     manifest = library.top / "m.jsonl"
     manifest.write_text(
@@ -147,10 +147,10 @@ def test_a_folder_and_the_manifest_of_its_files_are_one_source(library: Library)
     assert (library.payload("b")["caption"], library.payload("b")["tags"]) == ("a cat", ["x"])
 
 
-def test_a_place_of_a_named_picture_that_changed_is_a_picture_of_its_own(library: Library) -> None:
+def test_a_changed_copy_becomes_a_picture_of_its_own(library: Library) -> None:
     library.write(a="A", b="A")
-    places = [str(library.top / f"{name}.png") for name in "ab"]
-    library.backend.index([Picture("7", b"A", places[0], "me", {}, places[1:])], "c")
+    paths = [str(library.top / f"{name}.png") for name in "ab"]
+    library.backend.index([Picture("7", b"A", paths[0], "me", {}, paths[1:])], "c")
     library.write(b="B")
     library.run()
     assert library.held() == {"a": ["a"], "b": ["b"]}
@@ -160,10 +160,10 @@ def test_a_place_of_a_named_picture_that_changed_is_a_picture_of_its_own(library
     library.run()
     library.write(b="C")
     library.run(prune=True)
-    assert library.payload("b")["image_id"] == "8"  # or another that somebody named
+    assert library.payload("b")["image_id"] == "8"  # the picture with this content had the id 8
 
 
-def test_a_manifest_names_pictures_and_a_changed_one_keeps_its_name(library: Library) -> None:
+def test_copies_can_have_different_ids_and_keep_them_when_they_change(library: Library) -> None:
     library.write(a="A", b="A")
     manifest = library.top / "m.jsonl"
     manifest.write_text('{"path": "a.png", "id": "1"}\n{"path": "b.png", "id": "2"}\n')
@@ -174,7 +174,7 @@ def test_a_manifest_names_pictures_and_a_changed_one_keeps_its_name(library: Lib
     assert {image.id for image in library.backend.images("c")} == {"1", "2"}
 
 
-def test_tags_and_captions_are_brought_up_to_date_without_embedding(library: Library) -> None:
+def test_changed_tags_and_captions_are_updated_without_embedding(library: Library) -> None:
     library.write(a="A")
     library.run()
     assert counts(library.run(library.top, tags=["t"])) == (0, 1, 0, 0)
@@ -187,7 +187,7 @@ def test_tags_and_captions_are_brought_up_to_date_without_embedding(library: Lib
 
 
 @pytest.mark.parametrize("tags", [None, "cat", 7])
-def test_tags_that_somebody_else_wrote_are_no_obstacle(library: Library, tags: Any) -> None:
+def test_tags_of_any_type_in_the_index_are_accepted(library: Library, tags: Any) -> None:
     library.write(a="A")
     path = library.top / "a.png"
     other = Picture("42", path.read_bytes(), str(path), "me", {"tags": tags})

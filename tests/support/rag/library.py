@@ -1,4 +1,4 @@
-"""A folder of pictures and its index, for the tests of indexing."""
+"""A folder of pictures and their index, for the tests of indexing."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from tests.support.rag.fakes import FakeEncoder
 
 
 def ignore(what: str, done: int, total: int, note: str) -> None:
-    """Discard a progress report."""
+    """Ignore the progress of a run."""
 
 
 class Library:
-    """A folder of pictures and its index. `run` indexes the folder as `vision-rag index` does."""
+    """A folder of pictures and its index. `run` does what `vision-rag index` does."""
 
-    def __init__(self, top: Path) -> None:
+    def __init__(self, top: Path, encoder: FakeEncoder | None = None) -> None:
         self.top = top / "pictures"
         self.top.mkdir()
-        self.encoder = FakeEncoder()
+        self.encoder = encoder or FakeEncoder()
         self.backend = LocalBackend(self.encoder, EdgeStore(top / "qdrant"))
 
     def write(self, **files: str) -> None:
@@ -49,7 +49,7 @@ class Library:
         return report
 
     def held(self, dao_id: str = "me") -> dict[str, list[str]]:
-        """Return all names of each indexed picture by its first name."""
+        """Return the names of all files of each picture, by the name of its first file."""
         listed = {}
         for image in self.backend.images("c", dao_id=dao_id):
             paths = [image.path, *image.payload.get("duplicates", ())]
