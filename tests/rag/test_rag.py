@@ -27,13 +27,19 @@ from rag.pictures.index import point_id
 from rag.store.edge.store import EdgeStore
 from rag.store.interface import ModelIdentity
 from router_client import VisionEncoderConnectionError
-from tests.support.rag.engines import closed_port
+from tests.support.rag.engines import closed_port, quick_folder
 from tests.support.rag.fakes import FakeEncoder
 
 
 @pytest.fixture
-def backend(tmp_path: Path) -> Iterator[LocalBackend]:
-    backend = LocalBackend(FakeEncoder(), EdgeStore(tmp_path / "qdrant"))
+def store_folder(tmp_path: Path) -> Iterator[Path]:
+    with quick_folder(tmp_path) as folder:
+        yield folder / "qdrant"
+
+
+@pytest.fixture
+def backend(store_folder: Path) -> Iterator[LocalBackend]:
+    backend = LocalBackend(FakeEncoder(), EdgeStore(store_folder))
     yield backend
     backend.close()
 
@@ -146,11 +152,11 @@ def test_an_unreachable_service_makes_search_unavailable(monkeypatch: pytest.Mon
 
 
 def test_a_collection_of_another_model_is_rejected(
-    backend: LocalBackend, pictures: list[Path], tmp_path: Path
+    backend: LocalBackend, pictures: list[Path], store_folder: Path
 ) -> None:
     index_image("1", pictures[0], "dao", backend=backend)
     backend.close()
-    store = EdgeStore(tmp_path / "qdrant")
+    store = EdgeStore(store_folder)
     try:
         other = PictureIndex(store, replace(identity_of(FakeEncoder()), weights_digest="other"))
         with pytest.raises(CollectionMismatch, match="weights_digest"):

@@ -215,7 +215,7 @@ def test_a_manifest_gives_ids_and_metadata(tree: Path) -> None:
         ),
         ('{"path": "a.PNG", "id": "first"}', "the id 'first' is already used by an earlier line"),
         ('{"path": "a.PNG", "id": ""}', "the id is not valid: String should have at least 1"),
-        ('{"path": "a.PNG", "id": "a\\nb"}', "the id is not valid: it has a control"),
+        ('{"path": "a.PNG", "id": "a\\nb"}', "the id is not valid: the control character"),
     ],
 )
 def test_an_invalid_manifest_line_is_reported_with_its_number(
