@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from queue import SimpleQueue
@@ -54,7 +54,7 @@ def index_each(
 
 def each(
     call: Callable[[T], R], items: Iterable[T], workers: int, stop: Event
-) -> Iterator[tuple[T, Future[R]]]:
+) -> Generator[tuple[T, Future[R]]]:
     """Call `call` with each item on threads; yield each item and its future when it is done.
 
     At most `2 * workers` calls are queued or running. If the caller stops early, `stop` is set,
