@@ -6,9 +6,10 @@ import asyncio
 import ipaddress
 import re
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Final
 
@@ -32,6 +33,12 @@ async def resolve(host: str, port: int) -> list[Address]:
     find = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
     found = await asyncio.get_running_loop().run_in_executor(_RESOLVING, find)
     return [ipaddress.ip_address(entry[4][0]) for entry in found]
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    """Read the certificates once: that takes tens of milliseconds and blocks the event loop."""
+    return httpx.create_ssl_context(trust_env=False)
 
 
 class ImageFetcher:
@@ -90,6 +97,7 @@ class ImageFetcher:
     async def _follow(self, url: str) -> bytes:
         # trust_env=False: a proxy from the environment would connect to unchecked addresses
         async with httpx.AsyncClient(
+            verify=_tls(),
             trust_env=False,
             timeout=self._timeout,
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),

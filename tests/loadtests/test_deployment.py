@@ -8,6 +8,8 @@ from loadtests.traffic.deployment import Deployment, Unusable
 from tests.support.loadstub import Stub
 from tests.support.wire import answer, wire
 
+pytestmark = pytest.mark.service
+
 
 @pytest.mark.parametrize(
     ("fault", "message"),

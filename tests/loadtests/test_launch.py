@@ -10,6 +10,8 @@ import pytest
 
 from loadtests.launch import checkout_in, model, running
 
+pytestmark = pytest.mark.service
+
 # Serves, and starts a worker in a session of its own, as BentoML does.
 SUPERVISOR = """
 import http.server, os, subprocess, sys

@@ -13,6 +13,8 @@ from loadtests.__main__ import main
 from tests.support.loadstub import Stub
 from tests.support.paths import ROOT
 
+pytestmark = pytest.mark.service
+
 
 @pytest.fixture(autouse=True)
 def _same_signal_handler() -> Iterator[None]:

@@ -20,6 +20,8 @@ from rag.store.server.store import like, make_client
 from tests.support.rag.engines import CLIP, DIM, OTHER, make_points, settings
 from tests.support.rag.loopback import Fault, Loopback
 
+pytestmark = pytest.mark.service
+
 THERE = f"a--{CLIP.generation}"
 
 

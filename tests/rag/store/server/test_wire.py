@@ -29,6 +29,8 @@ from rag.store.server.store import ServerStore
 from tests.support.paths import ROOT
 from tests.support.rag.engines import CLIP, OTHER, closed_port, make_points, point_id
 
+pytestmark = pytest.mark.service
+
 DOCUMENT = Path(
     os.environ.get("QDRANT_OPENAPI") or ROOT.parent / "shared/data/qdrant-openapi-1.19.json"
 )
