@@ -1,4 +1,4 @@
-"""Take the pictures of the search page that the README shows.
+"""Take the pictures of the search page for the docs.
 
 make demo                                # in one terminal: a service with the sample pictures
 python docs/images/search_page.py        # in another; the service's address may follow
