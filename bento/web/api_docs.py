@@ -175,9 +175,9 @@ def markdown() -> str:
 
 def _codes() -> list[tuple[int, str, str]]:
     """Return status, code and meaning of every error that a route can answer with."""
-    classes = [ServiceError]
+    classes, errors = [ServiceError], ServiceError.__module__
     for each in classes:  # grows while it is read
-        classes += each.__subclasses__()
+        classes += (sub for sub in each.__subclasses__() if sub.__module__ == errors)
     codes = {(500, ServiceError.code, "The service failed. This is a bug.")}
     for each in classes:
         if each in (InvalidSearch, ModelLoadError):  # the code of another error; only at the start

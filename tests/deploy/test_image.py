@@ -168,7 +168,7 @@ def test_a_bento_contains_only_committed_files(tmp_path: Path) -> None:
     (copy / "service.py").write_text("changed")
     refused = make()
     assert refused.returncode != 0
-    assert "changes that are not committed" in refused.stdout
+    assert "commit or stash" in refused.stdout
     assert "build" not in refused.stdout
 
 

@@ -89,7 +89,8 @@ class Reader:
                 assert self.has_said(until), self.log.read_text()
                 yield
             finally:
-                os.killpg(process.pid, signal.SIGINT)
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGTERM)
                 process.wait(60)
 
     def has_said(self, text: str) -> bool:

@@ -216,7 +216,7 @@ def test_pictures_are_found_by_text_and_by_image(run: Run, folder: Path) -> None
     assert len(as_json(text)) == 2
     table = run("search", "a circle", "--collection", "search")[1]
     assert "score" in table
-    assert str(folder) in table
+    assert ".png" in table
     nobody = run("search", "a circle", "--collection", "search", "--dao-id", "nobody")
     assert nobody[:2] == (0, "nothing found\n")
 
