@@ -26,7 +26,7 @@ def test_every_named_metric_is_served(server: Server) -> None:
     metrics = set(re.findall(r"`(vision_encoder_\w+)`", PAGE))
     assert metrics
     for metric in metrics:
-        assert f"# TYPE {metric}" in served, metric
+        assert f"# TYPE {metric} " in served, metric
 
 
 def test_an_embedded_store_can_be_copied_and_put_back(tmp_path: Path) -> None:
