@@ -52,7 +52,7 @@ def codes(error: type[ServiceError]) -> set[str]:
 
 def texts_of(visit: Visit) -> dict[str, Any]:
     """Return the texts of the page by language."""
-    visit.page.goto(f"{visit.url}/ui")
+    visit.open()
     texts: dict[str, Any] = visit.page.evaluate(
         "import('/ui/texts.js').then((texts) => texts.TEXTS)"
     )
@@ -86,6 +86,7 @@ def test_the_language_follows_the_browser_and_the_switch(
     assert visit.wrong == []
 
 
+@pytest.mark.usefixtures("samples")  # the page shows their collection
 def test_both_languages_have_every_text_of_the_page(visit: Visit) -> None:
     texts = texts_of(visit)
     assert texts["en"].keys() == texts["uk"].keys()
@@ -99,6 +100,7 @@ def test_both_languages_have_every_text_of_the_page(visit: Visit) -> None:
         assert named[0] == named[1], english
 
 
+@pytest.mark.usefixtures("samples")
 def test_both_languages_have_a_text_for_every_error_code_of_the_page(visit: Visit) -> None:
     wanted = codes(ServiceError) - NOT_ON_THE_PAGE
     assert len(wanted) > 10
