@@ -71,8 +71,8 @@ def index(backend: Backend, options: argparse.Namespace) -> int:
         kept := sum(any(map(sources.may_be_unmounted, paths_of(image))) for image in held)
     ):
         warn(
-            f"kept {kept} pictures of empty folders, which may be unmounted disks; to delete these "
-            "pictures from the index, remove the folders"
+            f"pictures kept in the index because their folder is empty: {kept}. An empty folder may "
+            "be an unmounted disk. If it is not, remove the folder and run --prune again"
         )
     say(
         f"indexed {report.indexed}, updated {report.updated}, unchanged {report.unchanged}, "

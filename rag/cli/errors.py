@@ -10,7 +10,7 @@ from bento.contract.search import Language
 
 
 class Message(NamedTuple):
-    """One line in both languages. `details`: the error's own sentence has a value to show."""
+    """One line in both languages. If `details`, the error's own sentence is shown, too."""
 
     en: str
     uk: str
@@ -20,7 +20,7 @@ class Message(NamedTuple):
 WORDS: Final = {
     "error": Message("error", "помилка"),
     "details": Message("details", "подробиці"),
-    "failed": Message("failed", "не вдалося"),
+    "failed": Message("failed", "не оброблено"),
     "more": Message("and {} more", "і ще {}"),
     "list": Message("full list: {}", "повний перелік: {}"),
     "interrupted": Message(
@@ -273,9 +273,9 @@ def word(name: str) -> str:
 
 
 def explain(code: str, sentence: str) -> tuple[str, str | None]:
-    """Return the line for a code in the user's language, and the details if it needs any.
+    """Return the line for a code in the user's language, and the line of details or None.
 
-    `sentence` is the error's own. It is the line for a code that is not in `MESSAGES`.
+    `sentence` is the error's own. For a code that is not in `MESSAGES`, it is the line.
     """
     message = MESSAGES.get(code)
     if message is None:

@@ -80,7 +80,7 @@ def _fill(
     progress: Progress,
     done: Reindexed,
 ) -> dict[Key, IndexedImage]:
-    """Embed the published pictures into the staged version, in passes until none changes it.
+    """Embed the published pictures into the staged version, until a pass changes nothing.
 
     Returns the published pictures that the last pass listed.
     """

@@ -11,7 +11,7 @@ from bento.contract.retry import retry
 
 PATIENCE: Final = 60.0  # seconds: a call fails after pauses of this total
 _LONGEST_PAUSE: Final = 15.0  # seconds
-_PICTURES_FAULT: Final = frozenset({400, 413, 415, 422})  # statuses of errors of one picture
+_PICTURES_FAULT: Final = frozenset({400, 413, 415, 422})  # a picture with these statuses is bad
 # Codes of failures that may pass within a minute.
 _PASSING: Final = frozenset(
     {"not_ready", "unreachable", "connection_cut", "timeout", "store_unavailable"}

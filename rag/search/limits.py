@@ -15,7 +15,7 @@ class Limits:
     depth: int = MAX_DEPTH  # best matches that paging can reach
     candidates: int = 500  # best matches that a diverse search chooses from
     chunk: int = 1000  # matches that a grouped search fetches at a time
-    further: int = 20  # chunks beyond `depth` to find groups, and as many to fill groups
+    further: int = 20  # chunks beyond `depth` to find groups; also queries to fill groups
 
 
 DEFAULT_LIMITS: Final = Limits()

@@ -102,7 +102,7 @@ class Vectors:
 
 
 def filter_of(request: SearchRequest) -> Filter | None:
-    """Return a filter for the tenant and the conditions of a request, without its examples."""
+    """Combine the tenant and the conditions of a request, and exclude its example pictures."""
     wanted = None if request.dao_id is None else tenant(request.dao_id)
     if request.filter is not None:
         wanted = both(wanted, request.filter)

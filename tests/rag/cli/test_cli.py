@@ -127,7 +127,7 @@ def test_prune_deletes_the_pictures_of_missing_files(run: Run, folder: Path) -> 
     (folder / "deeper" / "grey.jpg").unlink()
     _, out, err = run("index", folder, "--prune", "--collection", "prune")
     assert ", forgotten 1," in out  # scene_2
-    assert "kept 1 pictures of empty folders" in err
+    assert "because their folder is empty: 1." in err
 
 
 def test_a_list_and_a_manifest_are_sources(

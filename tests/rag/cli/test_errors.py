@@ -112,7 +112,7 @@ def test_ctrl_c_stops_the_command_with_status_130(capsys: pytest.CaptureFixture[
     ("locale", "line"),
     [
         ("en_US.UTF-8", "failed {}: not an image: convert it to JPEG, PNG, WebP, GIF"),
-        ("uk_UA.UTF-8", "не вдалося {}: це не зображення: перетворіть файл на JPEG, PNG"),
+        ("uk_UA.UTF-8", "не оброблено {}: це не зображення: перетворіть файл на JPEG, PNG"),
     ],
 )
 def test_a_pdf_is_reported_in_the_users_language(
