@@ -71,8 +71,8 @@ def index(backend: Backend, options: argparse.Namespace) -> int:
         kept := sum(any(map(sources.may_be_unmounted, paths_of(image))) for image in held)
     ):
         warn(
-            f"pictures kept in the index because their folder is empty: {kept}. An empty folder may "
-            "be an unmounted disk. If it is not, remove the folder and run --prune again"
+            f"pictures kept in the index because their folder is empty: {kept}. An empty folder "
+            "may be an unmounted disk. If it is not, remove the folder and run --prune again"
         )
     say(
         f"indexed {report.indexed}, updated {report.updated}, unchanged {report.unchanged}, "
