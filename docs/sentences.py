@@ -38,7 +38,7 @@ def texts(path: Path) -> Iterator[tuple[int, str]]:
             r"^```.*?^```", lambda code: "\n" * code[0].count("\n"), source, flags=re.M | re.S
         )
         for paragraph in re.finditer(r"(?:^(?![#\s|]).+\n?)+|^\|.*$", prose, re.M):
-            yield source.count("\n", 0, paragraph.start()) + 1, paragraph[0]
+            yield prose.count("\n", 0, paragraph.start()) + 1, paragraph[0]
     else:
         for comment in re.finditer(r"(?:^\s*(?:#|//) .*\n)+", source, re.M):
             yield (
