@@ -63,8 +63,8 @@ class Deployment:
         """Index the images for the searches. Images that are already indexed cost little."""
 
         def share(first: int) -> None:
-            # Threads must not share a client: httpx can close a connection in one thread while
-            # another is about to use it ("Bad file descriptor").
+            # With a shared client, four threads once failed with "Bad file descriptor". httpx may
+            # close a connection in one thread while another is about to use it.
             with Deployment(self.host) as own, own._understood():
                 for n in range(first, INDEXED, _THREADS):
                     own._ask("POST", "/images", indexing(n))

@@ -146,7 +146,7 @@ def _error(answer: Answer, where: str) -> VisionEncoderError:
 
 
 def _is_retryable(error: BaseException, safe: bool) -> bool:
-    """Return whether a retry may succeed, and does no harm if the request is not `safe`."""
+    """Return whether a retry may succeed and cannot carry out an unsafe request twice."""
     if not isinstance(error, VisionEncoderError):
         return False
     if error.status == 429 or error.code in _NOT_CARRIED_OUT:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 ImageFile = bytes | bytearray | memoryview | str | os.PathLike[str]
 """The bytes of an image file, or its path."""
 
-# Limits of one request. The bytes exceed theirs only if a single image does.
+# Limits of one request; a larger image is sent alone.
 _IMAGES: Final = 8
 _BYTES: Final = 8_000_000
 

@@ -1,4 +1,4 @@
-"""How a load test starts a service: with its own settings, and without leaving processes behind."""
+"""How a load test starts a service: with its own settings, and without leaving processes running."""
 
 from __future__ import annotations
 
