@@ -1,4 +1,4 @@
-"""How a load test starts a service: with its own settings, and without leaving processes running."""
+"""How a load test starts a service: with its own settings, and leaving no process running."""
 
 from __future__ import annotations
 
