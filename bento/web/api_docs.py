@@ -63,8 +63,9 @@ _CONVENTIONS: Final = """\
   `X-API-Key: KEY`.
 * **`.npy`**: with `Accept: application/x-npy` the embedding routes answer with a float32 array of
   shape `(dimension,)` or `(n, dimension)`. The row of a bad image is NaN.
-* **Images** are JPEG, PNG, WebP, GIF (the first frame), BMP or TIFF. The service applies the EXIF
-  orientation and lays transparent images over white.
+* **Images** are JPEG, PNG, WebP, GIF (the first frame), BMP or TIFF, in colour or greyscale (up to
+  16 bits, or floats from 0 to 1). The service applies the EXIF orientation and lays transparent
+  images over white.
 * **Texts** are truncated at the model's context length (`context_length` in `/info`).
 * **Time**: a request may take 60 s, and its body 40 s of that. After a 429, wait for `Retry-After`
   seconds.
