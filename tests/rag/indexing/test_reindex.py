@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from qdrant_client import QdrantClient
 
 from bento.contract.errors import (
     Busy,
@@ -23,10 +22,10 @@ from rag.indexing.failures import IndexingError
 from rag.indexing.reindex import Reindexed, reindex
 from rag.store.edge.store import EdgeStore
 from rag.store.interface import Store
-from rag.store.server.store import ServerStore
 from tests.support.rag.engines import quick_folder
 from tests.support.rag.fakes import FakeEncoder
 from tests.support.rag.library import ignore
+from tests.support.rag.stores import by_wire, local_mode
 
 
 class Shared:
@@ -63,11 +62,11 @@ class Setting:
         return reindex(self.new, "c", workers=4, drop_missing=drop_missing, progress=ignore)
 
 
-@pytest.fixture(params=["embedded", "server"])
+@pytest.fixture(params=["embedded", by_wire("server")])
 def setting(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Setting]:
     with quick_folder(tmp_path) as folder:
         embedded = request.param == "embedded"
-        store: Any = EdgeStore(folder / "q") if embedded else ServerStore(QdrantClient(":memory:"))
+        store: Any = EdgeStore(folder / "q") if embedded else local_mode()
         setting = Setting(folder, store)
         yield setting
         setting.old.close()

@@ -9,9 +9,10 @@ import pytest
 from rag.pictures.index import PictureIndex
 from tests.support.rag.engines import quick_folder
 from tests.support.rag.searching import IDENTITY, PICTURES, VECTORS, store_of
+from tests.support.rag.stores import by_wire
 
 
-@pytest.fixture(scope="module", params=["embedded", "local"])
+@pytest.fixture(scope="module", params=["embedded", by_wire("local")])
 def index(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[PictureIndex]:

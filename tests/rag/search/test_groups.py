@@ -29,6 +29,8 @@ from tests.support.rag.searching import (
     vector_of,
 )
 
+pytestmark = pytest.mark.service  # for qdrant-client, whose import takes a second
+
 
 @pytest.fixture(scope="module")
 def oracle() -> Iterator[QdrantClient]:

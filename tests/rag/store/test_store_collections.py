@@ -19,7 +19,7 @@ from bento.contract.errors import (
 )
 from bento.contract.filters import tenant
 from tests.support.rag.engines import CLIP, DIM, OTHER, make_points
-from tests.support.rag.stores import Engine
+from tests.support.rag.stores import Engine, by_wire
 
 # Collections -------------------------------------------------------------------------------
 
@@ -38,7 +38,9 @@ def test_a_model_mismatch_names_both_models_and_the_remedy(engine: Engine) -> No
     assert engine.open().count() == 1
 
 
-@pytest.mark.parametrize("engine", ["embedded", "local-files", "grpc", "server"], indirect=True)
+@pytest.mark.parametrize(
+    "engine", ["embedded", *map(by_wire, ["local-files", "grpc", "server"])], indirect=True
+)
 def test_reopening_keeps_points_identities_and_what_is_published(engine: Engine) -> None:
     points = make_points(30, dao_id="ours")
     collection = engine.open()

@@ -1,18 +1,16 @@
-"""The embedded store: its folders, its errors, and when it flushes."""
+"""The embedded store: its folders and its errors."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
-from qdrant_edge import CountRequest, EdgeShard
+from qdrant_edge import EdgeShard
 
 from bento.contract.errors import CollectionMismatch, StoreFull, StoreUnavailable
 from rag.store.edge.collection import Limits
@@ -22,20 +20,6 @@ from rag.store.opening import open_store
 from tests.support.rag.engines import CLIP, DIM, OTHER, make_points, settings
 
 SHARD = Path("a") / CLIP.generation / "shard"
-NEVER = 3600.0  # seconds; no test runs so long
-
-
-def count_without_log(path: Path) -> int:
-    """Return how many points would survive a power failure that loses the log."""
-    copy = path / uuid4().hex
-    shutil.copytree(path / SHARD, copy)
-    shutil.rmtree(copy / "wal")
-    shard = EdgeShard.load(str(copy))
-    try:
-        return int(shard.count(CountRequest()))
-    finally:
-        shard.close()
-        shutil.rmtree(copy)
 
 
 def names(folder: Path) -> set[str]:
@@ -175,33 +159,3 @@ def test_the_shard_has_cosine_distance_and_keyword_indexes(folder: Path) -> None
         "tags": False,
         "category": False,
     }
-
-
-def test_the_store_flushes_after_many_points(folder: Path) -> None:
-    points = make_points(10)
-    with closing(EdgeStore(folder, Limits(flush_points=30, flush_seconds=NEVER))) as store:
-        collection = store.open("a", CLIP)
-        for count in (0, 0, 10):
-            collection.upsert(points)
-            assert count_without_log(folder) == count
-
-
-def test_the_store_flushes_the_last_writes_after_a_delay(folder: Path) -> None:
-    points = make_points(5)
-    with closing(EdgeStore(folder, Limits(flush_seconds=0.05))) as store:
-        collection = store.open("a", CLIP)
-        for count in (3, 5):
-            collection.upsert(points[:count])
-            deadline = time.monotonic() + 20
-            while count_without_log(folder) != count:
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
-
-
-def test_publishing_flushes_the_version(folder: Path) -> None:
-    with closing(EdgeStore(folder, Limits(flush_seconds=NEVER))) as store:
-        store.open("a", OTHER)
-        store.open("a", CLIP, staged=True).upsert(make_points(5))
-        assert count_without_log(folder) == 0
-        store.publish("a", CLIP)
-        assert count_without_log(folder) == 5

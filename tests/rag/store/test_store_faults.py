@@ -15,6 +15,8 @@ from rag.store.server.store import ServerStore
 from tests.support.rag.engines import CLIP, OTHER, make_points, point_id
 from tests.support.rag.loopback import Fault, Loopback
 
+pytestmark = pytest.mark.service  # for qdrant-client, whose import takes a second
+
 TRANSIENT = (
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,

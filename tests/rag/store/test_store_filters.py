@@ -31,6 +31,8 @@ from rag.store.interface import KEYWORD_FIELDS, Collection, Point
 from tests.support.rag.engines import CLIP, DIM, point_id, quick_folder
 from tests.support.rag.loopback import Loopback
 
+pytestmark = pytest.mark.service  # for qdrant-client, whose import takes a second
+
 Payloads = dict[str, dict[str, Any]]
 Collections = dict[str, list[Collection]]
 

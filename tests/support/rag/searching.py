@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from qdrant_client import QdrantClient
 
 from bento.contract.embedding import base64_bytes
 from bento.contract.search import ImageExample, SearchRequest, SearchResponse
@@ -22,7 +21,7 @@ from rag.search.searcher import Searcher
 from rag.settings import RagSettings
 from rag.store.edge.store import EdgeStore
 from rag.store.interface import ModelIdentity, Store, Vector
-from rag.store.server.store import ServerStore
+from tests.support.rag.stores import local_mode
 
 DIM: Final = 16
 IDENTITY: Final = ModelIdentity("fake", "random", "sha256:0", "none", DIM)
@@ -73,7 +72,7 @@ VECTORS: Final = np.stack([vector_of(p.data) for p in PICTURES])
 
 
 def store_of(kind: str, folder: Path) -> Store:
-    return EdgeStore(folder) if kind == "embedded" else ServerStore(QdrantClient(":memory:"))
+    return EdgeStore(folder) if kind == "embedded" else local_mode()
 
 
 def find(index: PictureIndex, *, limits: Limits = DEFAULT_LIMITS, **fields: Any) -> SearchResponse:

@@ -1,6 +1,7 @@
 """A store on each engine, for the tests that all engines must pass.
 
-The engine `server` needs a Qdrant server at QDRANT_URL, with gRPC at QDRANT_GRPC_PORT (default
+qdrant-client takes a second to import, so nothing here imports it before a test needs it. The
+engine `server` needs a Qdrant server at QDRANT_URL, with gRPC at QDRANT_GRPC_PORT (default
 6334). The engine `grpc` uses the same protocol with the fake server `Loopback`.
 """
 
@@ -11,17 +12,18 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import pytest
-from qdrant_client import QdrantClient
 
 from rag.store.edge.store import EdgeStore
 from rag.store.interface import Collection, Store
 from rag.store.opening import open_store
-from rag.store.server.store import ServerStore
 from tests.support.rag.engines import CLIP, settings
-from tests.support.rag.loopback import Loopback
+
+if TYPE_CHECKING:
+    from tests.support.rag.loopback import Loopback
 
 
 @dataclass
@@ -41,11 +43,16 @@ class Engine:
         return self.store
 
 
+def by_wire(kind: str) -> object:
+    """Mark an engine that needs qdrant-client, whose import takes longer than most unit tests."""
+    return pytest.param(kind, marks=pytest.mark.service)
+
+
 def connector(kind: str, folder: Path, loopback: Loopback | None) -> Callable[[], Store]:
     if kind == "embedded":
         return lambda: EdgeStore(folder)
     if kind == "local-files":
-        return lambda: ServerStore(QdrantClient(path=str(folder)))
+        return lambda: local_mode(folder)
     if loopback is not None:
         return loopback.connect
     url = urlsplit(os.environ.get("QDRANT_URL", ""))
@@ -55,8 +62,20 @@ def connector(kind: str, folder: Path, loopback: Loopback | None) -> Callable[[]
     return lambda: open_store(settings(qdrant_host=host, qdrant_port=url.port or 6333))
 
 
+def local_mode(folder: Path | None = None) -> Store:
+    """Return a store on qdrant-client's local mode, in a folder or in memory."""
+    from qdrant_client import QdrantClient
+
+    from rag.store.server.store import ServerStore
+
+    client = QdrantClient(path=str(folder)) if folder else QdrantClient(":memory:")
+    return ServerStore(client)
+
+
 def delete_all(name: str) -> None:
     """Delete a collection, with all its versions, from the server at QDRANT_URL."""
+    from qdrant_client import QdrantClient
+
     with closing(QdrantClient(os.environ["QDRANT_URL"])) as client:
         for collection in client.get_collections().collections:
             if collection.name.startswith(name):
