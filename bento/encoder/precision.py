@@ -92,8 +92,12 @@ def _fast_dtypes(device: str) -> list[str]:
     """Return the dtypes for which the device has fast instructions, the most exact one first."""
     if device != "cpu":
         return ["float16", "bfloat16"]
-    has = torch.cpu.get_capabilities()
-    return ["bfloat16"] if has.get("avx512_bf16") or has.get("amx_bf16") or has.get("bf16") else []
+    if hasattr(torch.cpu, "get_capabilities"):
+        has = torch.cpu.get_capabilities()
+        fast = has.get("avx512_bf16") or has.get("amx_bf16") or has.get("bf16")
+    else:  # torch 2.10; CPUs with AMX have its bfloat16 instructions
+        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return ["bfloat16"] if fast else []
 
 
 def _timed(
