@@ -15,7 +15,7 @@ QDRANT_ENABLED := $(or $(call setting,QDRANT_ENABLED),true)
 QDRANT_URL ?= http://localhost:6333
 COLLECTION := $(or $(call setting,IMAGE_SEARCH_COLLECTION),daarion_images)
 SIZE ?= 768
-IMAGE ?= vision-encoder:latest
+IMAGE := $(or $(call setting,IMAGE),vision-encoder:latest)
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -115,15 +115,17 @@ bento: install ## build the Bento from the committed files
 	@if [ -n "$$(git status --porcelain)" ]; then echo "commit or stash your changes first:" \
 	  "a Bento records the revision that it was built from"; exit 1; fi
 	@trap 'rm -f bento/revision.txt sbom.cdx.json' EXIT; git rev-parse HEAD >bento/revision.txt && \
-	  $(PYTHON) deploy/oci/sbom.py >sbom.cdx.json && \
+	  $(PYTHON) deploy/oci/sbom.py constraints-cuda12.txt >sbom.cdx.json && \
 	  $(BIN)/bentoml build --label "revision=$$(cat bento/revision.txt)"
 
-image: bento ## build the Bento's image with docker, podman or buildah (IMAGE, BAKE_WEIGHTS=1, COMPILER=1)
+image: $(if $(BAKE_WEIGHTS),install) ## build the image with docker, podman or buildah (IMAGE, CPU=1, CUDA=13, COMPILER=1, BAKE_WEIGHTS=1, PUSH=1)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" deploy/oci/build.sh $(IMAGE)
 
 image-run: check-port ## run the image on PORT (8001), with the bundled model unless MODEL_NAME is set
 	@$(SAY_MODEL)
 	@engine=$$(command -v docker || command -v podman) || { echo "install docker or podman first"; exit 1; }; \
+	  $$engine image inspect $(IMAGE) >/dev/null 2>&1 || $$engine pull $(IMAGE) || \
+	  { echo "there is no image $(IMAGE): build it with \`make image\`, or correct IMAGE"; exit 1; }; \
 	  exec $$engine run --rm --init -p 127.0.0.1:$(PORT):8001 \
 	  -e API_KEY -e UI_PUBLIC -e MODEL_NAME -e MODEL_PRETRAINED \
 	  -e HF_HOME=/data/weights/huggingface -v vision-encoder-weights:/data/weights \

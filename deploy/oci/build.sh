@@ -1,14 +1,26 @@
 #!/usr/bin/env bash
-# Build the image of the newest Bento with docker, podman or buildah (ENGINE, or the first that exists).
-# Usage: deploy/oci/build.sh NAME:TAG [options of `ENGINE build`]    (needs bentoml and python on PATH)
+# Build the image from the checkout with docker, podman or buildah (ENGINE, or the first that exists).
+# Usage: deploy/oci/build.sh NAME:TAG [options of `ENGINE build`]
+#   CUDA=13          with the newest torch, which needs NVIDIA driver 580 (default 12: driver 525 or newer)
+#   CPU=1            without CUDA
 #   COMPILER=1       include the compiler and Triton, which COMPILE=true needs
+#   PUSH=1           push it, with a bill of materials and its provenance (docker with a buildx builder)
 #   BAKE_WEIGHTS=1   include the weights of MODEL_NAME and MODEL_PRETRAINED, fetched into .data/weights
+#                    (needs the project's Python on PATH)
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 name=${1:?the name of the image is missing, for example vision-encoder:latest}
 version=$(sed -n 's/^VERSION = "\(.*\)"$/\1/p' bento/version.py)
-revision=$(git rev-parse HEAD 2>/dev/null || echo unknown)
+revision=$(git rev-parse HEAD 2>/dev/null || true)
+[ -z "$revision" ] || [ -z "$(git status --porcelain)" ] || revision+=-dirty
+
+case ${CPU:+cpu}${CUDA:-} in
+  "" | 12) variant=cuda12 ;;
+  13) variant=cuda13 ;;
+  cpu) variant=cpu ;;
+  *) echo "CPU=${CPU:-} CUDA=${CUDA:-}: set CPU=1, CUDA=12 or CUDA=13" >&2; exit 1 ;;
+esac
 
 engine=${ENGINE:-}
 for candidate in docker podman buildah; do
@@ -40,17 +52,15 @@ if [ -n "${BAKE_WEIGHTS:-}" ]; then
   fi
 fi
 
-python=$(sed -n 's/^ *python_version: "\(.*\)"/\1/p' bentofile.yaml)
-bento=$(bentoml get vision-encoder:latest -o path)
+options=()
+[ -z "${PUSH:-}" ] || options+=(--push --sbom=true --provenance=mode=max)
 # Podman's own format has no health checks.
 export BUILDAH_FORMAT=docker
-"$engine" build --tag "$name" --file deploy/oci/Dockerfile \
-  --build-arg "PYTHON_VERSION=$python" --build-arg "COMPILER=${COMPILER:-}" \
-  --label org.opencontainers.image.title=vision-encoder \
-  --label "org.opencontainers.image.version=$version" \
-  --label "org.opencontainers.image.revision=$revision" "${@:2}" "$bento"
+"$engine" build --tag "$name" --file deploy/oci/Dockerfile --build-arg "VARIANT=$variant" \
+  --build-arg "COMPILER=${COMPILER:-}" --build-arg "REVISION=$revision" \
+  --label "org.opencontainers.image.version=$version" "${options[@]}" "${@:2}" .
 if [ -n "${BAKE_WEIGHTS:-}" ]; then
   "$engine" build --tag "$name" --file deploy/oci/weights.Dockerfile --build-arg "IMAGE=$name" \
     --build-arg "NAME=$model" --build-arg "PRETRAINED=$pretrained" "$weights"
 fi
-echo "built $name with $engine: version $version, revision $revision${BAKE_WEIGHTS:+, weights of $model $pretrained}"
+echo "built $name ($variant) with $engine: version $version, revision ${revision:-unknown}${BAKE_WEIGHTS:+, weights of $model $pretrained}"

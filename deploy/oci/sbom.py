@@ -1,4 +1,6 @@
-"""Print the image's software bill of materials (CycloneDX 1.6) from constraints.txt.
+"""Print the software bill of materials (CycloneDX 1.6) of a list of pinned packages.
+
+Usage: sbom.py constraints-cuda12.txt
 
 The same packages give the same bytes: there is no date, serial number, machine or index in it.
 """
@@ -7,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +21,8 @@ def component(name: str, version: str) -> dict[str, Any]:
     return {"type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl}
 
 
-def bill() -> dict[str, Any]:
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
+def bill(pins: Path) -> dict[str, Any]:
+    lines = pins.read_text().splitlines()
     packages = [component(*line.split("==")) for line in lines if not line.startswith("#")]
     found = re.search(r'VERSION.* = "(.+)"', (ROOT / "bento" / "version.py").read_text())
     assert found
@@ -44,4 +47,4 @@ def bill() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(bill(), indent=2))
+    print(json.dumps(bill(Path(sys.argv[1])), indent=2))

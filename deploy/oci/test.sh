@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Build the image with podman and compare the container's answers with the checkout's
-# (`make image-test`). It needs root and Debian's packages; without them it prints SKIPPED and why.
+# Build the image with podman from a fresh clone, with the changes of this checkout. Compare the container's
+# answers with the checkout's, and run the smoke tests (`make image-test`). It needs root and Debian's
+# packages; without them it prints SKIPPED and why.
 #
 # No image registry is used: the base image is made from Debian's packages, under the name in the
 # Dockerfile. This tests the Dockerfile, the pinned packages, the entry point and the answers of the
@@ -26,7 +27,7 @@ skip() {
 command -v apt-get >/dev/null || skip "it needs Debian's packages"
 [ "$(df --output=avail -BG "$PWD" | tail -1 | tr -dc 0-9)" -ge 30 ] || skip "it needs 30 GB of disk"
 
-mkdir -p "$work"/{cache,bentos,run}
+mkdir -p "$work"/{cache,run}
 dpkg-query -W -f '${Package}\n' | sort >"$work/packages-before"
 
 # Set these before the first podman command, so that the clean-up never touches other containers.
@@ -39,7 +40,7 @@ cleanup() {
     podman rmi -f --all >/dev/null 2>&1 || true
   fi
   umount "$work/store/overlay" 2>/dev/null || true
-  rm -rf "$work/store" "$work/run" "$work/bentos" "$work"/*.conf "$work/uv.toml"
+  rm -rf "$work/store" "$work/run" "$work/clone" "$work"/*.conf "$work/uv.toml"
   dpkg-query -W -f '${Package}\n' | sort | comm -13 "$work/packages-before" - >"$work/packages-new"
   if [ -s "$work/packages-new" ]; then
     DEBIAN_FRONTEND=noninteractive xargs apt-get purge -qq -y <"$work/packages-new" >/dev/null ||
@@ -80,7 +81,7 @@ echo "system-certs = true" >"$work/uv.toml"
 sed "/nproc/a netns = \"host\"\nvolumes = [\"/etc/ssl/certs/ca-certificates.crt:/etc/ssl/certs/ca-certificates.crt:ro\", \"$work/uv.toml:/etc/uv/uv.toml:ro\", \"$work/cache:/root/.cache\"]" \
   "$CONTAINERS_CONF" >"$work/build.conf"
 
-base=python:$(sed -n 's/^ *python_version: "\(.*\)"/\1/p' bentofile.yaml)-slim
+base=python:$(sed -n 's/^ARG PYTHON_VERSION=//p' deploy/oci/Dockerfile)-slim
 if [ ! -s "$work/base.tar" ]; then
   echo "making the base image $base"
   mmdebstrap --quiet --mode=root --variant=minbase \
@@ -99,11 +100,12 @@ podman import -q "$work/base.tar" "docker.io/library/$base" >/dev/null
 said=$(podman run --rm --network=host "docker.io/library/$base" true 2>&1) ||
   skip "podman cannot run containers: $(tail -n 1 <<<"$said")"
 
-echo "building the Bento and its image"
-export BENTOML_HOME=$work/bentos BENTOML_DO_NOT_TRACK=True PATH=$bin:$PATH
-bentoml build -o tag >"$work/build.log" 2>&1 &&
-  CONTAINERS_CONF=$work/build.conf ENGINE=podman timeout 1500 deploy/oci/build.sh "$image" \
-    --build-arg UV_NO_CACHE=false >>"$work/build.log" 2>&1 || {
+echo "building the image from a fresh clone"
+rm -rf "$work/clone"
+git clone -q . "$work/clone"
+git diff HEAD --binary | git -C "$work/clone" apply --allow-empty
+CONTAINERS_CONF=$work/build.conf ENGINE=podman timeout 1500 "$work/clone/deploy/oci/build.sh" "$image" \
+  --build-arg UV_NO_CACHE=false >"$work/build.log" 2>&1 || {
   tail -n 30 "$work/build.log"
   echo "image-test: FAILED: the build of the image failed; its log is .data/oci/build.log"
   exit 1
@@ -113,20 +115,40 @@ left=$(podman run --rm --entrypoint sh "$image" -c 'command -v gcc g++ make git 
 podman history --no-trunc --format '{{.Size}}\t{{.CreatedBy}}' "$image" | grep -E '^[0-9.]+ [MG]B' |
   sed -E 's/\|[0-9]+ .*\/bin\/sh -c //' | cut -c1-120
 
+serve() { # [OPTIONS OF podman run]: start the service in $container and wait until it is ready
+  container=$(podman run -d --network=host --read-only --read-only-tmpfs=false --tmpfs /tmp:rw,noexec \
+    --cap-drop=all --security-opt=no-new-privileges --stop-timeout 40 \
+    -v /data/qdrant -v /data/thumbnails \
+    -e BENTOML_HOME=/tmp/bentoml -e HOST=127.0.0.1 -e "PORT=$PORT" \
+    -e MODEL_NAME=local-dir:models/shapes -e DEVICE=cpu -e DTYPE=float32 \
+    -e QDRANT_ENABLED=true -e QDRANT_PATH=/data/qdrant -e THUMBNAILS_PATH=/data/thumbnails "$@" "$image")
+  for _ in {1..120}; do
+    ready && return
+    [ "$(podman inspect -f '{{.State.Running}}' "$container")" = true ] || break
+    sleep 1
+  done
+  problem="the container is not ready"
+}
+ready() { curl -sf -m 5 -o "$work/ready" "http://127.0.0.1:$PORT/readyz"; }
+worker() { podman top "$container" hpid args | sed -n 's/^\([0-9]*\) .*worker\.service.*/\1/p'; }
+smoke() { # SUMMARY: run the smoke tests, which must end with it
+  echo "smoke tests: $1"
+  VISION_ENCODER_URL=http://127.0.0.1:$PORT ROUTER_URL=http://127.0.0.1:$((PORT + 1)) \
+    IMAGE_PORT=$((PORT + 2)) "$work/clone/test-vision-encoder.sh" >"$work/smoke.log" 2>&1 &&
+    grep -q "$1" "$work/smoke.log" || { tail -n 30 "$work/smoke.log"; problem="the smoke tests did not end with: $1"; }
+}
+stop() {
+  podman stop -t 30 "$container" >/dev/null
+  status=$(podman inspect -f '{{.State.ExitCode}}' "$container")
+  [ "$status" = 0 ] || problem=${problem:-"the container exited with status $status on SIGTERM"}
+}
+
 echo "running it without root, capabilities and writable folders except /tmp and volumes"
-container=$(podman run -d --network=host --read-only --read-only-tmpfs=false --tmpfs /tmp:rw,noexec \
-  --cap-drop=all --security-opt=no-new-privileges --stop-timeout 40 \
-  -v /data/qdrant -v /data/thumbnails \
-  -e BENTOML_HOME=/tmp/bentoml -e HOST=127.0.0.1 -e "PORT=$PORT" \
-  -e MODEL_NAME=local-dir:models/shapes -e DEVICE=cpu -e DTYPE=float32 \
-  -e QDRANT_ENABLED=true -e QDRANT_PATH=/data/qdrant -e THUMBNAILS_PATH=/data/thumbnails "$image")
-for _ in {1..120}; do
-  curl -sf -o "$work/ready" "http://127.0.0.1:$PORT/readyz" && break
-  [ "$(podman inspect -f '{{.State.Running}}' "$container")" = true ] || break
-  sleep 1
-done
 problem=
-curl -sf -o "$work/ready" "http://127.0.0.1:$PORT/readyz" || problem="the container is not ready"
+serve
+podman run -d --network=host --read-only --tmpfs /tmp --cap-drop=all -e BENTOML_HOME=/tmp/bentoml \
+  -e "VISION_ENCODER_URL=http://127.0.0.1:$PORT" -w /home/bentoml/bento/src \
+  "$image" python -m router_client --port "$((PORT + 1))" >"$work/router"
 [ "$(podman exec "$container" id -u)" != 0 ] || problem="the container runs as root"
 [ -z "$left" ] || problem="the image has build tools: $(xargs <<<"$left")"
 podman healthcheck run "$container" || problem="HEALTHCHECK fails although /readyz answers 200"
@@ -134,32 +156,34 @@ if [ -z "$problem" ]; then
   CONTAINER_URL=http://127.0.0.1:$PORT "$bin/python" -m pytest -q tests/parity -k container ||
     problem="the container's answers differ from the checkout's"
 fi
-worker() { podman top "$container" hpid args | sed -n 's/^\([0-9]*\) .*worker\.service.*/\1/p'; }
+[ -n "$problem" ] || smoke "5 passed, 1 skipped"
 if [ -z "$problem" ]; then
   echo "killing its worker"
   killed=$(worker)
   kill -9 "$killed"
   for _ in {1..60}; do
-    curl -sf -m 5 -o "$work/ready" "http://127.0.0.1:$PORT/readyz" && break
+    ready && break
     sleep 1
   done
-  curl -sf -o "$work/ready" "http://127.0.0.1:$PORT/readyz" && [ "$(worker)" != "$killed" ] ||
-    problem="a killed worker was not replaced within 60 s"
+  ready && [ "$(worker)" != "$killed" ] || problem="a killed worker was not replaced within 60 s"
 fi
-podman stop -t 30 "$container" >/dev/null
-status=$(podman inspect -f '{{.State.ExitCode}}' "$container")
-[ "$status" = 0 ] || problem=${problem:-"the container exited with status $status on SIGTERM"}
+stop
+if [ -z "$problem" ]; then
+  serve -e ALLOW_IMAGE_URLS=true -e IMAGE_URL_ALLOWED_HOSTS=127.0.0.1 -e "IMAGE_URL_ALLOWED_PORTS=$((PORT + 2))"
+  [ -n "$problem" ] || smoke "6 passed"
+  stop
+fi
 
 if [ -z "$problem" ]; then
   echo "baking weights in from a stand-in for a hub, and running the image without a network"
-  weights=.data/weights/hf-hub-tests-shapes-openai/models--tests--shapes
+  weights=$work/clone/.data/weights/hf-hub-tests-shapes-openai/models--tests--shapes
   mkdir -p "$weights/refs" "$weights/snapshots/0000"
   echo -n 0000 >"$weights/refs/main"
   cp models/shapes/open_clip_* "$weights/snapshots/0000/"
   HF_HUB_OFFLINE=1 BAKE_WEIGHTS=1 MODEL_NAME=hf-hub:tests/shapes CONTAINERS_CONF=$work/build.conf \
-    ENGINE=podman deploy/oci/build.sh "$image-baked" --build-arg UV_NO_CACHE=false >>"$work/build.log" 2>&1 ||
+    PATH=$bin:$PATH ENGINE=podman "$work/clone/deploy/oci/build.sh" "$image-baked" \
+    --build-arg UV_NO_CACHE=false >>"$work/build.log" 2>&1 ||
     problem="baking the weights in failed: $(tail -n 1 "$work/build.log")"
-  rm -r .data/weights/hf-hub-tests-shapes-openai
 fi
 if [ -z "$problem" ]; then
   container=$(podman run -d --network=none --read-only --tmpfs /tmp -e BENTOML_HOME=/tmp/bentoml "$image-baked")

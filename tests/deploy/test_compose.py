@@ -22,7 +22,7 @@ from tests.support.deploy.compose import (
     environment,
     mounted,
 )
-from tests.support.deploy.variables import FIELDS, PREFIXED
+from tests.support.deploy.variables import BUILD, FIELDS, PREFIXED
 from tests.support.paths import ROOT
 
 # The network fixes Qdrant's ports, and the embedded store is not used.
@@ -84,7 +84,7 @@ def test_every_variable_of_a_compose_file_is_documented_and_read(file: Path) -> 
     example = set(re.findall(r"(?m)^(?:# )?([A-Z_]+)=", (ROOT / ".env.example").read_text()))
     assert used <= example
     fields = {name.removeprefix("VISION_") if name in PREFIXED else name for name in used}
-    assert fields <= FIELDS.keys()
+    assert fields <= FIELDS.keys() | BUILD
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -132,3 +132,15 @@ def test_the_gpu_file_adds_the_gpu_and_nothing_else() -> None:
             "deploy": {"resources": {"reservations": {"devices": [gpu]}}},
         },
     )
+
+
+def test_compose_builds_the_image_that_runs_on_every_supported_driver() -> None:
+    build = SERVICES["vision-encoder"]["build"]
+    assert (build["context"], build["dockerfile"]) == (".", "deploy/oci/Dockerfile")
+    arguments = {name: VARIABLE.sub(r"\2", value) for name, value in build["args"].items()}
+    assert arguments == {"VARIANT": "cuda12", "COMPILER": "", "REVISION": ""}
+    dockerfile = (ROOT / build["dockerfile"]).read_text()
+    assert set(re.findall(r"(?m)^ARG (\w+)", dockerfile)) >= arguments.keys()
+    for name in OURS:  # an image without a registry is found here, a published one is pulled
+        assert SERVICES[name]["image"] == "${IMAGE:-vision-encoder:latest}"
+        assert SERVICES[name]["pull_policy"] == "missing"

@@ -21,7 +21,16 @@ import httpx
 import pytest
 import yaml
 
-from tests.support.deploy.compose import COMPOSE, GPU, OURS, SERVICES, compose, environment, mounted
+from tests.support.deploy.compose import (
+    COMPOSE,
+    GPU,
+    GPUS,
+    OURS,
+    SERVICES,
+    compose,
+    environment,
+    mounted,
+)
 from tests.support.paths import ROOT
 from tests.support.serving import Server, free_port
 
@@ -195,6 +204,25 @@ def test_compose_reads_both_files(tmp_path: Path) -> None:
     (gpu,) = encoder["deploy"]["resources"]["reservations"]["devices"]
     assert gpu["driver"] == "nvidia"
     assert encoder["deploy"]["resources"]["limits"].keys() == {"memory", "pids"}
+
+
+def test_compose_runs_one_encoder_per_gpu_behind_one_name(tmp_path: Path) -> None:
+    shutil.copy(COMPOSE, tmp_path)  # `extends` names it relative to the project's folder
+    both = configured(tmp_path, COMPOSE, GPUS)
+    assert both.returncode == 0, both.stderr
+    services = yaml.safe_load(both.stdout)["services"]
+    encoders = {name: each for name, each in services.items() if name.startswith("vision-encoder")}
+    assert len(encoders) == 2
+    gpus: set[str] = set()
+    ports: set[str] = set()
+    for name, encoder in encoders.items():
+        (gpu,) = encoder["deploy"]["resources"]["reservations"]["devices"]
+        gpus.update(gpu["device_ids"])
+        ports.update(port["published"] for port in encoder["ports"])
+        assert encoder["environment"]["DEVICE"] == "cuda"
+        aliases = (encoder["networks"]["dagi-network"] or {}).get("aliases", [])
+        assert "vision-encoder" in (name, *aliases)
+    assert (gpus, ports) == ({"0", "1"}, {"8001", "8002"})
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,9 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -63,26 +65,125 @@ def test_a_docker_without_its_daemon_fails(tools: Path) -> None:
 
 @pytest.fixture
 def podman(tools: Path) -> Path:
-    """Return the tools with a podman that prints its arguments, and with a Bento."""
+    """Return the tools with a podman that prints its arguments."""
     program(tools, "podman", 'echo "$BUILDAH_FORMAT $*"')
-    program(tools, "bentoml", 'test "$*" = "get vision-encoder:latest -o path" && echo /the/bento')
     return tools
 
 
-def test_the_installed_engine_builds_the_image_with_its_labels(podman: Path) -> None:
+def git(*arguments: str) -> str:
+    command = ["git", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+def test_the_installed_engine_builds_the_image(podman: Path) -> None:
     done = build(podman)
     assert done.returncode == 0, done.stderr
-    revision = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.strip()
+    revision = git("rev-parse", "HEAD").strip()
+    if git("status", "--porcelain"):
+        revision += "-dirty"
     command, message = done.stdout.splitlines()
     assert command.startswith("docker build --tag name:tag --file deploy/oci/Dockerfile ")
-    assert command.endswith(" /the/bento")
-    for label in ("title=vision-encoder", "version=0.1.0", f"revision={revision}"):
-        assert f"--label org.opencontainers.image.{label} " in command
-    assert "--build-arg PYTHON_VERSION=3.11 --build-arg COMPILER= " in command
-    assert message == f"built name:tag with podman: version 0.1.0, revision {revision}"
+    assert command.endswith(" --label org.opencontainers.image.version=0.1.0 .")
+    assert f"--build-arg COMPILER= --build-arg REVISION={revision} " in command
+    assert message == (f"built name:tag (cuda12) with podman: version 0.1.0, revision {revision}")
     assert "--build-arg COMPILER=1 " in build(podman, COMPILER="1").stdout
+
+
+@pytest.mark.parametrize(
+    ("given", "variant"),
+    [
+        ({}, "cuda12"),
+        ({"CUDA": "12"}, "cuda12"),
+        ({"CUDA": "13"}, "cuda13"),
+        ({"CPU": "1"}, "cpu"),
+        ({"CUDA": "11"}, None),
+        ({"CPU": "1", "CUDA": "13"}, None),
+    ],
+)
+def test_the_variant_of_the_image_can_be_chosen(
+    podman: Path, given: dict[str, str], variant: str | None
+) -> None:
+    done = build(podman, **given)
+    assert done.returncode == (0 if variant else 1)
+    if variant:
+        assert f"--build-arg VARIANT={variant} " in done.stdout
+    else:
+        assert done.stderr.endswith("set CPU=1, CUDA=12 or CUDA=13\n")
+
+
+@pytest.fixture
+def installing(tools: Path, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Return a function that runs `install-packages.sh` without installing anything."""
+    for name in ("grep", "rm", "uname"):
+        found = shutil.which(name)
+        assert found
+        (tools / name).symlink_to(found)
+    for name in ("pip", "python", "apt-get"):
+        program(tools, name, ":")
+    for pins in ("constraints.txt", "constraints-cuda12.txt"):
+        shutil.copy(ROOT / pins, tmp_path)
+
+    def install(variant: str, uv: str = 'echo "$*"', compiler: str = "") -> Any:
+        program(tools, "uv", uv)
+        environment = {"PATH": str(tools), "VARIANT": variant, "UV_VERSION": "1"}
+        return subprocess.run(
+            ["sh", ROOT / "deploy" / "oci" / "install-packages.sh"],
+            cwd=tmp_path,
+            env={"VIRTUAL_ENV": str(tmp_path / "venv"), **environment, "COMPILER": compiler},
+            capture_output=True,
+            text=True,
+        )
+
+    return install
+
+
+@pytest.mark.parametrize(
+    ("variant", "pins"),
+    [
+        ("cuda12", "constraints-cuda12.txt"),
+        ("cuda13", "constraints.txt"),
+        ("cpu", "constraints.txt"),
+    ],
+)
+def test_an_image_installs_the_packages_of_its_variant(
+    installing: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path: Path,
+    variant: str,
+    pins: str,
+) -> None:
+    done = installing(variant)
+    assert done.returncode == 0, done.stderr
+    cpu = variant == "cpu"
+    backend = "--torch-backend cpu " if cpu else ""
+    assert done.stdout == f"pip install {backend}--no-deps -r requirements.txt\n"
+    listed = pinned(str(tmp_path / "requirements.txt"))
+    left_out = pinned(pins).keys() - listed.keys()
+    assert listed.items() <= pinned(pins).items()
+    assert "nvidia-ml-py" in listed  # BentoML imports it
+    if cpu:
+        assert left_out == {n for n in pinned(pins) if re.match("triton|cuda-|nvidia-(?!ml)", n)}
+        assert len(left_out) > 10
+    else:
+        assert left_out == {"triton"}
+        installing(variant, compiler="1")
+        assert pinned(str(tmp_path / "requirements.txt")) == pinned(pins)
+
+
+def test_a_cpu_image_whose_torch_cannot_be_downloaded_is_not_built(
+    installing: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    done = installing("cpu", uv="echo no route >&2; exit 2")
+    assert done.returncode == 1
+    assert "no route\nThe CPU build of torch was not installed." in done.stderr
+    assert installing("cuda12", uv="exit 2").stderr == ""
+
+
+def test_an_unknown_variant_is_not_built(
+    installing: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    done = installing("rocm")
+    assert done.returncode == 1
+    assert done.stderr == "VARIANT=rocm is unknown: use cuda12, cuda13 or cpu\n"
 
 
 def test_an_engine_that_fails_makes_no_image(podman: Path) -> None:
@@ -92,13 +193,23 @@ def test_an_engine_that_fails_makes_no_image(podman: Path) -> None:
     assert done.stderr == "no space left on device\n"
 
 
-def test_the_image_has_the_variables_of_the_bento() -> None:
+def test_the_image_has_the_variables_and_the_python_of_the_bento() -> None:
     dockerfile = (ROOT / "deploy" / "oci" / "Dockerfile").read_text()
     variables = dict(re.findall(r"([A-Z_]+)=(\S+)", dockerfile.partition("ENV LANG")[2]))
     bento = yaml.safe_load((ROOT / "bentofile.yaml").read_text())
     assert len(bento["envs"]) >= 4
     for variable in bento["envs"]:
         assert variables[variable["name"]] == variable["value"]
+    assert f"ARG PYTHON_VERSION={bento['docker']['python_version']}\n" in dockerfile
+
+
+def test_the_build_gets_every_file_of_the_bento() -> None:
+    """The patterns of .dockerignore name what bentofile.yaml includes."""
+    kept = (ROOT / ".dockerignore").read_text().splitlines()
+    included = yaml.safe_load((ROOT / "bentofile.yaml").read_text())["include"]
+    assert len(included) >= 6
+    for pattern in included:
+        assert pattern == "sbom.cdx.json" or f"!{pattern.removesuffix('/**')}" in kept
 
 
 def test_weights_are_baked_into_the_built_image(podman: Path) -> None:
@@ -113,7 +224,7 @@ def test_weights_are_baked_into_the_built_image(podman: Path) -> None:
     assert done.returncode == 0, done.stderr
     fetched, made, baked, message = done.stdout.splitlines()
     assert fetched == "fetched no/model of-a-test"
-    assert made.endswith("/the/bento")
+    assert made.endswith(" .")
     assert baked == (
         "docker build --tag name:tag --file deploy/oci/weights.Dockerfile --build-arg "
         "IMAGE=name:tag --build-arg NAME=no/model --build-arg PRETRAINED=of-a-test "
@@ -173,11 +284,11 @@ def test_a_bento_contains_only_committed_files(tmp_path: Path) -> None:
 
 
 def test_the_bill_of_materials_lists_what_the_image_installs() -> None:
-    command = [sys.executable, "deploy/oci/sbom.py"]
+    command = [sys.executable, "deploy/oci/sbom.py", "constraints-cuda12.txt"]
     printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     bill = json.loads(printed)
     named = {canonicalize_name(c["name"]): c["version"] for c in bill["components"]}
-    assert named == pinned("constraints.txt")
+    assert named == pinned("constraints-cuda12.txt")
     assert [c["purl"] for c in bill["components"]] == [
         f"pkg:pypi/{n}@{v}" for n, v in named.items()
     ]

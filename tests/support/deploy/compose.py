@@ -14,6 +14,7 @@ from tests.support.paths import ROOT
 
 COMPOSE = ROOT / "docker-compose.yml"
 GPU = ROOT / "docker-compose.gpu.yml"
+GPUS = ROOT / "docker-compose.gpus.yml"
 SERVICES: dict[str, Any] = yaml.safe_load(COMPOSE.read_text())["services"]
 OURS = ("vision-encoder", "router")
 VARIABLE = re.compile(r"\$\{([A-Z_]+):-([^${}]*)\}")

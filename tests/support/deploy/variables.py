@@ -10,4 +10,6 @@ from router_client import ClientSettings
 
 ALL: list[type[BaseSettings]] = [Settings, RagSettings, ClientSettings]
 PREFIXED = {"VISION_MODEL_NAME", "VISION_MODEL_PRETRAINED", "VISION_DEVICE"}
+# Compose itself reads these, to build the image.
+BUILD = {"IMAGE", "VARIANT", "COMPILER", "REVISION"}
 FIELDS = {name.upper(): field for cls in ALL for name, field in cls.model_fields.items()}
