@@ -8,6 +8,7 @@ with random values before it copies the checkpoint.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 import warnings
@@ -91,6 +92,11 @@ def errors_with_advice(settings: Settings) -> Iterator[None]:
                 "the folder after local-dir: must hold open_clip_config.json and the weights that "
                 "belong to it"
             )
+        elif file := _unwritable(error):
+            advice = (
+                f"its weights are not in the cache, and {file} cannot be written. Mount the cache "
+                "(HF_HOME) writable for the first start, or fill it with `make fetch-weights`"
+            )
         elif "download" in what or "offline" in what.lower():
             advice = (
                 "its weights are not in the local cache, and no model hub answered. Without a "
@@ -107,6 +113,15 @@ def errors_with_advice(settings: Settings) -> Iterator[None]:
             f"cannot load MODEL_NAME={name} MODEL_PRETRAINED={pretrained}: {advice}. "
             f"OpenCLIP reported: {what[:400]}"
         ) from error
+
+
+def _unwritable(error: BaseException | None) -> str:
+    """Return the file that an error or one of its causes could not write, or an empty string."""
+    while error:
+        if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES):
+            return str(error.filename or "it")
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def _import_open_clip() -> Any:

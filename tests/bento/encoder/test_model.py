@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -407,6 +408,16 @@ def fetch_weights(model_name: str, cache: Path) -> subprocess.CompletedProcess[s
         capture_output=True,
         text=True,
     )
+
+
+def test_a_read_only_cache_without_the_weights_is_named() -> None:
+    cause = OSError(errno.EROFS, "Read-only file system", "/data/weights/models--x")
+    failure = RuntimeError("Failed to download weights")
+    failure.__context__ = cause
+    with pytest.raises(ModelLoadError) as caught, errors_with_advice(Settings()):
+        raise failure
+    advice = "/data/weights/models--x cannot be written. Mount the cache (HF_HOME)"
+    assert advice in str(caught.value)
 
 
 def test_fetch_weights_loads_the_model(tmp_path: Path) -> None:
