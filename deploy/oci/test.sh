@@ -151,6 +151,8 @@ podman run -d --network=host --read-only --tmpfs /tmp --cap-drop=all -e BENTOML_
   "$image" python -m router_client --port "$((PORT + 1))" >"$work/router"
 [ "$(podman exec "$container" id -u)" != 0 ] || problem="the container runs as root"
 [ -z "$left" ] || problem="the image has build tools: $(xargs <<<"$left")"
+revision=$(git -C "$work/clone" rev-parse HEAD)
+curl -s "http://127.0.0.1:$PORT/info" | grep -q "\"revision\":\"$revision" || problem="/info does not tell the revision"
 podman healthcheck run "$container" || problem="HEALTHCHECK fails although /readyz answers 200"
 if [ -z "$problem" ]; then
   CONTAINER_URL=http://127.0.0.1:$PORT "$bin/python" -m pytest -q tests/parity -k container ||

@@ -29,7 +29,7 @@ HEADERS: Final = (  # compared; dates, lengths and ids may differ
     "x-content-type-options",
     "x-frame-options",
 )
-_TIMES: Final = frozenset({"indexed_at"})
+_VARY: Final = frozenset({"indexed_at", "revision"})  # fields; only an image has a revision
 
 
 class Client(Protocol):
@@ -112,7 +112,7 @@ def _readable(ask: Ask, answer: Answer) -> Any:
 def _unequal(where: str, one: Any, other: Any) -> Iterator[tuple[str, Any, Any]]:
     if isinstance(one, dict) and isinstance(other, dict):
         for name in sorted({*one, *other}):
-            if name not in _TIMES:
+            if name not in _VARY:
                 there = f"{where}.{name}"
                 if name in one and name in other:
                     yield from _unequal(there, one[name], other[name])
