@@ -5,25 +5,25 @@ bentoml serve service:VisionEncoder
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
+from functools import partial
 
 import bentoml
 
 from bento import Encoder, Settings
 from bento.handlers.embedding import EmbeddingHandler
 from bento.handlers.state import StateHandler
+from bento.processes.listening import listening_url
 from bento.processes.startup import Startup, read_settings, service_options
 from bento.processes.stopping import refuse_once_stopping
 from bento.processes.workers import end_worker, ending, listen_for_workers
 from bento.runners.admission import ByteBudget
 from bento.runners.runners import Runners
 from bento.web.assembly import Web
+from bento.web.logs import configure_logs, log_loaded
 from rag.settings import RagSettings
 from rag.web import routes as index_routes
 from rag.web.opening import ImageSearch
-
-logger = logging.getLogger("vision_encoder")
 
 settings = read_settings(Settings)
 rag_settings = read_settings(RagSettings)
@@ -49,6 +49,7 @@ class VisionEncoder:
 
     settings, metrics = settings, web.metrics
     listen = bentoml.on_deployment(listen_for_workers)
+    log = bentoml.on_deployment(partial(configure_logs, settings.log_format))
 
     def __init__(self) -> None:
         web.start(self)
@@ -64,8 +65,8 @@ class VisionEncoder:
         embedding = EmbeddingHandler(encoder, runners, settings)
         search = ImageSearch.open(rag_settings, encoder, runners, embedding.image_bytes)
         state = StateHandler(encoder, runners, settings, collection=search.collection)
-        url = f"http://{settings.host}:{settings.port}"
-        logger.info("serving", extra={**state.summary, "store": rag_settings.store, "url": url})
+        url = listening_url(settings.host, settings.port)
+        log_loaded({**state.summary, "store": rag_settings.store, "url": url})
         return Loaded(runners, embedding, state, search)
 
     @bentoml.on_shutdown

@@ -134,6 +134,11 @@ class Settings(BaseSettings):
         description="Number of worker processes. Each loads its own copy of the model. With a "
         "large GPU and spare cores, 4 workers answer 2 to 3 times as many requests as 1.",
     )
+    log_format: Literal["auto", "json", "text"] = Field(
+        "auto",
+        description="Format of the log: `json`, `text` or `auto`. `auto` writes text to a terminal "
+        "and JSON elsewhere.",
+    )
     api_key: SecretStr | None = Field(
         None,
         description="API key, or several separated by commas. Every route except the probes then "

@@ -7,7 +7,7 @@ import socket
 import threading
 from types import FrameType
 
-import psutil  # type: ignore[import-untyped]
+from bento.processes.listening import listeners
 
 
 def refuse_once_stopping(*, unless: threading.Event) -> None:
@@ -25,19 +25,10 @@ def refuse_once_stopping(*, unless: threading.Event) -> None:
 
     def stop(number: int, frame: FrameType | None) -> None:
         if not unless.is_set():
-            for listener in _listeners():
-                listener.shutdown(socket.SHUT_RDWR)
+            for listener in listeners():
+                socket.socket(fileno=socket.dup(listener.fd)).shutdown(socket.SHUT_RDWR)
         if callable(finish):
             finish(number, frame)
 
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, stop)
-
-
-def _listeners() -> list[socket.socket]:
-    connections = psutil.Process().net_connections("tcp")
-    return [
-        socket.socket(fileno=socket.dup(one.fd))
-        for one in connections
-        if one.status == psutil.CONN_LISTEN
-    ]

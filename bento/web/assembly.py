@@ -70,7 +70,7 @@ class Web:
 
     def start(self, service: Any) -> None:
         """Configure the logs of a worker, and give its service to the mounted routes."""
-        configure_logs()
+        configure_logs(self._settings.log_format)
         message = warning(self._settings)
         if message and bentoml.server_context.worker_index in (None, 1):
             logger.warning(message)

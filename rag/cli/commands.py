@@ -8,7 +8,6 @@ import os
 import sys
 from codecs import BOM_UTF8
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -30,9 +29,8 @@ from rag.indexing.reindex import reindex
 from rag.indexing.run import carry_out, hash_sources, lose
 from rag.indexing.sources import absolute, find_sources, shown
 
-FAILURES: Final = "vision-rag-failed.jsonl"
 FINISHED_WITH_FAILURES: Final = 3
-_SHOWN: Final = 20  # failures to print; the file lists all of them
+_SHOWN: Final = 20  # failures to print if a file lists all of them
 
 
 def index(backend: Backend, options: argparse.Namespace) -> int:
@@ -192,8 +190,7 @@ def reindex_collection(backend: Backend, options: argparse.Namespace) -> int:
     if not done.published:
         raise IndexingError(
             f"{len(done.failures)} pictures cannot be re-embedded, so the collection is unchanged: "
-            "index them again, or omit them with --drop-missing; "
-            f"{options.failures or FAILURES} lists them",
+            "index them again, or omit them with --drop-missing",
             "incomplete_reindex",
         )
     held = backend.stats(options.collection)
@@ -276,17 +273,21 @@ def _explained(what: str, failure: Failure) -> list[str]:
 
 
 def _report(failures: Sequence[Failure], file: str | None) -> int:
-    """Print the failures, list them in a file, and return the exit status."""
-    if not failures and file is None:
-        with suppress(OSError):
-            os.remove(FAILURES)  # of an earlier run
-        return 0
-    file = file or FAILURES
-    for failure in failures[:_SHOWN]:
+    """Print the failures, list them in `file` if it is given, and return the exit status."""
+    shown_failures = failures if file is None else failures[:_SHOWN]
+    for failure in shown_failures:
         for line in _explained(f"{word('failed')} {shown(failure.path)}", failure):
             warn(line)
-    if len(failures) > _SHOWN:
-        warn(word("more").format(len(failures) - _SHOWN))
+    if more := len(failures) - len(shown_failures):
+        warn(word("more").format(more))
+    if file is not None:
+        _write(failures, file)
+        if failures:
+            warn(word("list").format(file))
+    return FINISHED_WITH_FAILURES if failures else 0
+
+
+def _write(failures: Sequence[Failure], file: str) -> None:
     try:
         with open(file, "w", encoding="utf-8") as lines:
             for failure in failures:  # as ASCII, since a path may not be UTF-8
@@ -295,7 +296,3 @@ def _report(failures: Sequence[Failure], file: str | None) -> int:
         raise IndexingError(
             f"cannot write {file}: {error.strerror} (--failures)", "failures_unwritable"
         ) from None
-    if not failures:
-        return 0
-    warn(word("list").format(file))
-    return FINISHED_WITH_FAILURES

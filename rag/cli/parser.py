@@ -281,7 +281,7 @@ def _add_failures(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--failures",
         metavar="FILE",
-        help=f"the file to list failures and their reasons in (default: {commands.FAILURES})",
+        help="also write the failures to this file, one JSON object per line",
     )
 
 

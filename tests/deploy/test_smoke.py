@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -20,7 +21,11 @@ from tests.support.serving import Server, free_port, serving
 
 pytestmark = pytest.mark.service
 
-PASSED = "======================================\nVision Encoder Smoke Tests PASSED\n"
+LINE = "=" * 38
+
+
+def summary(verdict: str, counts: str) -> str:
+    return f"{LINE}\nVision Encoder Smoke Tests {verdict}\n{counts}\n{LINE}\n"
 
 
 KEYS = "the-first,the-second"
@@ -70,7 +75,7 @@ def test_a_deployment_that_works_passes(fetching: Server, picture_port: int) -> 
         }
         done = smoke(**targets)
         assert done.returncode == 0, done.stderr
-        assert done.stdout.endswith(PASSED + "=" * 38 + "\n")
+        assert done.stdout.endswith(summary("PASSED", "6 passed"))
         assert done.stdout.count("✅ PASS:") == 6
         assert f'"model": "{BUNDLED}/local"' in done.stdout
         assert "the store answers, 0 pictures in daarion_images" in done.stdout
@@ -83,14 +88,32 @@ def test_a_deployment_that_works_passes(fetching: Server, picture_port: int) -> 
         assert "API_KEY" in refused.stderr
 
 
-def test_the_setting_that_allows_fetching_is_named(server: Server) -> None:
-    done = smoke(VISION_ENCODER_URL=server.url, IMAGE_PORT=str(free_port()))
+def test_without_url_fetching_its_test_is_skipped(server: Server) -> None:
+    with routing(server.url) as router, socket.create_server(("127.0.0.1", 0)) as busy:
+        port = str(busy.getsockname()[1])  # the skipped test does not need it
+        for given in ({"IMAGE_PORT": port}, {"IMAGE_URL": "http://a.test/a.png"}):
+            done = smoke(VISION_ENCODER_URL=server.url, ROUTER_URL=router, **given)
+            assert done.returncode == 0, done.stderr
+            assert done.stdout.endswith(summary("PASSED", "5 passed, 1 skipped"))
+            _, _, skipped = done.stdout.partition("⏭ SKIP: ")
+            assert "url_refused" in skipped
+            assert "start the encoder with ALLOW_IMAGE_URLS=true" in skipped
+            ports = f"IMAGE_URL_ALLOWED_HOSTS=127.0.0.1 IMAGE_URL_ALLOWED_PORTS={port}\n"
+            assert (ports in skipped) == ("IMAGE_PORT" in given)
+
+
+def test_a_refused_host_is_a_failure(fetching: Server) -> None:
+    with stub(WORKING) as fake:
+        done = smoke(
+            VISION_ENCODER_URL=fetching.url,
+            ROUTER_URL=fake.url,
+            IMAGE_URL="http://a.test/a.png",
+            API_KEY=KEYS,
+        )
     assert done.returncode == 1
-    assert done.stdout.count("✅ PASS:") == 3
-    assert "ALLOW_IMAGE_URLS=true IMAGE_URL_ALLOWED_HOSTS=127.0.0.1" in done.stderr
-    given = smoke(VISION_ENCODER_URL=server.url, IMAGE_URL="http://a.test/a.png")
-    assert given.returncode == 1
-    assert "url_refused" in given.stderr
+    assert "url_refused" in done.stderr
+    assert "whether the encoder runs with ALLOW_IMAGE_URLS=true" in done.stderr
+    assert "⏭ SKIP:" not in done.stdout
 
 
 class Stub:
@@ -170,40 +193,46 @@ def test_a_stub_of_a_working_deployment_passes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("passed", "path", "broken", "problem"),
+    ("path", "broken", "problem"),
     [
-        (0, "/health", (503, {"error": "the device hangs", "code": "not_ready"}), "device hangs"),
-        (0, "/health", {"status": "degraded"}, "the encoder is not healthy"),
-        (0, "/health", "<html>", "the encoder is not healthy"),
-        (1, "/info", {"model_name": "m"}, "names no model"),
-        (1, "/info", (500, "oops"), "answered 500: oops"),
-        (2, "/embed/text", (401, {"error": "no key", "code": "u"}), "API_KEY"),
-        (2, "/embed/text", ONE_LONG, "not a normalized embedding of 2 dimensions"),
-        (2, "/embed/text", NOT_NORMAL, "not a normalized embedding of 2 dimensions"),
-        (2, "/embed/text", {**EMBEDDED, "embedding": None}, "not a normalized embedding"),
-        (3, "/embed/image", (422, {"error": "refused", "code": "url_refused"}), "ALLOW_IMAGE_URLS"),
-        (3, "/embed/image", ONE_LONG, "not a normalized embedding of 2 dimensions"),
-        (4, "/route", (404, "nothing"), "whether the router is running"),
-        (4, "/route", {"ok": False, "error": "no encoder"}, "did not embed: no encoder"),
-        (4, "/route", {"ok": True, "provider_id": "other"}, "did not embed: no reason"),
-        (4, "/route", {**WORKING["/route"], "data": ONE_LONG}, "does not have 2 dimensions"),
-        (5, "/collections/c", (503, {"error": "Qdrant away", "code": "s"}), "Qdrant away"),
-        (5, "/collections/c", {"points": None}, "no number of points"),
-        (5, "/readyz", (503, "some shards are not ready"), "whether Qdrant is running"),
-        (5, "/collections", (401, "Must provide an API key"), "QDRANT_API_KEY"),
-        (5, "/collections", {"collections": []}, "is not a Qdrant server"),
+        ("/health", (503, {"error": "the device hangs", "code": "not_ready"}), "device hangs"),
+        ("/health", {"status": "degraded"}, "the encoder is not healthy"),
+        ("/health", "<html>", "the encoder is not healthy"),
+        ("/health", "", "the encoder is not healthy"),
+        ("/info", {"model_name": "m"}, "names no model"),
+        ("/info", (500, "oops"), "answered 500: oops"),
+        ("/embed/text", (401, {"error": "no key", "code": "u"}), "API_KEY"),
+        ("/embed/text", ONE_LONG, "not a normalized embedding of 2 dimensions"),
+        ("/embed/text", NOT_NORMAL, "not a normalized embedding of 2 dimensions"),
+        ("/embed/text", {**EMBEDDED, "embedding": None}, "not a normalized embedding"),
+        ("/embed/image", (422, {"error": "refused", "code": "url_refused"}), "ALLOW_IMAGE_URLS"),
+        ("/embed/image", ONE_LONG, "not a normalized embedding of 2 dimensions"),
+        ("/route", (404, "nothing"), "whether the router is running"),
+        ("/route", {"ok": False, "error": "no encoder"}, "did not embed: no encoder"),
+        ("/route", {"ok": True, "provider_id": "other"}, "did not embed: no reason"),
+        (
+            "/route",
+            {**WORKING["/route"], "data": ONE_LONG},
+            "is not a normalized embedding of 2 dim",
+        ),
+        ("/collections/c", (503, {"error": "Qdrant away", "code": "s"}), "Qdrant away"),
+        ("/collections/c", {"points": None}, "no number of points"),
+        ("/readyz", (503, "some shards are not ready"), "whether Qdrant is running"),
+        ("/collections", (401, "Must provide an API key"), "QDRANT_API_KEY"),
+        ("/collections", {"collections": []}, "is not a Qdrant server"),
     ],
 )
-def test_a_broken_service_fails_its_test_with_a_hint(
-    passed: int, path: str, broken: Any, problem: str
+def test_a_broken_service_fails_its_test_with_a_hint_and_the_others_run(
+    path: str, broken: Any, problem: str
 ) -> None:
     qdrant = path in ("/readyz", "/collections")
     done = run_against({**WORKING, path: broken}, qdrant=qdrant)
     assert done.returncode == 1
-    assert done.stdout.count("✅ PASS:") == passed
-    assert "PASSED" not in done.stdout
+    failed = 2 if path == "/info" else 1  # /info names the collection of the last test
+    assert done.stdout.endswith(summary("FAILED", f"{6 - failed} passed, {failed} failed"))
+    assert done.stdout.count("✅ PASS:") == 6 - failed
     assert problem in done.stderr
-    assert done.stderr.count("❌ FAIL:") == done.stderr.count("Look at:") == 1
+    assert done.stderr.count("❌ FAIL:") == done.stderr.count("Look at:") == failed
 
 
 def test_an_encoder_without_search_fails() -> None:
@@ -214,9 +243,10 @@ def test_an_encoder_without_search_fails() -> None:
 
 
 def test_a_missing_encoder_fails() -> None:
-    done = smoke(VISION_ENCODER_URL=f"http://127.0.0.1:{free_port()}")
+    nothing = f"http://127.0.0.1:{free_port()}"
+    done = smoke(VISION_ENCODER_URL=nothing, ROUTER_URL=nothing, IMAGE_URL="http://a.test/a.png")
     assert done.returncode == 1
-    assert "PASS" not in done.stdout
+    assert done.stdout.endswith(summary("FAILED", "0 passed, 6 failed"))
     assert "whether the encoder is running" in done.stderr
 
 
@@ -260,6 +290,14 @@ def test_a_slash_at_the_end_of_an_address_does_not_matter() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_a_service_under_a_path_is_reached() -> None:
+    with stub({f"/vision{path}": answer for path, answer in WORKING.items()}) as fake:
+        url = f"{fake.url}/vision"
+        done = smoke(VISION_ENCODER_URL=url, ROUTER_URL=url, IMAGE_URL="http://a.test/a.png")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith(summary("PASSED", "6 passed"))
+
+
 def test_hosts_of_no_proxy_are_reached_directly() -> None:
     with stub(WORKING) as fake:
         url = fake.url.replace("127.0.0.1", "127.0.0.2")
@@ -281,8 +319,8 @@ def test_another_program_on_the_picture_port_is_detected() -> None:
         targets = {"VISION_ENCODER_URL": fake.url, "ROUTER_URL": fake.url}
         done = smoke(**targets, IMAGE_PORT=port)
     assert done.returncode == 1
-    assert done.stdout.count("✅ PASS:") == 3
-    assert "IMAGE_PORT" in done.stderr
+    assert done.stdout.endswith(summary("FAILED", "5 passed, 1 failed"))
+    assert f"another program answers at port {port}\n   Look at: IMAGE_PORT" in done.stderr
 
 
 def test_without_a_temporary_folder_it_does_nothing() -> None:

@@ -44,11 +44,12 @@ def test_a_request_id_is_kept_or_made_and_logged(http: httpx.Client, server: Ser
     assert logged(server, request_id=made)["method"] == "POST"
 
 
-def test_the_start_is_logged_in_one_line(server: Server) -> None:
-    start = logged(server, message="serving")
+def test_the_start_is_logged_in_one_line(server: Server, encoder: Encoder) -> None:
+    loaded = f"Model loaded successfully. Embedding dimension: {encoder.embedding_dim}"
+    start = logged(server, message=loaded)
     assert start["model"] == f"{BUNDLED}/local"
     assert (start["device"], start["text"], start["image"]) == ("cpu", "float32", "float32")
-    assert start["dimension"] > 0
+    assert start["dimension"] == encoder.embedding_dim
     assert start["store"].startswith("embedded at")
     assert start["url"] == server.url
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 import os
+import pty
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import httpx
 import psutil  # type: ignore[import-untyped]
 import pytest
 
+from bento.web.logs import configure_logs
 from rag.store.edge.store import EdgeStore
 from rag.store.interface import ModelIdentity
 from tests.support.bento.asking import PNG
@@ -59,6 +65,71 @@ def test_livez_answers_while_the_model_loads_and_readyz_waits(tmp_path: Path) ->
     finally:
         process.terminate()
         process.wait(30)
+
+
+def test_in_a_terminal_the_start_ends_with_one_readable_line(tmp_path: Path) -> None:
+    port = free_port()  # --port overrides PORT
+    terminal, inner = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bentoml", "serve", "service:VisionEncoder", "--port", str(port)],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "BENTOML_DO_NOT_TRACK": "True",
+            "MODEL_NAME": BUNDLED,
+            "DEVICE": "cpu",
+            "DTYPE": "float32",
+            "PORT": str(free_port()),
+            "QDRANT_ENABLED": "true",
+            "QDRANT_PATH": str(tmp_path),
+        },
+        stdout=inner,
+        stderr=inner,
+    )
+    os.close(inner)
+    try:
+        with os.fdopen(terminal, encoding="utf-8", errors="replace") as lines:
+            started = [line.rstrip() for line in _until("Model loaded", lines)]
+            url = f"http://127.0.0.1:{port}"
+            httpx.get(f"{url}/%0a%1b[31mred")
+            request = next(lines).rstrip()
+    finally:
+        process.terminate()
+        process.wait(30)
+    assert all(re.match(r"\d\d:\d\d:\d\d (INFO|WARNING) [A-Z]", line) for line in started)
+    assert started[0].endswith(f"listening on {url} (Press CTRL+C to quit)")
+    assert started[-1][9:] == (
+        f"INFO Model loaded successfully: {BUNDLED}/local on cpu (text float32, image float32), "
+        f"store: embedded at {tmp_path}, search page: {url}/ui"
+    )
+    assert " method=GET path='/\\n\\x1b[31mred' status=404 ms=" in request
+
+
+@pytest.mark.parametrize(
+    ("log_format", "terminal", "text"),
+    [
+        ("auto", True, True),
+        ("auto", False, False),
+        ("text", False, True),
+        ("json", True, False),
+    ],
+)
+def test_log_format_and_the_terminal_decide_the_format(
+    monkeypatch: pytest.MonkeyPatch, log_format: str, terminal: bool, text: bool
+) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: terminal)
+    for name in ("", "bentoml"):
+        monkeypatch.setattr(logging.getLogger(name), "handlers", [logging.StreamHandler(stream)])
+    configure_logs(log_format)
+    logging.getLogger("vision_encoder").warning("one\ntwo", extra={"name_of": "a b", "n": 1})
+    (line,) = stream.getvalue().splitlines()
+    if text:
+        assert line[9:] == r"WARNING 'one\ntwo' name_of='a b' n=1"
+    else:
+        logged = json.loads(line)
+        assert (logged["level"], logged["message"]) == ("WARNING", "one\ntwo")
+        assert (logged["name_of"], logged["n"]) == ("a b", 1)
 
 
 def test_a_model_that_cannot_be_loaded_ends_the_service_with_status_1() -> None:
@@ -157,6 +228,14 @@ def test_a_collection_of_another_model_disables_search_only(tmp_path: Path) -> N
         assert http.post("/embed/text", json={"text": "a circle"}).status_code == 200
         assert http.get("/readyz").status_code == 200
         assert "search is degraded" in served.log.read_text()
+
+
+def _until(words: str, lines: Iterable[str]) -> Iterator[str]:
+    """Yield the lines up to the first with these words."""
+    for line in lines:
+        yield line
+        if words in line:
+            return
 
 
 def _resident(server: Server) -> int:

@@ -29,7 +29,7 @@ def run_local(
 ) -> Iterator[Run]:
     """Run the command with a `FakeEncoder`, of the model TEST_MODEL if it is set."""
     (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")  # of the list of failures
+    monkeypatch.chdir(tmp_path / "here")
     with quick_folder(tmp_path) as folder:
 
         def opened(local: bool) -> LocalBackend:

@@ -121,10 +121,10 @@ def test_a_pdf_is_reported_in_the_users_language(
     monkeypatch.setenv("LANG", locale)
     pdf = tmp_path / "manual.pdf"
     pdf.write_bytes(b"%PDF-1.7")
-    status, _, err = run_local("index", pdf)
+    status, _, err = run_local("index", pdf, "--failures", "failed.jsonl")
     assert status == 3
     assert line.format(pdf) in err
-    failure = json.loads(Path("vision-rag-failed.jsonl").read_text())
+    failure = json.loads(Path("failed.jsonl").read_text())
     assert failure == {
         "path": str(pdf),
         "code": NotAnImage.code,

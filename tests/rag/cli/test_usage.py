@@ -117,6 +117,20 @@ def test_folders_are_indexed_without_standard_input(
     assert (status, err) == (1, f"error: {MESSAGES['no_standard_input'].en}\n")
 
 
+def test_failures_are_printed_and_written_only_to_a_given_file(
+    run_local: Run, tmp_path: Path
+) -> None:
+    for number in range(25):
+        (tmp_path / f"{number:02}.png").write_text("broken")
+    status, _, err = run_local("index", tmp_path)
+    assert (status, err.count("\nfailed ")) == (3, 25)
+    assert list(Path().iterdir()) == []
+    status, _, err = run_local("index", tmp_path, "--failures", "list.jsonl")
+    assert (status, err.count("\nfailed ")) == (3, 20)
+    assert err.endswith("\nand 5 more\nfull list: list.jsonl\n")
+    assert len(Path("list.jsonl").read_text().splitlines()) == 25
+
+
 def test_an_unwritable_list_of_failures_is_an_error(
     run_local: Run, folder: Path, tmp_path: Path
 ) -> None:
