@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from typing import Final, Literal
 
@@ -14,6 +15,9 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from bento.contract.routes import ROUTES
+
+_TOP_PATHS: Final = {route.path.split("/")[1] for route in ROUTES}
 _HTTP_MS: Final = 8  # that the event loop and its threads take for one request, on shared cores
 
 
@@ -155,6 +159,25 @@ class Settings(BaseSettings):
         description="Comma-separated list of sites whose pages may call the service, such as "
         "`https://pictures.example`.",
     )
+    root_path: str = Field(
+        "",
+        description="Path under which a reverse proxy serves the service, such as `/vision`. The "
+        "proxy may remove it from the requests or pass it on.",
+    )
+    forwarded_allow_ips: str = Field(
+        "",
+        description="Comma-separated list of the addresses and networks of reverse proxies, such "
+        "as `10.0.0.0/8`, or `*` for all. The service believes `X-Forwarded-For`, "
+        "`X-Forwarded-Host` and `X-Forwarded-Proto` only from them.",
+    )
+    keep_alive_seconds: int = Field(
+        75,
+        ge=1,
+        le=3600,
+        description="Seconds for which the service keeps an idle connection open after an answer. "
+        "Must be more than the idle timeout of a load balancer in front of it, which is usually "
+        "60 s.",
+    )
 
     @field_validator("api_key")
     @classmethod
@@ -178,6 +201,32 @@ class Settings(BaseSettings):
                 "must be a comma-separated list of lower-case origins such as "
                 "https://pictures.example or http://localhost:3000, without paths, spaces or *"
             )
+        return given
+
+    @field_validator("root_path")
+    @classmethod
+    def _check_root_path(cls, given: str) -> str:
+        path = given.rstrip("/")
+        if not re.fullmatch(r"(/[A-Za-z0-9_~.-]+)*", path):
+            raise ValueError(
+                "must be a path such as /vision, made of /, ASCII letters, digits, -, ., _ and ~"
+            )
+        if path and path.split("/")[1] in _TOP_PATHS:
+            # a proxy that removes the path would send requests that look as if it had not
+            raise ValueError("must not begin like a route of the service: choose another path")
+        return path
+
+    @field_validator("forwarded_allow_ips")
+    @classmethod
+    def _check_proxies(cls, given: str) -> str:
+        try:
+            for proxy in given.split(",") if given not in ("", "*") else ():
+                ipaddress.ip_network(proxy)
+        except ValueError:
+            raise ValueError(
+                "must be * or a comma-separated list of IP addresses and networks such as "
+                "127.0.0.1 or 10.0.0.0/8, without spaces and host names"
+            ) from None
         return given
 
     @property

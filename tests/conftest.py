@@ -56,6 +56,7 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
         *("MODEL_NAME", "VISION_MODEL_NAME", "DEVICE", "VISION_DEVICE", "DTYPE", "PORT"),
         *("QDRANT_ENABLED", "QDRANT_HOST", "QDRANT_PATH"),
         *("API_KEY", "METRICS_PUBLIC", "UI_PUBLIC", "CORS_ALLOWED_ORIGINS", "HOST"),
+        *("ROOT_PATH", "FORWARDED_ALLOW_IPS", "KEEP_ALIVE_SECONDS"),
         *("VISION_ENCODER_URL", "VISION_ENCODER_TIMEOUT"),
         *("MAKEFLAGS", "MFLAGS", "MAKELEVEL"),  # set when make runs these tests
     ):

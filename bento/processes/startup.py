@@ -37,6 +37,8 @@ def service_options(settings: Settings, timeout: float, connection: str) -> dict
     `timeout` is in seconds. `connection` is uvicorn's protocol class as `MODULE:CLASS`.
     """
     HTTP_PROTOCOLS["auto"] = connection  # BentoML always uses "auto"
+    # uvicorn reads only this variable, and without it would trust every program on this machine.
+    os.environ["FORWARDED_ALLOW_IPS"] = settings.forwarded_allow_ips
     if settings.device.startswith("cuda:"):
         # BentoML's own allocation would hide every GPU but the first.
         os.environ.setdefault("BENTOML_DISABLE_GPU_ALLOCATION", "1")

@@ -71,6 +71,8 @@ class Access:
                 "On a loopback address, it answers only to localhost, IP addresses and the hosts "
                 "in CORS_ALLOWED_ORIGINS. Set API_KEY, or add the host's origin there"
             )
+        # A page cannot set this header for a request to another site.
+        host = headers.get("x-forwarded-host", host).partition(",")[0].strip()
         origin = headers.get("origin")
         if method in _SAFE or origin in self._origins:
             return

@@ -24,17 +24,17 @@ DOCS_PAGE: Final = """<!DOCTYPE html>
 <head>
   <meta charset="utf-8">
   <title>Vision encoder: API</title>
-  <link rel="stylesheet" href="/static_content/swagger-ui.css">
+  <link rel="stylesheet" href="static_content/swagger-ui.css">
 </head>
 <body>
   <div id="swagger-ui"></div>
-  <script src="/static_content/swagger-ui-bundle.js"></script>
-  <script src="/docs/start.js"></script>
+  <script src="static_content/swagger-ui-bundle.js"></script>
+  <script src="docs/start.js"></script>
 </body>
 </html>
 """
 DOCS_SCRIPT: Final = """SwaggerUIBundle({
-  url: "/openapi.json", dom_id: "#swagger-ui", tryItOutEnabled: true,
+  url: "openapi.json", dom_id: "#swagger-ui", tryItOutEnabled: true,
 });
 """
 DOCS_HEADERS: Final = {
@@ -87,8 +87,8 @@ _JSON: Final = "application/json"
 _FORM: Final = "multipart/form-data"
 
 
-def openapi() -> dict[str, Any]:
-    """Return the OpenAPI document of all routes."""
+def openapi(root_path: str = "") -> dict[str, Any]:
+    """Return the OpenAPI document of all routes. A proxy serves them under `root_path`."""
     references, schemas = models_json_schema(
         sorted(_models(), key=str), ref_template="#/components/schemas/{model}"
     )
@@ -100,6 +100,7 @@ def openapi() -> dict[str, Any]:
     return {
         "openapi": "3.1.0",  # the first version that takes JSON Schema, as pydantic writes it
         "info": {"title": "Vision encoder", "version": VERSION, "description": _ABOUT},
+        "servers": [{"url": root_path or "/"}],
         "tags": [{"name": tag} for tag in GROUPS],
         "paths": paths,
         "components": {"schemas": schemas["$defs"], "securitySchemes": _KEYS},

@@ -17,11 +17,12 @@ from bento.contract.routes import BENTOML, ROUTES, route
 from bento.settings import Settings
 from bento.web import endpoints
 from bento.web.access import Access, warning
-from bento.web.connections import CONNECTION
+from bento.web.connections import CONNECTION, Connection
 from bento.web.headers import SecurityHeaders, cors_options
 from bento.web.logs import configure_logs
 from bento.web.metrics import Metrics
 from bento.web.middleware import REQUEST_SECONDS, RequestMiddleware
+from bento.web.proxy import Compression, RootPath
 from bento.web.responses import Handler, Responder
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Web:
 
     def __init__(self, settings: Settings, handlers: Mapping[str, Handler]) -> None:
         self._settings = settings
+        Connection.keep_alive_seconds = settings.keep_alive_seconds
         self.metrics = Metrics(workers=settings.workers)
         self._responder = Responder(self.metrics)
         self.app = _mounted({**endpoints.HANDLERS, **handlers}, self._responder)
@@ -77,11 +79,13 @@ class Web:
         self.app.state.service = service
 
     def install(self, service: Any, budget: ByteBudget) -> None:
-        """Add the middleware to a BentoML service; the last one added is the outermost."""
+        """Add the middleware to a BentoML service; the first one added is the outermost."""
         settings = self._settings
+        service.add_asgi_middleware(RootPath, root_path=settings.root_path)
         service.add_asgi_middleware(SecurityHeaders)
         if settings.allowed_origins:
             service.add_asgi_middleware(CORSMiddleware, **cors_options(settings.allowed_origins))
+        service.add_asgi_middleware(Compression)
         service.add_asgi_middleware(
             RequestMiddleware,
             access=Access(settings),

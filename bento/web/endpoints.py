@@ -25,8 +25,8 @@ async def _docs_script(_: Request) -> Response:
     return Response(DOCS_SCRIPT, media_type="text/javascript")
 
 
-async def _openapi(_: Request) -> Response:
-    return JSONResponse(openapi())
+async def _openapi(request: Request) -> Response:
+    return JSONResponse(openapi(request.app.state.service.settings.root_path))
 
 
 async def _health(request: Request) -> Any:

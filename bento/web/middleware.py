@@ -304,6 +304,7 @@ class _Exchange:
                 "request_id": self.request_id,
                 "method": self.scope["method"],
                 "path": self.scope["path"],
+                "client": (self.scope.get("client") or (None,))[0],
                 "status": self.status,
                 "ms": round(self.seconds * 1000, 1),
             },

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urljoin
 
 import pytest
 from playwright.sync_api import Browser, JSHandle, Locator, Page, Route, expect
@@ -62,7 +63,7 @@ class Visit:
             "request",
             lambda request: (
                 None
-                if request.url.startswith((self.url, "data:", f"blob:{self.url}"))
+                if request.url.startswith((self.url, "data:", f"blob:{urljoin(self.url, '/')}"))
                 else self.wrong.append(f"a request to {request.url}")
             ),
         )

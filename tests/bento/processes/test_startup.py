@@ -49,14 +49,17 @@ def test_bentoml_reserves_a_gpu_and_workers_as_set(
     monkeypatch: pytest.MonkeyPatch, device: str, resources: dict[str, object], keeps_gpus: bool
 ) -> None:
     monkeypatch.setitem(HTTP_PROTOCOLS, "auto", "")
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "before")
     monkeypatch.setenv(GPUS, "")
     monkeypatch.delenv(GPUS)
-    options = service_options(Settings(device=device, workers=3, port=8123), 65, "module:Class")
+    settings = Settings(device=device, workers=3, port=8123, forwarded_allow_ips="10.0.0.0/8")
+    options = service_options(settings, 65, "module:Class")
     assert options["resources"] == resources
     assert options["workers"] == 3
     assert options["http"] == {"host": "127.0.0.1", "port": 8123}
     assert options["traffic"] == {"timeout": 65}
     assert HTTP_PROTOCOLS["auto"] == "module:Class"
+    assert os.environ["FORWARDED_ALLOW_IPS"] == "10.0.0.0/8"
     assert (GPUS in os.environ) == keeps_gpus
 
 

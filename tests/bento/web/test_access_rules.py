@@ -139,6 +139,27 @@ def test_a_page_of_another_site_cannot_write_without_a_key(
 
 
 @pytest.mark.parametrize(
+    ("forwarded", "origin", "allowed"),
+    [
+        ("gpu.example", "https://gpu.example", True),
+        ("gpu.example:8080, 10.0.0.2", "http://gpu.example:8080", True),
+        ("gpu.example", "https://evil.example", False),
+        ("gpu.example", "http://127.0.0.1:8001", False),  # another page of the user's machine
+        ("", "https://gpu.example", False),
+    ],
+)
+def test_pages_of_the_host_that_a_trusted_proxy_names_are_allowed(
+    forwarded: str, origin: str, allowed: bool
+) -> None:
+    headers = {"Host": "127.0.0.1:8001", "X-Forwarded-Host": forwarded, "Origin": origin}
+    found = rejection(access(), "POST", "/images", **headers)
+    assert found is (None if allowed else ForeignPage)
+    # DNS rebinding: the page of this name could send any header
+    headers |= {"Host": "evil.example", "X-Forwarded-Host": "localhost"}
+    assert rejection(access(), "POST", "/images", **headers) is ForeignPage
+
+
+@pytest.mark.parametrize(
     ("host", "allowed"),
     [
         ("localhost:8001", True),

@@ -1,4 +1,4 @@
-"""Slow clients, and too many of them, against a small application behind the real server."""
+"""Slow clients, too many clients, and proxies, with a small application behind the real server."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx
 import pytest
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from bento import Settings
@@ -32,7 +33,15 @@ LONG = 10.0  # seconds: all other limits
 class Served:
     """A server in a thread of this process, with limits in seconds."""
 
-    def __init__(self, *, header: float = LONG, body: float = LONG, request: float = LONG) -> None:
+    def __init__(
+        self,
+        *,
+        header: float = LONG,
+        body: float = LONG,
+        request: float = LONG,
+        keep_alive: Any = LONG,  # uvicorn declares whole seconds
+        proxies: str = "",
+    ) -> None:
         self.port = free_port()
         self.budget = ByteBudget(1000, lambda: None)
         self.metrics = Metrics(workers=1)
@@ -43,6 +52,7 @@ class Served:
             Route("/hold", self._hold),
             Route("/livez", self._hold),
             Route("/sleep", self._sleep),
+            Route("/origin", self._origin),
         ]
         app = RequestMiddleware(
             Starlette(routes=routes),
@@ -57,8 +67,11 @@ class Served:
 
         class Limited(Connection):
             header_seconds = header
+            keep_alive_seconds = keep_alive
 
-        config = uvicorn.Config(app, port=self.port, http=Limited, log_config=None)
+        config = uvicorn.Config(
+            app, port=self.port, http=Limited, log_config=None, forwarded_allow_ips=proxies
+        )
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run)
 
@@ -75,8 +88,14 @@ class Served:
         await asyncio.sleep(float(request.query_params["seconds"]))
         return PlainTextResponse("done")
 
-    def get(self, path: str) -> httpx.Response:
-        return httpx.get(f"http://127.0.0.1:{self.port}{path}", timeout=LONG, verify=False)
+    async def _origin(self, request: Request) -> Response:
+        assert request.client
+        host = request.headers.get("X-Forwarded-Host")
+        return JSONResponse([request.client.host, request.url.scheme, host])
+
+    def get(self, path: str, **headers: str) -> httpx.Response:
+        url = f"http://127.0.0.1:{self.port}{path}"
+        return httpx.get(url, headers=headers, timeout=LONG, verify=False)
 
     def connect(self, begin: bytes = b"") -> socket.socket:
         connection = socket.create_connection(("127.0.0.1", self.port), timeout=LONG)
@@ -91,8 +110,8 @@ Serve = Callable[..., Served]
 def serve() -> Iterator[Serve]:
     started: list[Served] = []
 
-    def start(**limits: float) -> Served:
-        served = Served(**limits)
+    def start(**options: Any) -> Served:
+        served = Served(**options)
         served.thread.start()
         started.append(served)
         while not served.server.started:
@@ -160,6 +179,47 @@ def test_a_connection_with_slow_headers_is_closed(serve: Serve) -> None:
         assert b"200 OK" in connection.recv(10_000)
         connection.sendall(head)
         assert drip(connection, b"X-More: 1\r\n") == b""
+
+
+def test_a_connection_may_be_idle_for_longer_than_headers_may_take(serve: Serve) -> None:
+    head = b"GET /sleep?seconds=0 HTTP/1.1\r\nHost: x\r\n\r\n"
+    with serve(header=SHORT).connect(head) as connection:
+        assert b"200 OK" in connection.recv(10_000)
+        time.sleep(2 * SHORT)
+        connection.sendall(head)
+        assert b"200 OK" in connection.recv(10_000)
+
+
+def test_a_connection_that_is_idle_for_too_long_is_closed(serve: Serve) -> None:
+    head = b"GET /sleep?seconds=0 HTTP/1.1\r\nHost: x\r\n\r\n"
+    with serve(keep_alive=SHORT).connect(head) as connection:
+        assert b"200 OK" in connection.recv(10_000)
+        assert connection.recv(1) == b""
+
+
+def test_empty_lines_keep_no_connection_open(serve: Serve) -> None:
+    head = b"GET /sleep?seconds=0 HTTP/1.1\r\nHost: x\r\n\r\n"
+    with serve(header=SHORT).connect(head) as connection:
+        assert b"200 OK" in connection.recv(10_000)
+        assert drip(connection, b"\r\n") == b""
+
+
+@pytest.mark.parametrize(
+    ("proxies", "trusted"),
+    [("", False), ("10.0.0.0/8", False), ("127.0.0.1", True), ("127.0.0.0/8", True), ("*", True)],
+)
+def test_forwarded_headers_count_only_from_trusted_addresses(
+    serve: Serve, proxies: str, trusted: bool
+) -> None:
+    headers = {
+        "X-Forwarded-For": "203.0.113.7",
+        "X-Forwarded-Proto": "https",
+        "X-Forwarded-Host": "pictures.example",
+        "Forwarded": "for=203.0.113.8;proto=https;host=other.example",  # never counts
+    }
+    seen = ["203.0.113.7", "https", "pictures.example"]
+    found = serve(proxies=proxies).get("/origin", **headers).json()
+    assert found == (seen if trusted else ["127.0.0.1", "http", None])
 
 
 def test_the_time_for_headers_does_not_limit_the_answer(serve: Serve) -> None:

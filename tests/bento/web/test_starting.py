@@ -186,17 +186,25 @@ print(gc.get_freeze_count(), len(gc.get_objects()))
 def test_bentoml_takes_the_options_of_the_service() -> None:
     code = (
         "import json, service; config = service.VisionEncoder.config; "
-        "print(json.dumps([config['resources'].get('gpu'), config['workers'], config['http']]))"
+        "from bento.web.connections import Connection; idle = Connection.keep_alive_seconds; "
+        "gpus, workers = config['resources'].get('gpu'), config['workers']; "
+        "print(json.dumps([gpus, workers, config['http'], idle]))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,
-        env={**os.environ, "DEVICE": "cuda:1", "WORKERS": "3", "PORT": "8123"},
+        env={
+            **os.environ,
+            "DEVICE": "cuda:1",
+            "WORKERS": "3",
+            "PORT": "8123",
+            "KEEP_ALIVE_SECONDS": "7",
+        },
         capture_output=True,
         text=True,
         check=True,
     )
-    assert json.loads(done.stdout) == [1, 3, {"host": "127.0.0.1", "port": 8123}]
+    assert json.loads(done.stdout) == [1, 3, {"host": "127.0.0.1", "port": 8123}, 7]
 
 
 def test_a_service_idles_in_little_memory_and_keeps_its_index_when_stopped(tmp_path: Path) -> None:
