@@ -194,6 +194,7 @@ def test_a_connection_that_is_idle_for_too_long_is_closed(serve: Serve) -> None:
     head = b"GET /sleep?seconds=0 HTTP/1.1\r\nHost: x\r\n\r\n"
     with serve(keep_alive=SHORT).connect(head) as connection:
         assert b"200 OK" in connection.recv(10_000)
+        connection.settimeout(10 * SHORT)  # uvicorn's default is 5 s
         assert connection.recv(1) == b""
 
 
