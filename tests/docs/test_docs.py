@@ -69,6 +69,12 @@ def test_the_prefixed_variables_are_read(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert Settings().model_name == "RN101"
 
 
+def test_the_configuration_of_nginx_on_the_page_is_the_tested_one() -> None:
+    (shown,) = re.findall(r"```nginx\n(.*?)```", PAGES["docs/deploy.md"], re.S)
+    tested = (ROOT / "deploy" / "nginx.conf").read_text()
+    assert shown == re.sub(r"(?m)^#.*\n+", "", tested).lstrip()
+
+
 def test_every_named_route_exists() -> None:
     named = {
         route
