@@ -79,9 +79,9 @@ class Settings(BaseSettings):
     max_queue_ms: int = Field(
         10_000,
         ge=0,
-        description="Maximum predicted wait in milliseconds; beyond it, the answer is 429. It "
-        "also bounds the number of concurrent requests: one for each 8 ms, but at least 64. A "
-        "request that finds an empty queue is never shed.",
+        description="Maximum predicted time to the answer in milliseconds; beyond it, the answer "
+        "is 429. It also bounds the number of concurrent requests: one for each 8 ms, but at least "
+        "64. A request that finds an empty queue is never shed.",
     )
     max_queue_bytes: int = Field(
         256_000_000,

@@ -27,7 +27,7 @@ ImageUrl = Annotated[
 ImageBase64 = Annotated[
     str | None, Field(description="The image file in base64, with or without a data: URI prefix.")
 ]
-Model = Annotated[str, Field(description="NAME/PRETRAINED")]
+Model = Annotated[str, Field(description="NAME/PRETRAINED of the served model.")]
 Code = Annotated[str, Field(description="Stable error code in snake_case.")]
 Sentence = Annotated[str, Field(description="What was wrong and what is allowed.")]
 Languages = Literal["english", "multilingual"]

@@ -164,7 +164,7 @@ class UrlFailed(EncoderError):
 
 
 class Busy(EncoderError):
-    """The service sheds the request; the client may retry after `retry_after` seconds."""
+    """The service sheds the request; the client may retry after `Retry-After` seconds."""
 
     status = 429
     code = "busy"
@@ -240,7 +240,7 @@ class StoreLocked(RagError):
 
 
 class StoreUnavailable(RagError):
-    """Qdrant does not answer."""
+    """Qdrant does not answer, or the embedded store failed."""
 
     status = 503
     code = "store_unavailable"

@@ -66,7 +66,8 @@ class IndexResponse(Answer):
     dao_id: str = ""
     collection: str = ""
     outcome: Outcome = Field(
-        description="`updated`: only the payload changed, so the picture was not embedded again."
+        description="`indexed`, `updated` (only the payload changed, so the picture was not "
+        "embedded again) or `unchanged`."
     )
 
 

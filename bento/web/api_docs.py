@@ -6,7 +6,8 @@ python -m bento.web.api_docs >docs/api.md
 from __future__ import annotations
 
 import json
-from typing import Any, Final
+from collections.abc import Iterator
+from typing import Any, Final, get_args
 
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
@@ -79,10 +80,12 @@ from openai import OpenAI
 client = OpenAI(base_url="http://localhost:8001/v1", api_key="none")  # or a key of the service
 client.embeddings.create(
     model="local-dir:models/shapes",
-    input=["a red circle", {"image": "https://example.org/cat.jpg"}],
+    input=["a red circle", {"image": "https://example.org/cat.jpg"}],  # URLs: ALLOW_IMAGE_URLS
     dimensions=64,  # keeps the first 64 values and normalizes them again
 )
-```"""
+```
+
+Its exceptions have the service's message in `error.body["message"]`."""
 _JSON: Final = "application/json"
 _FORM: Final = "multipart/form-data"
 
@@ -201,15 +204,46 @@ def _section(route: Route) -> list[str]:
             for name, field in body.model_fields.items():
                 shown = f"`{name}`" if field.is_required() else f"`{name}`?"
                 rows.append((shown, place, _cell(field.description)))
+    if not isinstance(route.answer, str):
+        rows += [(f"`{name}`", "answer", _cell(about)) for name, about in _described(route.answer)]
     if rows:
         lines += ["", "| field | in | meaning |", "|---|---|---|"]
         lines += [f"| {' | '.join(row)} |" for row in rows]
     if not isinstance(route.answer, str):
-        names = ", ".join(route.answer.model_fields)
-        lines += ["", f"Answer: `{{{names}}}`."]
+        lines += ["", f"Answer: `{_shape(route.answer)}`."]
     elif route.answer:
         lines += ["", f"Answer: {route.answer}."]
     return [*lines, "", "```console", *_curl(route), "```"]
+
+
+def _shape(model: type[BaseModel]) -> str:
+    """Return the fields of an answer, with those of the objects in it: `{hits: [{id}], count}`."""
+    shown = []
+    for name, field in model.model_fields.items():
+        inner, is_list = _inner(field.annotation)
+        fields = _shape(inner) if inner else ""
+        shown.append(f"{name}: [{fields}]" if is_list else f"{name}: {fields}" if inner else name)
+    return "{" + ", ".join(shown) + "}"
+
+
+def _described(model: type[BaseModel], before: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the path of each answer field that has a description, and the description."""
+    for name, field in model.model_fields.items():
+        inner, is_list = _inner(field.annotation)
+        if field.description:
+            yield before + name, field.description
+        if inner:
+            yield from _described(inner, f"{before}{name}{'[]' if is_list else ''}.")
+
+
+def _inner(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
+    """Return the model that a field holds, if any, and whether the field is a list of it."""
+    models = [
+        each
+        for each in (annotation, *get_args(annotation))
+        if isinstance(each, type) and issubclass(each, BaseModel)
+    ]
+    return (models[0], models[0] is not annotation) if models else (None, False)
 
 
 def _cell(description: str | None) -> str:

@@ -105,6 +105,15 @@ def test_the_api_page_is_generated_from_the_table() -> None:
         assert f"### `{route.method} {route.path}`" in page
 
 
+def test_the_api_page_shows_the_objects_in_an_answer() -> None:
+    (rank,) = re.findall(r"### `POST /rank`\n(.*?)\n###? ", markdown(), re.S)
+    assert "Answer: `{ranking: [{text, probability, score}], model}`." in rank
+    assert "| `ranking[].score` | answer | Cosine similarity to the image. |" in rank
+    (openai,) = re.findall(r"### `POST /v1/embeddings`\n(.*?)\n###? ", markdown(), re.S)
+    assert "usage: {prompt_tokens, total_tokens}}`." in openai
+    assert "| `usage.prompt_tokens` | answer | " in openai
+
+
 @pytest.mark.parametrize("call_with", [call_blocking, call_async])
 @pytest.mark.parametrize(
     "route", [route for route in ROUTES if route.client], ids=lambda route: route.name
