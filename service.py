@@ -63,10 +63,12 @@ class VisionEncoder:
             encoder, settings, budget=budget, metrics=web.metrics, on_death=end_worker
         )
         embedding = EmbeddingHandler(encoder, runners, settings)
-        search = ImageSearch.open(rag_settings, encoder, runners, embedding.image_bytes)
+        observer = web.metrics.store(rag_settings.image_search_collection)
+        search = ImageSearch.open(rag_settings, encoder, runners, embedding.image_bytes, observer)
         state = StateHandler(encoder, runners, settings, collection=search.collection)
         url = listening_url(settings.host, settings.port)
         log_loaded({**state.summary, "store": rag_settings.store, "url": url})
+        web.metrics.loaded(encoder.model, encoder.weights_digest, encoder.dtypes, encoder.device)
         return Loaded(runners, embedding, state, search)
 
     @bentoml.on_shutdown

@@ -151,7 +151,7 @@ class RequestMiddleware:
         route = getattr(scope.get("route"), "path", None) or rejected
         if route in _UNCOUNTED:
             return
-        self.metrics.requests.labels(scope["method"], route, exchange.status).inc()
+        self.metrics.requests.labels(scope["method"], route, exchange.status, exchange.code).inc()
         self.metrics.request_seconds.labels(route).observe(exchange.seconds)
 
 
@@ -170,6 +170,7 @@ class _Exchange:
     ) -> None:
         self.scope = scope
         self.status = 0
+        self.code = ""  # of an error
         self.abandoned = False
         self._receive = receive
         self._send = send
@@ -289,6 +290,7 @@ class _Exchange:
             if isinstance(self._rejection, TooSlow):
                 headers["Connection"] = "close"  # the rest of the body is not read
         error = shaped(self.scope["path"], self.status, given)
+        self.code = error.get("code") or error["error"]["code"]  # the shape of OpenAI
         body = json.dumps(error, ensure_ascii=False).encode()
         headers["Content-Type"] = "application/json"
         headers["Content-Length"] = str(len(body))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from threading import Event, Thread
 from typing import Protocol
 
 from PIL import Image
@@ -21,6 +22,7 @@ from rag.settings import RagSettings
 from rag.store.interface import Store
 from rag.store.opening import open_store
 from rag.web.index import Index
+from rag.web.observed import StoreObserver, observed, watch
 from rag.web.thumbnails import Thumbnails
 
 logger = logging.getLogger("vision_encoder")
@@ -40,6 +42,7 @@ class _Parts:
     store: Store
     index: Index
     searcher: Searcher
+    closed: Event
 
 
 class ImageSearch:
@@ -79,17 +82,18 @@ class ImageSearch:
         encoder: Encoder,
         embedder: Embedder,
         image_bytes: Callable[[ImageGiven], Awaitable[bytes]],
+        observer: StoreObserver,
     ) -> ImageSearch:
         """Open the store and the encoder's collection, if search is turned on.
 
-        `image_bytes` returns the bytes that a request contains or points to. If the collection
-        is unusable, only log it, because embedding still works. Raises `StoreLocked` and
-        `StoreUnavailable`.
+        `image_bytes` returns the bytes that a request contains or points to. `observer` receives
+        the state of the store. If the collection is unusable, only log it, because embedding still
+        works. Raises `StoreLocked` and `StoreUnavailable`.
         """
         if not settings.qdrant_enabled:
             return cls(None, None)
         collection = settings.image_search_collection
-        store = open_store(settings)
+        store = observed(open_store(settings), observer)
         pictures = PictureIndex(store, identity_of(encoder))
         try:
             pictures.open(collection, create=True)
@@ -100,11 +104,16 @@ class ImageSearch:
         index = Index(pictures, embedder, image_bytes, thumbnails, settings)
         model = f"{encoder.model_name}/{encoder.pretrained}"
         searcher = Searcher(pictures, embedder, image_bytes, settings, model)
-        return cls(collection, _Parts(store, index, searcher))
+        closed = Event()
+        folder = None if settings.qdrant_host else settings.qdrant_path
+        given = (pictures, collection, folder, observer, closed)
+        Thread(target=watch, args=given, name="watch-store", daemon=True).start()
+        return cls(collection, _Parts(store, index, searcher, closed))
 
     def close(self) -> None:
         """Flush pending writes and release the store."""
         if self._parts:
+            self._parts.closed.set()
             self._parts.store.close()
 
     @property

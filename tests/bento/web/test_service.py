@@ -107,15 +107,17 @@ def test_metrics_count_by_declared_routes(http: httpx.Client) -> None:
     http.post("/embed/text", json={"text": "a"})
     http.post("/embed/text", content=b"a", headers={"Content-Type": "text/plain"})
     http.post("/embed/image/upload", files={"file": b"text"})
+    http.post("/v1/embeddings", json={})
     http.delete("/images/some/long/name")
     http.get("/nowhere/at/all")
     text = http.get("/metrics").text
     for labels in (
-        'method="POST",route="/embed/text",status="200"',
-        'method="POST",route="/embed/text",status="415"',
-        'method="POST",route="/embed/image/upload",status="415"',
-        'method="DELETE",route="/images/{id:path}",status="200"',
-        'method="GET",route="other",status="404"',
+        'code="",method="POST",route="/embed/text",status="200"',
+        'code="unsupported_media_type",method="POST",route="/embed/text",status="415"',
+        'code="not_an_image",method="POST",route="/embed/image/upload",status="415"',
+        'code="invalid_request",method="POST",route="/v1/embeddings",status="400"',
+        'code="",method="DELETE",route="/images/{id:path}",status="200"',
+        'code="not_found",method="GET",route="other",status="404"',
     ):
         assert f"vision_encoder_requests_total{{{labels}}}" in text
     assert "some/long/name" not in text

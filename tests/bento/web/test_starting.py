@@ -62,6 +62,10 @@ def test_livez_answers_while_the_model_loads_and_readyz_waits(tmp_path: Path) ->
         # QDRANT_ENABLED is not set
         refused = httpx.post(f"http://127.0.0.1:{port}/search", json={"text": "a"})
         assert (refused.status_code, refused.json()["code"]) == (503, "search_disabled")
+        metrics = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+        while_loading = 'code="not_ready",method="GET",route="/health",status="503"'
+        assert f"vision_encoder_requests_total{{{while_loading}}}" in metrics
+        assert "vision_encoder_store_up{" not in metrics
     finally:
         process.terminate()
         process.wait(30)
@@ -236,6 +240,9 @@ def test_a_collection_of_another_model_disables_search_only(tmp_path: Path) -> N
         assert http.post("/embed/text", json={"text": "a circle"}).status_code == 200
         assert http.get("/readyz").status_code == 200
         assert "search is degraded" in served.log.read_text()
+        metrics = http.get("/metrics").text
+        assert 'vision_encoder_collection_mismatch{collection="daarion_images"} 1.0' in metrics
+        assert 'vision_encoder_store_up{collection="daarion_images"} 1.0' in metrics
 
 
 def _until(words: str, lines: Iterable[str]) -> Iterator[str]:
