@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -34,10 +35,12 @@ def test_every_port_is_published_on_the_loopback_address_alone() -> None:
         "vision-encoder": ["127.0.0.1:8001:8001"],
         "qdrant": ["127.0.0.1:6333:6333", "127.0.0.1:6334:6334"],
         "router": ["127.0.0.1:9102:9102"],
+        "prometheus": ["127.0.0.1:9090:9090"],
+        "grafana": ["127.0.0.1:3000:3000"],
     }
 
 
-def test_other_compose_projects_can_join_the_network_of_all_three() -> None:
+def test_other_compose_projects_can_join_the_network_of_all() -> None:
     networks = yaml.safe_load(COMPOSE.read_text())["networks"]
     assert networks == {"dagi-network": {"name": "dagi-network"}}
     assert all(service["networks"] == ["dagi-network"] for service in SERVICES.values())
@@ -61,12 +64,19 @@ def test_a_service_has_no_more_rights_than_it_needs(name: str) -> None:
 def test_a_service_writes_to_volumes_and_memory_only() -> None:
     volumes = yaml.safe_load(COMPOSE.read_text())["volumes"]
     used = [volume for service in SERVICES.values() for volume in service.get("volumes", ())]
-    assert {volume.split(":")[0] for volume in used} == volumes.keys()
+    files = {volume for volume in used if volume.startswith("./")}
+    assert {volume.split(":")[0] for volume in {*used} - files} == volumes.keys()
+    assert all(volume.endswith(":ro") for volume in files)
+    assert all((ROOT / volume.split(":")[0]).is_dir() for volume in files)
     assert all(service["tmpfs"] == ["/tmp"] for service in SERVICES.values())
     given = environment("vision-encoder")
     for name in (*FOLDERS, "THUMBNAILS_PATH"):
         assert given[name].startswith((*mounted("vision-encoder"), "/tmp/")), name
     assert "/qdrant/storage" in mounted("qdrant")
+    assert "--storage.tsdb.path=/prometheus " in SERVICES["prometheus"]["command"][0]
+    assert "/prometheus" in mounted("prometheus")
+    grafana = environment("grafana")
+    assert all(grafana[f"GF_PATHS_{name}"].startswith("/tmp/") for name in ("DATA", "PLUGINS"))
 
 
 def test_a_service_has_time_to_drain() -> None:
@@ -122,16 +132,54 @@ def test_the_containers_defaults_are_those_of_the_code(
         assert differing == FIXED[service].keys() - {"PORT"}, service
 
 
-def test_the_gpu_file_adds_the_gpu_and_nothing_else() -> None:
-    (service,) = yaml.safe_load(GPU.read_text())["services"].items()
+def test_the_gpu_file_adds_the_gpu_and_its_metrics() -> None:
+    services = yaml.safe_load(GPU.read_text())["services"]
     gpu = {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
-    assert service == (
-        "vision-encoder",
-        {
-            "environment": {"DEVICE": "${VISION_DEVICE:-cuda}"},
-            "deploy": {"resources": {"reservations": {"devices": [gpu]}}},
-        },
+    assert services.pop("vision-encoder") == {
+        "environment": {"DEVICE": "${VISION_DEVICE:-cuda}"},
+        "deploy": {"resources": {"reservations": {"devices": [gpu]}}},
+    }
+    exporter = services.pop("dcgm-exporter")
+    assert services == {}
+    assert exporter["profiles"] == ["monitoring"]
+    assert "ports" not in exporter
+    resources = exporter["deploy"]["resources"]
+    assert resources["reservations"]["devices"] == [{**gpu, "count": "all"}]
+    assert resources["limits"].keys() == {"memory", "pids"}
+    shared = ("restart", "init", "read_only", "tmpfs", "cap_drop", "security_opt", "networks")
+    assert {name: exporter[name] for name in shared} == {
+        name: SERVICES["vision-encoder"][name] for name in shared
+    }
+
+
+def test_only_the_profile_starts_the_monitoring() -> None:
+    profiled = {name for name, service in SERVICES.items() if "profiles" in service}
+    assert profiled == {"prometheus", "grafana"}
+    assert all(SERVICES[name]["profiles"] == ["monitoring"] for name in profiled)
+    images = [SERVICES[name]["image"] for name in profiled]
+    assert all(re.search(r":v?\d+\.\d+\.\d+$", image) for image in images)
+
+
+@pytest.mark.service
+@pytest.mark.parametrize(("given", "expected"), [("", ""), ("new", "new"), ("new,old", "new")])
+def test_prometheus_gets_the_first_key_in_a_file(tmp_path: Path, given: str, expected: str) -> None:
+    (script,) = SERVICES["prometheus"]["command"]
+    config = yaml.safe_load((ROOT / "deploy/monitoring/prometheus/prometheus.yml").read_text())
+    (job,) = (each for each in config["scrape_configs"] if each["job_name"] == "vision-encoder")
+    file = job["authorization"]["credentials_file"]
+    assert script.count(f"> {file}\n") == 1
+    (tmp_path / "prometheus").write_text('#!/bin/sh\necho "$@" > arguments\n')
+    (tmp_path / "prometheus").chmod(0o755)
+    subprocess.run(
+        [*SERVICES["prometheus"]["entrypoint"], script.replace("$$", "$").replace(file, "key")],
+        cwd=tmp_path,
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin", "API_KEY": given},
+        check=True,
     )
+    assert (tmp_path / "key").read_text() == expected
+    assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
+    assert "--config.file=/etc/prometheus/prometheus.yml" in (tmp_path / "arguments").read_text()
+    assert mounted("prometheus")[0] == "/etc/prometheus"
 
 
 def test_compose_builds_the_image_that_runs_on_every_supported_driver() -> None:

@@ -36,8 +36,20 @@ from tests.support.serving import Server, free_port
 
 pytestmark = pytest.mark.service
 
-HEALTH = {"vision-encoder": "/readyz", "qdrant": "/readyz", "router": "/health"}
-PORTS = {"vision-encoder": 8001, "qdrant": 6333, "router": 9102}
+HEALTH = {
+    "vision-encoder": "/readyz",
+    "qdrant": "/readyz",
+    "router": "/health",
+    "prometheus": "/-/ready",
+    "grafana": "/api/health",
+}
+PORTS = {
+    "vision-encoder": 8001,
+    "qdrant": 6333,
+    "router": 9102,
+    "prometheus": 9090,
+    "grafana": 3000,
+}
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +171,7 @@ def test_a_server_without_http_is_unhealthy(name: str) -> None:
         assert check(name, server.getsockname()[1]) != 0
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", [*OURS, "prometheus", "grafana"])
 def test_a_health_check_ignores_the_proxy_of_a_container(name: str) -> None:
     proxy = f"http://127.0.0.1:{free_port()}"
     with answering(200, HEALTH[name]) as port:
@@ -170,12 +182,12 @@ def test_the_served_encoder_is_healthy(server: Server) -> None:
     assert check("vision-encoder", int(server.url.rpartition(":")[2])) == 0
 
 
-def configured(folder: Path, *files: Path) -> subprocess.CompletedProcess[str]:
+def configured(folder: Path, *files: Path, profile: str = "") -> subprocess.CompletedProcess[str]:
     """Let Compose read the files with the variables of `.env` in `folder`."""
     named = [argument for file in files for argument in ("-f", str(file))]
     kept = ("PATH", "HOME", "DOCKER_CONFIG")
     return subprocess.run(
-        [*compose(), "--project-directory", str(folder), *named, "config"],
+        [*compose(), "--project-directory", str(folder), *named, "--profile", profile, "config"],
         cwd=folder,
         env={name: os.environ[name] for name in kept if name in os.environ},
         capture_output=True,
@@ -188,7 +200,7 @@ def test_compose_reads_both_files(tmp_path: Path) -> None:
     assert one.returncode == 0, one.stderr
     assert "variable is not set" not in one.stderr
     services = yaml.safe_load(one.stdout)["services"]
-    assert services.keys() == SERVICES.keys()
+    assert services.keys() == {n for n, each in SERVICES.items() if "profiles" not in each}
     assert services["vision-encoder"]["environment"]["DEVICE"] == "auto"
     assert "reservations" not in services["vision-encoder"]["deploy"]["resources"]
 
@@ -197,13 +209,20 @@ def test_compose_reads_both_files(tmp_path: Path) -> None:
         file.write("VISION_DEVICE=\nMAX_BATCH_SIZE=8\n")
     both = configured(tmp_path, COMPOSE, GPU)
     assert both.returncode == 0, both.stderr
-    encoder = yaml.safe_load(both.stdout)["services"]["vision-encoder"]
+    services = yaml.safe_load(both.stdout)["services"]
+    encoder = services["vision-encoder"]
+    assert "dcgm-exporter" not in services
     assert encoder["environment"]["DEVICE"] == "cuda"
     assert encoder["environment"]["MAX_BATCH_SIZE"] == "8"
     assert encoder["environment"]["HOST"] == "0.0.0.0"  # not the value of .env.example
     (gpu,) = encoder["deploy"]["resources"]["reservations"]["devices"]
     assert gpu["driver"] == "nvidia"
     assert encoder["deploy"]["resources"]["limits"].keys() == {"memory", "pids"}
+
+    monitored = configured(tmp_path, COMPOSE, GPU, profile="monitoring")
+    assert monitored.returncode == 0, monitored.stderr
+    services = yaml.safe_load(monitored.stdout)["services"]
+    assert services.keys() == {*SERVICES, "dcgm-exporter"}
 
 
 def test_compose_runs_one_encoder_per_gpu_behind_one_name(tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def allowed(policies: dict[str, Object], direction: str, peer: str) -> set[tuple
         for rule in policy["spec"].get(direction, ()):
             for other in rule[peer]:
                 there = other.get("podSelector", {}).get("matchLabels", {})
-                if there:
+                if there and "namespaceSelector" not in other:
                     ends = (there["app.kubernetes.io/name"], here)
                     asking, asked = ends if direction == "ingress" else reversed(ends)
                     found |= {(asking, asked, port["port"]) for port in rule["ports"]}
@@ -189,3 +189,21 @@ def test_clients_are_the_namespaces_with_the_label_of_the_page(name: str) -> Non
         for port in rule["ports"]
     }
     assert clients == {("vision-encoder", 8001), ("router", 9102)}
+
+
+@BOTH
+def test_prometheus_of_a_labelled_namespace_reaches_the_encoder_alone(name: str) -> None:
+    page = (ROOT / "docs" / "operations.md").read_text()
+    label, value = re.findall(r"kubectl label namespace \S+ (\S+)=(\S+)", page)[0]
+    peer = {
+        "namespaceSelector": {"matchLabels": {label: value}},
+        "podSelector": {"matchLabels": {"app.kubernetes.io/name": "prometheus"}},
+    }
+    reached = {
+        (each, port["port"])
+        for each, policy in of_kind(rendered(name), "NetworkPolicy").items()
+        for rule in policy["spec"].get("ingress", ())
+        if peer in rule["from"]
+        for port in rule["ports"]
+    }
+    assert reached == {("vision-encoder", 8001)}

@@ -106,7 +106,7 @@ def test_in_a_terminal_the_start_ends_with_one_readable_line(tmp_path: Path) -> 
         f"INFO Model loaded successfully: {BUNDLED}/local on cpu (text float32, image float32), "
         f"store: embedded at {tmp_path}, search page: {url}/ui"
     )
-    assert " method=GET path='/\\n\\x1b[31mred' status=404 ms=" in request
+    assert " method=GET path='/\\n\\x1b[31mred' client=127.0.0.1 status=404 ms=" in request
 
 
 @pytest.mark.parametrize(
