@@ -42,18 +42,25 @@ image-run: export API_KEY := $(call setting,API_KEY)
 image-run: export UI_PUBLIC := $(call setting,UI_PUBLIC)
 collection: export QDRANT_API_KEY := $(call setting,QDRANT_API_KEY)
 
-.PHONY: help install demo serve test test-fast nightly loadtest soak overload fidelity lint docs audit bento image image-run image-test fetch-weights gpu-check collection release-notes check-port
+.PHONY: help install demo serve test test-fast nightly loadtest soak overload fidelity lint docs audit bento image image-run image-test fetch-weights gpu-check collection release-notes check-port check-driver
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 15
 
-install: $(VENV)/.installed ## set up .venv and nothing else (6 GB, most of it torch)
+install: $(VENV)/.installed ## set up .venv and nothing else (6 to 8 GB, most of it torch; CUDA=12 or CUDA=13)
 
-$(VENV)/.installed: pyproject.toml constraints.txt constraints-dev.txt
+# The first installation chooses the set of packages by the driver. The set stays until CUDA asks for the other one.
+CHOOSE := $(PYTHON) bento/doctor/driver.py --cuda '$(CUDA)'
+INSTALLED := $(shell cat $(VENV)/.installed 2>/dev/null)
+CHANGED := $(filter-out $(INSTALLED),$(if $(CUDA),$(or $(shell $(CHOOSE) 2>/dev/null),none),$(if $(INSTALLED),,new)))
+.PHONY: $(if $(CHANGED),$(VENV)/.installed)
+
+$(VENV)/.installed: pyproject.toml constraints.txt constraints-cuda12.txt constraints-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; choose one with PYTHON=python3.11")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -c constraints-dev.txt -e '.[dev]'
-	@touch $@
+	@set -e; file=$$($(CHOOSE) --installed '$(INSTALLED)'); \
+	  $(PYTHON) -m venv $(if $(and $(INSTALLED),$(CHANGED)),--clear) $(VENV); \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -c $$file -c constraints-dev.txt -e '.[dev]'; \
+	  echo $$file >$@
 
 demo: install check-port ## index 300 sample pictures, search them, keep serving (ONCE=1: stop)
 	@$(SAY_MODEL)
@@ -139,7 +146,12 @@ fetch-weights: install ## download the weights of MODEL_NAME into the cache (HF_
 	@[ -n '$(WANTED)' ] || { echo "set MODEL_NAME, such as MODEL_NAME=ViT-L-14 MODEL_PRETRAINED=openai"; exit 1; }
 	@$(BIN)/python -m bento.fetch_weights
 
-gpu-check: install ## check whether this machine can run the service, and what to fix (JSON=1)
+# Before a download of 6 GB, say if it would be of no use. After it, the doctor checks the driver too.
+check-driver: device = $(or $(DEVICE),$(VISION_DEVICE),$(call dotenv,DEVICE),$(call dotenv,VISION_DEVICE),auto)
+check-driver:
+	@$(CHOOSE) --check '$(device)'
+
+gpu-check: $(if $(CHANGED),check-driver) install ## check whether this machine can run the service, and what to fix (JSON=1)
 	@$(if $(JSON),:,$(SAY_MODEL))
 	@$(BIN)/python -m bento.doctor $(if $(JSON),--json)
 

@@ -18,7 +18,15 @@ from typing import Final, Literal, NamedTuple
 
 import httpx
 
-from bento.doctor.probe import ANSWER_SECONDS, Seen, index, look, run, words
+from bento.doctor.probe import ANSWER_SECONDS, Seen, look, run, words
+from bento.encoder.devices import (
+    Problem,
+    build_problem,
+    card_problem,
+    driver_problem,
+    index,
+    uses_gpu,
+)
 from bento.settings import Settings
 from rag.settings import RagSettings
 
@@ -104,70 +112,45 @@ def check_python(machine: Machine) -> Finding:
 
 def check_driver(device: str, seen: Seen) -> Finding:
     """Check that there is an NVIDIA driver, and that it has a GPU."""
-    problem = ""
-    if not seen.available and seen.driver_error:
-        problem = f"no NVIDIA driver: {seen.driver_error}"
-    elif not seen.available and not seen.gpus:
-        problem = f"driver {seen.driver} finds no GPU"
-    remedy = (
-        "install the NVIDIA driver, and restart the machine after an update; give a container "
-        "access to the GPU with docker run --gpus all or docker-compose.gpu.yml"
-    )
     found = f"driver {seen.driver}: {', '.join(seen.gpus)}"
-    return _gpu(
-        device, seen, "torch can use the GPU" if seen.driver_error else found, problem, remedy
-    )
+    problem = driver_problem(seen)
+    if seen.torch_error and seen.gpus:  # the driver works; torch was not there to ask it
+        problem = None
+    if seen.driver_error:
+        found = "torch can use the GPU"
+        problem = problem and problem._replace(found=f"{problem.found}: {seen.driver_error}")
+    return _gpu(device, seen, found, problem)
 
 
 def check_cuda(device: str, seen: Seen) -> Finding:
     """Check that the driver supports the CUDA version that torch is built for."""
     if seen.torch_error:
         return Finding("failed", f"torch cannot be imported: {seen.torch_error}", "make install")
-    built = f"torch {seen.torch} is built for CUDA {seen.cuda}"
-    if not seen.cuda:
-        problem = f"torch {seen.torch} is built without CUDA"
-        remedy = "install a torch build for CUDA (pytorch.org/get-started/locally)"
-    elif not seen.driver:
-        problem = "" if seen.available else f"{built}, but there is no NVIDIA driver"
-        remedy = "fix the GPU driver, above"
-    else:
-        problem = "" if seen.available else f"{built}, but cannot use the GPU: {seen.devices_error}"
-        remedy = f"install a newer NVIDIA driver, or a torch build for CUDA {seen.driver_cuda}"
-        if _version(seen.driver_cuda) >= _version(seen.cuda):
-            remedy = (
-                "the driver is new enough: check that CUDA_VISIBLE_DEVICES does not hide the GPU, "
-                "and that NVIDIA_DRIVER_CAPABILITIES includes compute"
-            )
-    found = f"{built}, the driver supports {seen.driver_cuda or 'it'}"
-    return _gpu(device, seen, found, problem, remedy)
+    found = f"torch {seen.torch} is built for CUDA {seen.cuda}"
+    return _gpu(device, seen, found, build_problem(seen))
 
 
 def check_torch(device: str, seen: Seen) -> Finding:
     """Check that torch sees the GPU that DEVICE names, and can compute on it."""
-    count, gpu = len(seen.devices), index(device)
-    found = f"torch sees {count}: {', '.join(seen.devices)}"
-    problem, remedy = "", "fix the GPU driver and CUDA, above"
-    if not count:
-        problem = f"torch sees no GPU{': ' * bool(seen.devices_error)}{seen.devices_error}"
-    elif gpu >= count:
-        problem = f"DEVICE={device}, but {found}"
-        remedy = f"set DEVICE to one of: auto, cpu{''.join(f', cuda:{i}' for i in range(count))}"
-    elif seen.product_error:
-        problem = f"{seen.devices[gpu]} cannot compute: {seen.product_error}"
-        remedy = "check nvidia-smi and dmesg (Xid), restart the machine, or set DEVICE=cpu"
-    elif _uses_gpu(device, seen):
-        found += f"; cuda:{gpu} can compute"
-    return _gpu(device, seen, found, problem, remedy)
+    found = f"torch sees {len(seen.devices)}: {', '.join(seen.devices)}"
+    problem = card_problem(seen, device)
+    if problem and (driver_problem(seen) or build_problem(seen)):
+        problem = Problem(problem.found, "fix the GPU driver and CUDA, above")
+    elif not problem and seen.product_error:
+        what = f"{seen.devices[index(device)]} cannot compute: {seen.product_error}"
+        problem = Problem(what, "check nvidia-smi and dmesg (Xid), and restart the machine")
+    elif uses_gpu(seen, device):
+        found += f"; cuda:{index(device)} can compute"
+    return _gpu(device, seen, found, problem)
 
 
-def _gpu(device: str, seen: Seen, found: str, problem: str, remedy: str) -> Finding:
-    if not _uses_gpu(device, seen):
-        return Finding("not_needed", f"{problem or found}; DEVICE={device} uses the CPU")
-    return Finding("failed", problem, remedy) if problem else Finding("ok", found)
-
-
-def _uses_gpu(device: str, seen: Seen) -> bool:
-    return device.startswith("cuda") or (device == "auto" and seen.available)
+def _gpu(device: str, seen: Seen, found: str, problem: Problem | None) -> Finding:
+    if not uses_gpu(seen, device):
+        found = problem.found if problem else found
+        return Finding("not_needed", f"{found}; DEVICE={device} uses the CPU")
+    if problem:
+        return Finding("failed", problem.found, f"{problem.remedy}, or set DEVICE=cpu")
+    return Finding("ok", found)
 
 
 def _version(text: str) -> tuple[int, ...]:
@@ -176,7 +159,7 @@ def _version(text: str) -> tuple[int, ...]:
 
 def check_memory(settings: Settings, seen: Seen, machine: Machine) -> Finding:
     """Check that memory, and GPU memory if it is used, can hold the model of each worker."""
-    on_gpu = _uses_gpu(settings.device, seen)
+    on_gpu = uses_gpu(seen, settings.device)
     places = [("memory", machine.ram(), LOADING * seen.parameters + OVERHEAD)]
     if on_gpu:
         places.append(("GPU memory", seen.free, ON_GPU * seen.parameters + OVERHEAD))

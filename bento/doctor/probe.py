@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import difflib
 import json
-import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
 from bento.contract.errors import ModelLoadError
+from bento.encoder import devices
+from bento.encoder.devices import Gpus
 
 LOOK_SECONDS: Final = 60.0  # importing torch from a cold disk is slow
 ANSWER_SECONDS: Final = 3.0
 
 
 @dataclass(frozen=True)
-class Seen:
+class Seen(Gpus):
     """The results of `probe`. An `…_error` is empty if there was none."""
 
-    torch: str = ""
-    cuda: str = ""  # the CUDA version that torch is built for
     torch_error: str = ""
     parameters: int = 0  # 0: unknown
     weights: str = ""
@@ -31,12 +30,8 @@ class Seen:
     source: str = ""  # empty: offline
     model_error: str = ""
     driver: str = ""
-    driver_cuda: str = ""  # the newest CUDA version that the driver supports
     gpus: Sequence[str] = ()
     driver_error: str = ""
-    available: bool = False  # DEVICE=auto would use the GPU
-    devices: Sequence[str] = ()
-    devices_error: str = ""
     free: int = 0  # bytes on the GPU that DEVICE names
     product_error: str = ""
 
@@ -47,7 +42,7 @@ def probe(name: str, pretrained: str, device: str) -> None:
         "torch": _torch,
         "model": lambda: _model(name, pretrained) if name else {},
         "driver": _driver,
-        "devices": _devices,
+        "devices": lambda: asdict(devices.look()),
         "product": lambda: _product(device),
     }
     for part, look in parts.items():
@@ -162,33 +157,18 @@ def _driver() -> dict[str, Any]:
     import pynvml  # type: ignore[import-untyped]
 
     pynvml.nvmlInit()
-    cuda = pynvml.nvmlSystemGetCudaDriverVersion_v2()
     gpus = range(pynvml.nvmlDeviceGetCount())
     return {
         "driver": pynvml.nvmlSystemGetDriverVersion(),
-        "driver_cuda": f"{cuda // 1000}.{cuda % 1000 // 10}",
         "gpus": [pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(i)) for i in gpus],
     }
-
-
-def _devices() -> dict[str, Any]:
-    import torch
-
-    available = torch.cuda.is_available()
-    try:
-        torch.cuda.init()  # type: ignore[no-untyped-call]
-        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    except (RuntimeError, AssertionError) as error:
-        why = re.split(r"\. (?=[A-Z])", words(error))[0]  # without torch's advice
-        return {"available": available, "devices_error": why}
-    return {"available": available, "devices": names}
 
 
 def _product(device: str) -> dict[str, Any]:
     """Compute a matrix product on the GPU that DEVICE names, if there is one."""
     import torch
 
-    gpu = index(device)
+    gpu = devices.index(device)
     if device == "cpu" or not torch.cuda.is_available() or gpu >= torch.cuda.device_count():
         return {}
     free = torch.cuda.mem_get_info(gpu)[0]
@@ -242,8 +222,3 @@ def look(
 def words(error: BaseException) -> str:
     """Return the first line of an error's message, or the name of its class."""
     return next(iter(str(error).strip().splitlines()), "")[:300] or type(error).__name__
-
-
-def index(device: str) -> int:
-    """Return the number of the GPU that a DEVICE names."""
-    return int(device.partition(":")[2] or 0)

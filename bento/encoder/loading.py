@@ -21,22 +21,6 @@ from bento.contract.errors import ModelLoadError
 from bento.settings import Settings
 
 
-def choose_device(wanted: str) -> str:
-    """Return the torch device for DEVICE. Raises `ModelLoadError` if torch does not see it."""
-    import torch
-
-    if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted.startswith("cuda"):
-        count = torch.cuda.device_count()
-        if int(wanted.partition(":")[2] or 0) >= count:
-            raise ModelLoadError(
-                f"DEVICE={wanted}, but torch sees {count} CUDA devices here; "
-                "allowed: auto, cpu" + "".join(f", cuda:{i}" for i in range(count))
-            )
-    return wanted
-
-
 def load_model(settings: Settings) -> tuple[Any, Any, Any]:
     """Return OpenCLIP's model, preprocessing and tokenizer, on the CPU.
 

@@ -16,10 +16,11 @@ from PIL import Image
 from bento.contract.errors import EncoderError, ModelLoadError
 from bento.contract.halving import Halving
 from bento.encoder.cpus import available_cpus, compute_on
+from bento.encoder.devices import choose_device
 from bento.encoder.embeddings import Embeddings, normalized
 from bento.encoder.identity import describe_preprocess, pretrained_name, weights_digest
 from bento.encoder.images import LARGE_PIXELS, decode_image, load_image, open_image
-from bento.encoder.loading import choose_device, load_model
+from bento.encoder.loading import load_model
 from bento.settings import Settings
 
 if TYPE_CHECKING:

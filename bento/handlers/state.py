@@ -67,11 +67,11 @@ class StateHandler:
         import torch
 
         await self._runners.check()
-        cuda = torch.cuda.is_available()
+        device = self._encoder.device
         return HealthResponse(
             status="healthy",
-            device=self._encoder.device,
+            device=device,
             model=self._encoder.model,
-            cuda_available=cuda,
-            gpu_name=torch.cuda.get_device_name() if cuda else None,
+            cuda_available=torch.cuda.is_available(),
+            gpu_name=torch.cuda.get_device_name(device) if device.startswith("cuda") else None,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,17 @@ BLIND = replace(
     GPU,
     driver="535.1",
     driver_cuda="12.2",
-    available=False,
     devices=(),
     devices_error="too old",
     free=0,
 )
 
+CPU_BUILD = replace(
+    BLIND, torch="2.15.0+cpu", cuda="", architectures=(), count=0, devices_error="without CUDA"
+)
+HIDDEN = replace(BLIND, driver_cuda="13.2", count=0)
+BARE = replace(CPU, module=True)  # a container without the NVIDIA runtime
+VOLTA = replace(GPU, devices=["Tesla V100"], capabilities=["7.0"])
 
 # GPU
 
@@ -49,14 +55,18 @@ def test_an_unused_gpu_is_not_needed(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("seen", "device", "wanting"),
     [
-        (CPU, "cuda", {"GPU driver", "CUDA", "torch sees the GPU", "memory"}),
+        (CPU, "cuda", {"GPU driver", "torch sees the GPU", "memory"}),
         (BLIND, "cuda", {"CUDA", "torch sees the GPU", "memory"}),
-        (
-            replace(BLIND, cuda="", devices_error="Torch not compiled with CUDA enabled"),
-            "cuda",
-            {"CUDA", "torch sees the GPU", "memory"},
-        ),
-        (replace(BLIND, gpus=()), "cuda", {"GPU driver", "CUDA", "torch sees the GPU", "memory"}),
+        (BLIND, "auto", {"CUDA", "torch sees the GPU", "memory"}),
+        (CPU_BUILD, "cuda", {"CUDA", "torch sees the GPU", "memory"}),
+        (CPU_BUILD, "auto", set()),
+        (HIDDEN, "cuda", {"GPU driver", "torch sees the GPU", "memory"}),
+        (HIDDEN, "auto", set()),
+        (BARE, "cuda", {"GPU driver", "torch sees the GPU", "memory"}),
+        (BARE, "auto", set()),
+        (VOLTA, "cuda", {"torch sees the GPU"}),
+        (VOLTA, "auto", {"torch sees the GPU"}),
+        (VOLTA, "cpu", set()),
         (replace(GPU, free=0), "cuda:1", {"torch sees the GPU", "memory"}),
         (
             replace(GPU, product_error="CUDA error", free=0),
@@ -73,7 +83,6 @@ def test_an_unused_gpu_is_not_needed(monkeypatch: pytest.MonkeyPatch) -> None:
         (replace(GPU, free=2_000_000_000), "auto", {"memory"}),
         (replace(GPU, parameters=2_000_000_000), "cuda", {"memory"}),  # too little to load it
         (CPU, "auto", set()),
-        (BLIND, "auto", set()),
         (BLIND, "cpu", set()),
         (replace(GPU, product_error="CUDA error"), "cpu", set()),
     ],
@@ -85,23 +94,45 @@ def test_a_gpu_failure_fails_the_checks_only_if_the_gpu_is_needed(
     assert failed(examine(machine(seen))) == wanting
 
 
-def test_an_old_driver_and_hidden_gpus_have_different_remedies(
+@pytest.mark.parametrize(
+    ("seen", "check", "remedy"),
+    [
+        (BLIND, "CUDA", "make install CUDA=12 .* update the NVIDIA driver to 580 or newer"),
+        (CPU_BUILD, "CUDA", "tag cuda12"),
+        (HIDDEN, "GPU driver", "CUDA_VISIBLE_DEVICES"),
+        (BARE, "GPU driver", "--gpus all, or docker-compose.gpu.yml"),
+        (CPU, "GPU driver", "NVIDIA driver 535 or newer"),
+        (VOLTA, "torch sees the GPU", "make install CUDA=12 "),
+    ],
+)
+def test_each_failure_of_a_gpu_has_its_own_remedy(
+    monkeypatch: pytest.MonkeyPatch, seen: Seen, check: str, remedy: str
+) -> None:
+    monkeypatch.setenv("DEVICE", "cuda")
+    finding = examine(machine(seen))[check]
+    assert re.search(remedy, finding.remedy)
+    assert finding.remedy.endswith(", or set DEVICE=cpu")
+    assert not re.search("pytorch.org|https?:", str(finding))
+
+
+def test_a_working_driver_is_not_blamed_for_a_missing_torch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("DEVICE", "cuda")
-    old = examine(machine(BLIND))["CUDA"]
-    assert "13.2" in old.found
-    assert "too old" in old.found
-    assert "torch build for CUDA 12.2" in old.remedy
-    hidden = examine(machine(replace(BLIND, driver_cuda="13.2")))["CUDA"]
-    assert "CUDA_VISIBLE_DEVICES" in hidden.remedy
+    lost = "No module named 'torch'"
+    seen = Seen(
+        driver="535.1", gpus=["NVIDIA GeForce RTX 3090"], torch_error=lost, devices_error=lost
+    )
+    findings = examine(machine(seen))
+    assert findings["GPU driver"].status == "ok"
+    assert findings["CUDA"].remedy == "make install"
 
 
 def test_a_missing_gpu_number_names_the_allowed_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DEVICE", "cuda:1")
     finding = examine(machine(GPU))["torch sees the GPU"]
-    assert "DEVICE=cuda:1" in finding.found
-    assert finding.remedy.endswith("auto, cpu, cuda:0")
+    assert finding.found.startswith("there is no cuda:1: ")
+    assert finding.remedy == "set DEVICE=cuda:0, or set DEVICE=cpu"
 
 
 # Memory

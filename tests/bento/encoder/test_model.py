@@ -27,6 +27,7 @@ from safetensors.torch import load_file, save_file
 
 from bento import Encoder, Settings
 from bento.contract.errors import EncoderError, ModelLoadError, NotAnImage
+from bento.encoder.devices import look
 from bento.encoder.loading import errors_with_advice
 from models.shapes import MODEL_DIR
 from tests.support.paths import BUNDLED, ROOT
@@ -318,8 +319,27 @@ def test_an_unknown_model_is_rejected_with_advice(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_an_unavailable_device_is_rejected() -> None:
-    with pytest.raises(ModelLoadError, match="DEVICE=cuda:7, but torch sees 0 CUDA devices"):
+    with pytest.raises(ModelLoadError, match=r"DEVICE=cuda:7: .* set DEVICE=cpu"):
         Encoder.load(Settings(model_name=BUNDLED, device="cuda:7"))
+
+
+class Libcuda:
+    def cuDriverGetVersion(self, version: Any) -> int:
+        version._obj.value = 12020
+        return 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_torch_and_the_driver_are_examined(tmp_path: Path) -> None:
+    gpus = look(tmp_path, lambda _: Libcuda())
+    assert (gpus.torch, gpus.cuda) == (torch.__version__, torch.version.cuda or "")
+    assert (gpus.driver_cuda, gpus.module) == ("12.2", False)
+    assert (gpus.count, gpus.devices, gpus.capabilities) == (0, [], [])
+    assert gpus.devices_error == "Found no NVIDIA driver on your system"
+    assert "sm_86" in gpus.architectures
+    (tmp_path / "proc/driver/nvidia").mkdir(parents=True)
+    (tmp_path / "proc/driver/nvidia/version").touch()
+    assert look(tmp_path, lambda _: Libcuda()).module
 
 
 def test_a_broken_checkpoint_is_rejected(tmp_path: Path) -> None:

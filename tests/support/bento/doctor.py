@@ -14,6 +14,7 @@ from bento.doctor.probe import Seen
 CPU = Seen(
     torch="2.15.0",
     cuda="13.2",
+    architectures=["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"],
     parameters=428_000_000,
     weights="/cache/open_clip_model.safetensors",
     driver_error="NVML Shared Library Not Found",
@@ -25,8 +26,9 @@ GPU = replace(
     driver_cuda="13.2",
     gpus=["NVIDIA H200"],
     driver_error="",
-    available=True,
+    count=1,
     devices=["NVIDIA H200"],
+    capabilities=["9.0"],
     devices_error="",
     free=140_000_000_000,
 )
