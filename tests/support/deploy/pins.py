@@ -7,6 +7,7 @@ import importlib.metadata
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from bento.doctor.driver import SETS
 from tests.support.paths import ROOT
 
 
@@ -15,6 +16,12 @@ def pinned(name: str) -> dict[str, str]:
     lines = (ROOT / name).read_text().splitlines()
     pins = dict(line.split("==") for line in lines if not line.startswith("#"))
     return {canonicalize_name(package): version for package, version in pins.items()}
+
+
+def installed_set() -> str:
+    """Return the constraints file whose torch is installed."""
+    torch = importlib.metadata.version("torch").partition("+")[0]
+    return next(each.file for each in SETS.values() if pinned(each.file)["torch"] == torch)
 
 
 def needed(*extras: str) -> set[str]:
