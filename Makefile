@@ -52,7 +52,7 @@ install: $(VENV)/.installed ## set up .venv and nothing else (6 to 8 GB, most of
 # The first installation chooses the set of packages by the driver. The set stays until CUDA asks for the other one.
 CHOOSE := $(PYTHON) bento/doctor/driver.py --cuda '$(CUDA)'
 INSTALLED := $(shell cat $(VENV)/.installed 2>/dev/null)
-CHANGED := $(filter-out $(INSTALLED),$(if $(CUDA),$(or $(shell $(CHOOSE) 2>/dev/null),none),$(if $(INSTALLED),,new)))
+CHANGED := $(filter-out $(INSTALLED),$(if $(CUDA),$(or $(shell $(CHOOSE) 2>/dev/null),none),$(if $(wildcard $(VENV)/.installed),,new)))
 .PHONY: $(if $(CHANGED),$(VENV)/.installed)
 
 $(VENV)/.installed: pyproject.toml constraints.txt constraints-cuda12.txt constraints-dev.txt

@@ -27,7 +27,7 @@ match sys.argv[1:]:
         version = os.environ["DRIVER"]
         sys.exit(driver.main(options, driver.Driver(version, library=bool(version))))
     case ["-m", "venv", *options, folder]:
-        if options:
+        if options == ["--clear"]:
             shutil.rmtree(folder)
         pathlib.Path(folder, "bin").mkdir(parents=True, exist_ok=True)
         shutil.copy(sys.argv[0], f"{{folder}}/bin/python")

@@ -133,8 +133,8 @@ def copy_repository(folder: Path) -> Path:
 def use_this_environment(clone: Path) -> None:
     """Let the clone's `make install` find the environment that runs this test."""
     (clone / ".venv").symlink_to(Path(sys.prefix))
-    for name in ("pyproject.toml", *(path.name for path in clone.glob("constraints*.txt"))):
-        os.utime(clone / name, (0, 0))
+    for file in (clone / "pyproject.toml", *clone.glob("constraints*.txt")):
+        os.utime(file, (0, 0))
 
 
 @pytest.fixture(scope="module")

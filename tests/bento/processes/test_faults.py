@@ -117,11 +117,11 @@ def test_the_service_recovers_from_a_tower_that_fails(tmp_path: Path) -> None:
 
 def test_one_of_two_workers_serves_while_the_other_is_replaced(tmp_path: Path) -> None:
     with serving(tmp_path, QDRANT_ENABLED="false", WORKERS="2") as server:
-        until(lambda: server.log.read_text().count('"message": "serving"') == 2, 60)
+        until(lambda: server.log.read_text().count("Model loaded") == 2, 60)
         killed = workers(server)[0]
         killed.kill()
         seen = []
-        while server.log.read_text().count('"message": "serving"') < 3:
+        while server.log.read_text().count("Model loaded") < 3:
             answer = embed(server)  # on a new connection, which is never refused
             seen.append(answer.status_code)
             # the new worker accepts connections before its model is loaded
