@@ -1,19 +1,23 @@
-"""Claims of docs/operations.md: metrics, and copying a store."""
+"""Claims of docs/operations.md: metrics, log fields, the commands of a backup, a scrape job."""
 
 from __future__ import annotations
 
+import json
 import re
-import shutil
+import subprocess
 from contextlib import closing
 from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 
+from rag.settings import RagSettings
 from rag.store.edge.store import EdgeStore
+from tests.support.deploy.prometheus import promtool
 from tests.support.paths import ROOT
 from tests.support.rag.engines import CLIP, make_points
-from tests.support.serving import Server
+from tests.support.serving import Server, logged
 
 pytestmark = pytest.mark.service
 
@@ -29,16 +33,61 @@ def test_every_named_metric_is_served(server: Server) -> None:
         assert f"# TYPE {metric} " in served, metric
 
 
-def test_an_embedded_store_can_be_copied_and_put_back(tmp_path: Path) -> None:
-    with closing(EdgeStore(tmp_path / "here")) as store:
+def test_the_log_has_no_field_that_the_page_omits(server: Server) -> None:
+    (section,) = re.findall(r"## Read the log\n(.*?)\n## ", PAGE, re.S)
+    documented = set(re.findall(r"`(\w+)`", section))
+    httpx.get(f"{server.url}/info", headers={"X-Request-ID": "of-this-test"})
+    request = logged(server, request_id="of-this-test")
+    (start,) = (
+        json.loads(line) for line in server.log.read_text().splitlines() if '"dimension"' in line
+    )
+    for line in (request, start):
+        assert line.keys() - {"taskName"} <= documented
+
+
+def test_the_commands_of_the_page_back_up_and_restore_an_embedded_store(tmp_path: Path) -> None:
+    (section,) = re.findall(r"## Back up and restore\n(.*?)\n## ", PAGE, re.S)
+    backup, restore, *_ = re.findall(r"```console\n(.*?)```", section, re.S)
+    store_path = tmp_path / RagSettings.model_fields["qdrant_path"].default
+
+    def run(commands: str) -> None:
+        script = commands.replace("$ ", "")
+        subprocess.run(["sh", "-ec", script], cwd=tmp_path, check=True)
+
+    with closing(EdgeStore(store_path)) as store:
         store.open("a", CLIP).upsert(make_points(20))
-    shutil.copytree(tmp_path / "here", tmp_path / "copy", symlinks=True)
-    shutil.rmtree(tmp_path / "here")
-    with closing(EdgeStore(tmp_path / "elsewhere" / "there")) as empty:
-        assert empty.published("a") is None
-    shutil.rmtree(tmp_path / "elsewhere" / "there")
-    shutil.copytree(tmp_path / "copy", tmp_path / "elsewhere" / "there", symlinks=True)
-    with closing(EdgeStore(tmp_path / "elsewhere" / "there")) as store:
-        held = store.published("a")
-        assert held is not None
-        assert held.count() == 20
+    run(backup)
+    with closing(EdgeStore(store_path)) as store:
+        held = store.open("a", CLIP)
+        held.delete([point.id for point in make_points(20)])
+        store.open("b", CLIP)
+    run(restore)
+    with closing(EdgeStore(store_path)) as store:
+        published = store.published("a")
+        assert published is not None
+        assert published.count() == 20
+        assert store.published("b") is None
+    assert [path.name for path in (store_path / "a").iterdir() if path.is_symlink()] == [
+        "published"
+    ]
+
+
+def test_prometheus_accepts_the_job_for_kubernetes(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.S)
+    (job,) = yaml.safe_load(text)
+    # Debian's build of Prometheus knows no Kubernetes.
+    assert job.pop("kubernetes_sd_configs") == [
+        {"role": "pod", "namespaces": {"names": ["vision-encoder"]}}
+    ]
+    config = tmp_path / "prometheus.yml"
+    config.write_text(yaml.safe_dump({"scrape_configs": [job]}))
+    done = promtool("check", "config", "--syntax-only", config)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (encoder,) = (
+        each
+        for each in yaml.safe_load_all((ROOT / "deploy/kubernetes/base/encoder.yaml").read_text())
+        if each["kind"] == "Deployment"
+    )
+    (rule,) = job["relabel_configs"]
+    labels = encoder["spec"]["template"]["metadata"]["labels"]
+    assert labels["app.kubernetes.io/name"] == rule["regex"]

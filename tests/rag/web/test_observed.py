@@ -126,7 +126,12 @@ def test_a_check_reports_the_points_the_disk_and_a_mismatch(folder: Path) -> Non
 
 def test_checks_repeat_until_the_store_is_closed(folder: Path) -> None:
     observer, closed = Observer(), Event()
-    observer.on_call = lambda: closed.set() if len(observer.calls) >= 6 else None
+
+    def close() -> None:
+        if len(observer.calls) == 6:
+            closed.set()
+
+    observer.on_call = close
     with closing(EdgeStore(folder)) as store:
         store.open("a", CLIP)
         watch(PictureIndex(observed(store, observer), CLIP), "a", None, observer, closed, 0.001)

@@ -48,14 +48,15 @@ class Prometheus:
         found: list[Any] = self.get("query", query=expression)["result"]
         return found
 
+    def is_ready(self) -> bool:
+        try:
+            return httpx.get(f"{self._url}/-/ready", timeout=10).status_code == 200
+        except httpx.TransportError:
+            return False
+
     def wait_for(self, condition: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 60
-        while True:
-            try:
-                if condition():
-                    return
-            except httpx.TransportError:  # it starts
-                pass
+        while not condition():
             assert time.monotonic() < deadline, self._log.read_text()
             time.sleep(0.2)
 
@@ -89,7 +90,9 @@ def prometheus(folder: Path, service: str, key: str) -> Iterator[Prometheus]:
             stderr=subprocess.STDOUT,
         )
     try:
-        yield Prometheus(f"http://127.0.0.1:{port}", log)
+        running = Prometheus(f"http://127.0.0.1:{port}", log)
+        running.wait_for(running.is_ready)
+        yield running
     finally:
         process.terminate()
         process.wait(30)
