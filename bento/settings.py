@@ -53,8 +53,8 @@ class Settings(BaseSettings):
         "auto",
         validation_alias=_or_prefixed("device"),
         pattern=r"^(auto|cpu|cuda|cuda:\d+)$",
-        description="Device to run on: `cpu`, `cuda`, `cuda:N` or `auto`. `auto` uses a GPU if "
-        "there is one.",
+        description="Device to run on: `cpu`, `cuda`, `cuda:N` or `auto`. `auto` uses the first "
+        "GPU, or the CPU if there is none.",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
