@@ -14,6 +14,7 @@ import yaml
 
 from bento.contract.routes import ROUTES
 from tests.support.bento.asking import PNG
+from tests.support.deploy.compose import environment, mounted
 from tests.support.deploy.prometheus import (
     ALERTS,
     CONFIG,
@@ -173,11 +174,10 @@ def test_grafana_finds_the_dashboard_and_its_data_source() -> None:
     (source,) = read("datasources/prometheus.yml")["datasources"]
     used = [panel["datasource"] for panel in DASHBOARD["panels"]]
     assert all(each == {"type": source["type"], "uid": source["uid"]} for each in used)
-    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["grafana"]
-    (volume,) = compose["volumes"]
-    inside = volume.split(":")[1]
+    inside = mounted("grafana")
+    assert inside == [f"/etc/grafana/provisioning/{kind}" for kind in ("datasources", "dashboards")]
     (provider,) = read("dashboards/dashboards.yml")["providers"]
-    assert provider["options"]["path"] == f"{inside}/dashboards"
-    home = compose["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
-    assert home == f"{inside}/dashboards/vision-encoder.json"
+    assert provider["options"]["path"] == inside[1]
+    home = environment("grafana")["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    assert home == f"{inside[1]}/vision-encoder.json"
     assert httpx.URL(source["url"]).host == "prometheus"
