@@ -9,6 +9,7 @@ import os
 import pty
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -243,6 +244,17 @@ def test_a_collection_of_another_model_disables_search_only(tmp_path: Path) -> N
         metrics = http.get("/metrics").text
         assert 'vision_encoder_collection_mismatch{collection="daarion_images"} 1.0' in metrics
         assert 'vision_encoder_store_up{collection="daarion_images"} 1.0' in metrics
+
+
+def test_a_scrape_does_not_wait_for_a_silent_store(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, but never answers
+        where = {"QDRANT_HOST": "127.0.0.1", "QDRANT_GRPC_PORT": str(silent.getsockname()[1])}
+        with serving(tmp_path, **where) as served, served.client() as http:
+            began = time.monotonic()
+            metrics = http.get("/metrics").text
+            assert time.monotonic() - began < 2  # a call of the store takes 19 s
+            assert 'vision_encoder_store_up{collection="daarion_images"} 0.0' in metrics
+            assert "vision_encoder_store_free_bytes{" not in metrics
 
 
 def _until(words: str, lines: Iterable[str]) -> Iterator[str]:
