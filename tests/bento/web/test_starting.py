@@ -246,6 +246,7 @@ def test_a_collection_of_another_model_disables_search_only(tmp_path: Path) -> N
         assert 'vision_encoder_store_up{collection="daarion_images"} 1.0' in metrics
 
 
+@pytest.mark.slow  # the service tries the store for 19 s before it starts
 def test_a_scrape_does_not_wait_for_a_silent_store(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, but never answers
         where = {"QDRANT_HOST": "127.0.0.1", "QDRANT_GRPC_PORT": str(silent.getsockname()[1])}
