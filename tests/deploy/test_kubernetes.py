@@ -21,7 +21,7 @@ from qdrant_client import models
 from bento import Settings
 from rag import RagSettings
 from router_client import ClientSettings
-from tests.support.deploy.compose import FIXED, FOLDERS, SERVICES
+from tests.support.deploy.compose import FIXED, FOLDERS, SERVICES, VARIABLE
 from tests.support.deploy.manifests import (
     BOTH,
     DEPLOY,
@@ -88,7 +88,7 @@ def test_a_wrong_field_is_found(name: str, kind: str, broken: Break) -> None:
 def test_images_are_those_of_compose(name: str) -> None:
     for each, pod in pods(rendered(name)).items():
         only = container(pod)
-        assert only["image"] == in_compose(each)["image"]
+        assert only["image"] == VARIABLE.sub(r"\2", in_compose(each)["image"])
         assert only.get("imagePullPolicy") != "Always"
 
 
