@@ -29,6 +29,8 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if self.client:  # a socket for both IPv4 and IPv6 shows an IPv4 client as ::ffff:10.0.0.1
+            self.client = (self.client[0].removeprefix("::ffff:"), self.client[1])
         self.timeout_keep_alive = self.keep_alive_seconds
         self._wait_for_headers()
 

@@ -41,8 +41,9 @@ class Served:
         request: float = LONG,
         keep_alive: Any = LONG,  # uvicorn declares whole seconds
         proxies: str = "",
+        sockets: list[socket.socket] | None = None,
     ) -> None:
-        self.port = free_port()
+        self.port = sockets[0].getsockname()[1] if sockets else free_port()
         self.budget = ByteBudget(1000, lambda: None)
         self.metrics = Metrics(workers=1)
         self.held = 0  # requests to /hold
@@ -73,7 +74,7 @@ class Served:
             app, port=self.port, http=Limited, log_config=None, forwarded_allow_ips=proxies
         )
         self.server = uvicorn.Server(config)
-        self.thread = threading.Thread(target=self.server.run)
+        self.thread = threading.Thread(target=self.server.run, args=(sockets,))
 
     async def _echo(self, request: Request) -> Response:
         return PlainTextResponse(str(len(await request.body())))
@@ -221,6 +222,15 @@ def test_forwarded_headers_count_only_from_trusted_addresses(
     seen = ["203.0.113.7", "https", "pictures.example"]
     found = serve(proxies=proxies).get("/origin", **headers).json()
     assert found == (seen if trusted else ["127.0.0.1", "http", None])
+
+
+def test_an_ipv4_proxy_is_trusted_on_a_socket_for_both_protocols(serve: Serve) -> None:
+    address = ("::ffff:127.0.0.1", 0)
+    both = socket.create_server(address, family=socket.AF_INET6, dualstack_ipv6=True)
+    served = serve(proxies="127.0.0.0/8", sockets=[both])
+    assert served.get("/origin").json() == ["127.0.0.1", "http", None]
+    headers = {"X-Forwarded-For": "203.0.113.7", "X-Forwarded-Host": "pictures.example"}
+    assert served.get("/origin", **headers).json() == ["203.0.113.7", "http", "pictures.example"]
 
 
 def test_the_time_for_headers_does_not_limit_the_answer(serve: Serve) -> None:
