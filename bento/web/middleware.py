@@ -224,7 +224,9 @@ class _Exchange:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             MutableHeaders(scope=message)["X-Request-ID"] = self.request_id
-            if self.status >= 400:
+            if self.abandoned:  # BentoML answers 500 to a body that its client did not complete
+                self.status = _CLIENT_CLOSED
+            elif self.status >= 400:
                 self._error_start = message
                 return
         elif self._error_start is not None:

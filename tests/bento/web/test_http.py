@@ -114,6 +114,13 @@ def ask(server: Server) -> httpx.Response:
     return httpx.post(f"{server.url}/embed/text", json={"text": "a"})
 
 
+def test_a_client_that_leaves_during_its_upload_is_no_error_of_the_service(tight: Server) -> None:
+    gone = 'vision_encoder_requests_total{code="",method="POST",route="/embed/image",status="499"}'
+    open_upload(tight, 100).close()
+    until(lambda: sample(tight, gone) == 1)
+    assert 'status="5' not in httpx.get(f"{tight.url}/metrics").text
+
+
 def test_bodies_count_as_they_arrive_until_their_client_disconnects(
     tight: Server,
 ) -> None:
