@@ -35,6 +35,16 @@ if [ "$engine" = docker ] && ! docker version >/dev/null 2>&1; then
   exit 1
 fi
 
+build=("$engine" build)
+if [ -n "${PUSH:-}" ]; then
+  if [ "$engine" != docker ] || [ -n "${BAKE_WEIGHTS:-}" ]; then
+    echo "PUSH=1 needs docker, and cannot push baked weights: build without PUSH=1, then run $engine push $name" >&2
+    exit 1
+  fi
+  # `docker build` would use Docker's own builder, which makes no bill of materials.
+  build=(docker buildx build --push --sbom=true --provenance=mode=max)
+fi
+
 model=${MODEL_NAME:-${VISION_MODEL_NAME:-ViT-L-14}}
 pretrained=${MODEL_PRETRAINED:-${VISION_MODEL_PRETRAINED:-openai}}
 if [ -n "${BAKE_WEIGHTS:-}" ]; then
@@ -52,13 +62,11 @@ if [ -n "${BAKE_WEIGHTS:-}" ]; then
   fi
 fi
 
-options=()
-[ -z "${PUSH:-}" ] || options+=(--push --sbom=true --provenance=mode=max)
 # Podman's own format has no health checks.
 export BUILDAH_FORMAT=docker
-"$engine" build --tag "$name" --file deploy/oci/Dockerfile --build-arg "VARIANT=$variant" \
+"${build[@]}" --tag "$name" --file deploy/oci/Dockerfile --build-arg "VARIANT=$variant" \
   --build-arg "COMPILER=${COMPILER:-}" --build-arg "REVISION=$revision" \
-  --label "org.opencontainers.image.version=$version" "${options[@]}" "${@:2}" .
+  --label "org.opencontainers.image.version=$version" "${@:2}" .
 if [ -n "${BAKE_WEIGHTS:-}" ]; then
   "$engine" build --tag "$name" --file deploy/oci/weights.Dockerfile --build-arg "IMAGE=$name" \
     --build-arg "NAME=$model" --build-arg "PRETRAINED=$pretrained" "$weights"

@@ -111,6 +111,24 @@ def test_the_variant_of_the_image_can_be_chosen(
         assert done.stderr.endswith("set CPU=1, CUDA=12 or CUDA=13\n")
 
 
+def test_an_image_is_pushed_by_the_builder_that_can_describe_it(tools: Path) -> None:
+    program(tools, "docker", 'echo "docker $*"')
+    done = build(tools, PUSH="1")
+    assert done.returncode == 0, done.stderr
+    begin = "docker buildx build --push --sbom=true --provenance=mode=max --tag name:tag "
+    assert done.stdout.startswith(begin)
+
+
+@pytest.mark.parametrize(("engine", "weights"), [("podman", ""), ("docker", "1")])
+def test_an_image_that_would_be_pushed_incomplete_is_not_built(
+    tools: Path, engine: str, weights: str
+) -> None:
+    program(tools, engine, "[ $1 = version ] || echo built")
+    done = build(tools, PUSH="1", BAKE_WEIGHTS=weights)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"then run {engine} push name:tag" in done.stderr
+
+
 @pytest.fixture
 def installing(tools: Path, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Return a function that runs `install-packages.sh` without installing anything."""
