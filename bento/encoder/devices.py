@@ -72,7 +72,7 @@ def look(root: Path = Path("/"), load: Callable[[str], Any] = ctypes.CDLL) -> Gp
                 gpu = torch.cuda.get_device_properties(i)
                 names.append(gpu.name)
                 capabilities.append(f"{gpu.major}.{gpu.minor}")
-        except (RuntimeError, AssertionError) as unusable:
+        except (RuntimeError, AssertionError, torch.cuda.DeferredCudaCallError) as unusable:
             error = re.split(r"\. (?=[A-Z])|\n", str(unusable).strip())[0]  # without the advice
     cuda = torch.version.cuda or ""
     return Gpus(

@@ -342,6 +342,18 @@ def test_torch_and_the_driver_are_examined(tmp_path: Path) -> None:
     assert look(tmp_path, lambda _: Libcuda()).module
 
 
+@pytest.mark.parametrize("error", [RuntimeError, AssertionError, torch.cuda.DeferredCudaCallError])
+def test_a_gpu_that_torch_cannot_initialize_is_examined(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    def init() -> None:
+        raise error("device < num_gpus INTERNAL ASSERT FAILED\n\nCUDA call was at: ...")
+
+    monkeypatch.setattr(torch.cuda, "init", init)
+    gpus = look(tmp_path, lambda _: Libcuda())
+    assert gpus.devices_error == "device < num_gpus INTERNAL ASSERT FAILED"
+
+
 def test_a_broken_checkpoint_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "open_clip_config.json").write_bytes(
         (MODEL_DIR / "open_clip_config.json").read_bytes()
