@@ -10,7 +10,13 @@ from threading import Event
 from time import perf_counter
 from typing import Any, Final, Protocol, cast
 
-from bento.contract.errors import CollectionMismatch, RagError, StoreFull, StoreUnavailable
+from bento.contract.errors import (
+    CollectionMismatch,
+    CollectionNotFound,
+    RagError,
+    StoreFull,
+    StoreUnavailable,
+)
 from rag.pictures.index import PictureIndex
 from rag.store.interface import Collection, Store
 
@@ -88,6 +94,9 @@ def watch(
             observer.mismatch(False)
         except CollectionMismatch:
             observer.mismatch(True)
+        except CollectionNotFound:  # dropped, or never created
+            observer.points(0)
+            observer.mismatch(False)
         except (RagError, OSError):
             pass  # the calls have been reported; what is unknown keeps its last value
         if closed.wait(seconds):

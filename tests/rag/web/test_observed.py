@@ -111,7 +111,8 @@ def checked(store: Store, folder: Path | None, observer: Observer) -> list[tuple
 def test_a_check_reports_the_points_the_disk_and_a_mismatch(folder: Path) -> None:
     observer = Observer()
     with closing(EdgeStore(folder)) as store:
-        assert [name for name, _ in checked(store, folder, observer)] == ["free"]  # no collection
+        _, *rest = checked(store, folder, observer)
+        assert rest == [("points", 0), ("mismatch", False)]  # no collection
         store.open("a", CLIP).upsert(make_points(3))
         free, *rest = checked(store, folder, observer)
         assert free[1] > 1 << 20
