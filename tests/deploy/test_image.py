@@ -352,6 +352,20 @@ def test_the_image_runs_with_search_and_volumes(tmp_path: Path) -> None:
         assert any(value.startswith(folder) for value in given.values())
 
 
+def test_an_image_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    program(tmp_path, "docker", '[ "$1" = run ] || { echo "no such image" >&2; exit 1; }')
+    done = subprocess.run(
+        ["make", "-f", ROOT / "Makefile", "image-run", "IMAGE=r.example/encoder:wrong"],
+        cwd=tmp_path,
+        env={**os.environ, "PORT": str(free_port()), "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0
+    sentence = "there is no image r.example/encoder:wrong: build it with `make image`"
+    assert sentence in done.stdout
+
+
 def test_image_test_prints_why_it_is_skipped(tmp_path: Path) -> None:
     program(tmp_path, "id", "echo 1000")
     done = subprocess.run(
