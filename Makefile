@@ -125,7 +125,8 @@ bento: install ## build the Bento from the committed files
 	  $(PYTHON) deploy/oci/sbom.py constraints-cuda12.txt >sbom.cdx.json && \
 	  $(BIN)/bentoml build --label "revision=$$(cat bento/revision.txt)"
 
-image: $(if $(BAKE_WEIGHTS),install) ## build the image with docker, podman or buildah (IMAGE, CPU=1, CUDA=13, COMPILER=1, BAKE_WEIGHTS=1, PUSH=1)
+image: ## build the image with docker, podman or buildah (IMAGE, CPU=1, CUDA=13, COMPILER=1, BAKE_WEIGHTS=1, PUSH=1)
+	@$(if $(BAKE_WEIGHTS),$(MAKE) --no-print-directory install CUDA=) # CUDA is for the image
 	@PATH="$(CURDIR)/$(BIN):$$PATH" deploy/oci/build.sh $(IMAGE)
 
 image-run: check-port ## run the image on PORT (8001), with the bundled model unless MODEL_NAME is set

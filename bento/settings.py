@@ -207,7 +207,7 @@ class Settings(BaseSettings):
     @classmethod
     def _check_root_path(cls, given: str) -> str:
         path = given.rstrip("/")
-        if not re.fullmatch(r"(/[A-Za-z0-9_~.-]+)*", path):
+        if not re.fullmatch(r"(/(?!\.+(/|$))[A-Za-z0-9_~.-]+)*", path):
             raise ValueError(
                 "must be a path such as /vision, made of /, ASCII letters, digits, -, ., _ and ~"
             )
