@@ -17,12 +17,12 @@ from bento.contract.routes import BENTOML, ROUTES, route
 from bento.settings import Settings
 from bento.web import endpoints
 from bento.web.access import Access, warning
-from bento.web.connections import CONNECTION, Connection
-from bento.web.headers import SecurityHeaders, cors_options
+from bento.web.connections.connection import CONNECTION, Connection
+from bento.web.connections.headers import SecurityHeaders, cors_options
+from bento.web.connections.proxy import Compression, RootPath
 from bento.web.logs import configure_logs
 from bento.web.metrics import Metrics
 from bento.web.middleware import REQUEST_SECONDS, RequestMiddleware
-from bento.web.proxy import Compression, RootPath
 from bento.web.responses import Handler, Responder
 
 if TYPE_CHECKING:

@@ -191,7 +191,8 @@ print(gc.get_freeze_count(), len(gc.get_objects()))
 def test_bentoml_takes_the_options_of_the_service() -> None:
     code = (
         "import json, service; config = service.VisionEncoder.config; "
-        "from bento.web.connections import Connection; idle = Connection.keep_alive_seconds; "
+        "from bento.web.connections.connection import Connection; "
+        "idle = Connection.keep_alive_seconds; "
         "gpus, workers = config['resources'].get('gpu'), config['workers']; "
         "print(json.dumps([gpus, workers, config['http'], idle]))"
     )

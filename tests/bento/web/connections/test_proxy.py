@@ -18,7 +18,7 @@ from starlette.types import ASGIApp
 
 from bento import Settings
 from bento.contract.errors import describe
-from bento.web.proxy import Compression, RootPath
+from bento.web.connections.proxy import Compression, RootPath
 
 SITE: Final = "http://pictures.example"
 

@@ -21,7 +21,7 @@ from starlette.routing import Route
 from bento import Settings
 from bento.runners.admission import ByteBudget
 from bento.web.access import Access
-from bento.web.connections import Connection
+from bento.web.connections.connection import Connection
 from bento.web.metrics import Metrics
 from bento.web.middleware import RequestMiddleware
 from tests.support.serving import free_port

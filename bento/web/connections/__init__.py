@@ -1,0 +1,1 @@
+"""Connections and headers: what HTTP needs below the routes."""
