@@ -71,6 +71,7 @@ class EmbeddingHandler:
         self._fetcher = ImageFetcher(
             enabled=settings.allow_image_urls,
             max_bytes=settings.max_image_bytes,
+            max_total_bytes=settings.max_request_bytes,
             hosts=frozenset(filter(None, settings.image_url_allowed_hosts.lower().split(","))),
             ports=frozenset(map(int, settings.image_url_allowed_ports.split(","))),
         )

@@ -8,31 +8,46 @@ import re
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache, partial
+from functools import cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Final
 
+import aiodns
 import httpx
 
 from bento.contract.errors import TooLarge, UrlFailed, UrlRefused
 from bento.handlers.addresses import Address, is_address, is_public
-from bento.handlers.fetched import fetched
+from bento.runners.admission import current_claim
 
 MAX_REDIRECTS: Final = 3
 PORTS: Final = frozenset({80, 443})
 TIMEOUT_SECONDS: Final = 10.0
 
 _NUMBER: Final = re.compile(r"(^|\.)(0x[0-9a-f]*|\d+)\.?$")  # a host name never ends in a number
-# Threads of their own, so that slow DNS lookups do not delay other work.
-_RESOLVING: Final = ThreadPoolExecutor(16, "resolve")
 
 
-async def resolve(host: str, port: int) -> list[Address]:
-    """Resolve a host name with the system's resolver. Raises `OSError`."""
-    find = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
-    found = await asyncio.get_running_loop().run_in_executor(_RESOLVING, find)
-    return [ipaddress.ip_address(entry[4][0]) for entry in found]
+class Resolver:
+    """Resolves host names as /etc/hosts and /etc/resolv.conf say, without threads.
+
+    A lookup in a thread cannot be cancelled, so names that resolve slowly would fill the threads.
+    `servers` replaces the name servers of /etc/resolv.conf.
+    """
+
+    def __init__(self, servers: Sequence[str] | None = None) -> None:
+        self._servers = servers
+        self.dns: aiodns.DNSResolver | None = None  # needs a running event loop
+
+    async def __call__(self, host: str, port: int) -> list[Address]:
+        """Return the addresses of a host name. Raises `OSError`."""
+        if self.dns is None:
+            self.dns = aiodns.DNSResolver(self._servers)
+        try:
+            found = await self.dns.getaddrinfo(
+                host, family=socket.AF_UNSPEC, port=port, type=socket.SOCK_STREAM
+            )
+        except aiodns.error.DNSError as error:
+            raise OSError(*error.args) from None
+        return [ipaddress.ip_address(node.addr[0].decode()) for node in found.nodes]
 
 
 @cache
@@ -59,7 +74,8 @@ class ImageFetcher:
         allow: Callable[[Address], bool] = is_public,
         hosts: frozenset[str] = frozenset(),
         ports: frozenset[int] = PORTS,
-        resolver: Callable[[str, int], Awaitable[list[Address]]] = resolve,
+        max_total_bytes: int,
+        resolver: Callable[[str, int], Awaitable[list[Address]]] | None = None,
         timeout: float = TIMEOUT_SECONDS,
     ) -> None:
         self._enabled = enabled
@@ -67,7 +83,8 @@ class ImageFetcher:
         self._allow = allow
         self._hosts = frozenset(httpx.URL(f"http://{host}").raw_host for host in hosts)
         self._ports = ports
-        self._resolve = resolver
+        self._max_total_bytes = max_total_bytes
+        self._resolve = resolver or Resolver()
         self._timeout = timeout
 
     async def fetch(self, url: str) -> bytes:
@@ -180,10 +197,10 @@ class ImageFetcher:
     async def _read(self, response: httpx.Response) -> bytes:
         if response.headers.get("Content-Encoding", "identity") != "identity":
             raise UrlFailed("the image URL answered with a compressed body, which is not allowed")
-        body, of_request = bytearray(), fetched.get(None)
+        body, claim = bytearray(), current_claim.get(None)
         async for chunk in response.aiter_raw():
-            if of_request:
-                of_request.add(len(chunk))
+            if claim:
+                claim.take_fetched(len(chunk), self._max_total_bytes)
             body += chunk
             if len(body) > self._max_bytes:
                 raise TooLarge(

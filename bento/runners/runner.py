@@ -6,7 +6,6 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +18,7 @@ from bento.runners.admission import ByteBudget
 from bento.runners.batching import BatchQueue, missed_deadline
 from bento.runners.observer import Observer
 from bento.runners.policy import Limits
+from bento.runners.pool import Pool
 from bento.runners.timing import Timing
 from bento.settings import Settings
 
@@ -43,9 +43,9 @@ class Shared:
     settings: Settings
     budget: ByteBudget
     metrics: Observer
-    threads: ThreadPoolExecutor  # one per CPU
+    threads: Pool  # one per CPU
     cpus: int
-    large: ThreadPoolExecutor  # one thread, for large pictures
+    large: Pool  # one thread, for large pictures
     on_death: Callable[[str], None]
     timing: Timing
 
@@ -161,7 +161,8 @@ class Runner:
             )
         if before and count == 1:
             deadline = self._shared.timing.clock() + limit
-        with self._shared.budget.hold(count * self._item_bytes):
+        with self._shared.budget.claim() as claim:
+            claim.take(count * self._item_bytes)
             self._change_accepted(count)
             try:
                 yield deadline
@@ -173,13 +174,11 @@ class Runner:
         self.metrics.accepted(self._accepted)
 
     async def _embed(self, preparation: Preparation, deadline: float) -> Embeddings:
-        loop, shared = asyncio.get_running_loop(), self._shared
-        item = await loop.run_in_executor(shared.threads, self._prepare, preparation, deadline)
-        if callable(item):  # one large picture is decoded at a time, so it costs all cores
-            item = await loop.run_in_executor(
-                shared.large, self._prepare, item, deadline, shared.cpus
-            )
-        return await asyncio.wrap_future(self.queue.submit(item, deadline=deadline))
+        shared = self._shared
+        prepared = await shared.threads.run(self._prepare, preparation, deadline)
+        if callable(prepared):  # one large picture is decoded at a time, so it costs all cores
+            prepared = await shared.large.run(self._prepare, prepared, deadline, shared.cpus)
+        return await asyncio.wrap_future(self.queue.submit(prepared, deadline=deadline))
 
     def _prepare(self, step: Callable[[], Prepared], deadline: float, cores: int = 1) -> Prepared:
         """Run one step of a preparation, which costs this many cores.

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -21,6 +20,7 @@ from bento.runners.admission import ByteBudget
 from bento.runners.languages import LanguageWarning
 from bento.runners.observer import Observer
 from bento.runners.policy import Limits
+from bento.runners.pool import Pool
 from bento.runners.runner import Runner, Shared
 from bento.runners.timing import TIMING, Timing
 from bento.settings import Settings
@@ -72,10 +72,10 @@ class Runners:
         self._large_pixels = large_pixels
         cpus = max(1, (cpus or available_cpus()) // settings.workers)
         # one thread per CPU, and each computes on one core
-        self._threads = ThreadPoolExecutor(cpus, "prepare", compute_on, (1,))
-        self._large = ThreadPoolExecutor(1, "prepare-large", compute_on, (1,))
+        self._threads = Pool("prepare", cpus, enter=partial(compute_on, 1))
+        self.large = Pool("prepare-large", 1, enter=partial(compute_on, 1))
         shared = Shared(
-            settings, budget, metrics, self._threads, cpus, self._large, on_death, timing
+            settings, budget, metrics, self._threads, cpus, self.large, on_death, timing
         )
         count = settings.max_batch_size
         on_cpu = encoder.device == "cpu"
@@ -179,8 +179,8 @@ class Runners:
         self.text.queue.close()
         self.image.queue.close()
         self._closed.set()
-        self._threads.shutdown()
-        self._large.shutdown()
+        self._threads.close()
+        self.large.close()
 
     def _watch(self) -> None:
         """Run the watchdog for towers that hang, until the runners are closed."""

@@ -24,12 +24,11 @@ from bento.contract.errors import (
     UnsupportedMediaType,
 )
 from bento.contract.routes import ROUTES
-from bento.handlers.fetched import Fetched, fetched
 from bento.web.access import Access
 from bento.web.errors import error_response, shaped
 
 if TYPE_CHECKING:
-    from bento.runners.admission import ByteBudget
+    from bento.runners.admission import ByteBudget, Claim
     from bento.web.metrics import Metrics
 
 logger = logging.getLogger("vision_encoder")
@@ -40,6 +39,8 @@ _CLIENT_CLOSED: Final = 499  # as in nginx; for the log and the metrics only
 _ERROR_HEADERS: Final = ("Retry-After", "WWW-Authenticate")
 _JSON_ROUTES: Final = frozenset(route.path for route in ROUTES if route.is_api)
 _FORM_ROUTES: Final = frozenset(route.path for route in ROUTES if route.form)
+
+_PIECE: Final = 65_536  # bytes of an answer that wait outside of the budget for a slow client
 
 REQUEST_SECONDS: Final = 60.0  # from the headers to the answer
 BODY_SECONDS: Final = 40.0  # of these, for the body to arrive
@@ -81,16 +82,18 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        with self.budget.claim() as claim:
+            await self._handle(scope, receive, send, claim)
+
+    async def _handle(self, scope: Scope, receive: Receive, send: Send, claim: Claim) -> None:
         headers = Headers(scope=scope)
-        fetched_bytes = Fetched(self.budget, self.max_body_bytes)
-        fetched.set(fetched_bytes)
         exchange = _Exchange(
-            scope, headers, receive, send, self.max_body_bytes, self.budget, self.body_seconds
+            scope, headers, receive, send, self.max_body_bytes, claim, self.body_seconds
         )
         self._under_way += 1
         try:
             self._check(scope, headers)
-            exchange.announce(headers.get("content-length", ""))
+            exchange.announce(headers.get("content-length", ""), self.budget)
             async with asyncio.timeout(self.seconds):
                 await self.app(scope, exchange.receive, exchange.send)
         except EncoderError as rejection:  # before the body was read
@@ -109,7 +112,6 @@ class RequestMiddleware:
         finally:
             self._under_way -= 1
             exchange.close()
-            fetched_bytes.release()
             exchange.log()
             self._count(exchange)
 
@@ -165,7 +167,7 @@ class _Exchange:
         receive: Receive,
         send: Send,
         max_bytes: int,
-        budget: ByteBudget,
+        claim: Claim,
         body_seconds: float,
     ) -> None:
         self.scope = scope
@@ -175,10 +177,10 @@ class _Exchange:
         self._receive = receive
         self._send = send
         self._max_bytes = max_bytes
-        self._budget = budget
+        self._claim = claim
         self._body_seconds = body_seconds
         self._body_due = asyncio.get_running_loop().time() + body_seconds
-        self._held = 0  # bytes of this request in the budget
+        self._received = 0  # bytes of the body
         self._rejection: EncoderError | None = None
         self._gone = asyncio.Event()
         self._watch: asyncio.Task[None] | None = None
@@ -193,7 +195,7 @@ class _Exchange:
     def seconds(self) -> float:
         return perf_counter() - self._started
 
-    def announce(self, content_length: str) -> None:
+    def announce(self, content_length: str, budget: ByteBudget) -> None:
         """Reject a body that would exceed a limit, before it arrives. Raises `TooLarge` or `Busy`.
 
         The bytes are not reserved, only counted as they arrive. Otherwise a client could reserve
@@ -201,8 +203,7 @@ class _Exchange:
         """
         if content_length.isdigit():
             self._check_size(int(content_length))
-            with self._budget.hold(int(content_length)):
-                pass
+            budget.check(int(content_length))
 
     async def receive(self) -> Message:
         if self._watch:  # the body is complete; only a disconnect can follow
@@ -234,6 +235,18 @@ class _Exchange:
             if not message.get("more_body", False):
                 await self._send_error(self._error_start)
             return
+        await self._send_in_pieces(message)
+
+    async def _send_in_pieces(self, message: Message) -> None:
+        """Send a message; `send` waits between the pieces of a body until the client reads."""
+        body = message.get("body", b"")
+        if len(body) > _PIECE:
+            self._claim.add(len(body))
+            view = memoryview(body)
+            for start in range(0, len(body) - _PIECE, _PIECE):
+                piece = bytes(view[start : start + _PIECE])
+                await self._send({**message, "body": piece, "more_body": True})
+            message = {**message, "body": bytes(view[start + _PIECE :])}
         await self._send(message)
 
     async def send_nowhere(self) -> None:
@@ -247,7 +260,6 @@ class _Exchange:
     def close(self) -> None:
         if self._watch:
             self._watch.cancel()
-        self._budget.release(self._held)
 
     async def _watch_client(self) -> None:
         await self._receive()  # returns when the client disconnects, or the answer is complete
@@ -268,9 +280,9 @@ class _Exchange:
 
     def _hold(self, received: int) -> None:
         """Add received bytes to the budget. Raises `TooLarge` or `Busy`."""
-        self._check_size(self._held + received)
-        self._budget.take(received)
-        self._held += received
+        self._received += received
+        self._check_size(self._received)
+        self._claim.take(received)
 
     def _check_size(self, count: int) -> None:
         if count > self._max_bytes:

@@ -18,7 +18,6 @@ import pytest
 from bento.contract.errors import Busy, TooLarge, UrlFailed, UrlRefused
 from bento.handlers.addresses import Address, is_public
 from bento.handlers.fetch import ImageFetcher
-from bento.handlers.fetched import Fetched, fetched
 from bento.runners.admission import ByteBudget
 from tests.support.wire import Wire, answer, wire
 
@@ -86,6 +85,7 @@ def fetcher(site: Server | Wire, **options: Any) -> ImageFetcher:
     settings: dict[str, Any] = {
         "enabled": True,
         "max_bytes": 1000,
+        "max_total_bytes": 1000,
         "allow": lambda address: address == LOOPBACK,
         "ports": frozenset({site.port if isinstance(site, Wire) else site.server_port, 80}),
         "resolver": resolver,
@@ -245,7 +245,7 @@ def test_only_allowed_hosts_are_fetched_and_they_may_be_private(site: Server) ->
 )
 def test_a_private_address_is_rejected_in_every_notation(host: str) -> None:
     with pytest.raises(UrlRefused):
-        get(ImageFetcher(enabled=True, max_bytes=10), f"http://{host}/a.png")
+        get(ImageFetcher(enabled=True, max_bytes=10, max_total_bytes=10), f"http://{host}/a.png")
 
 
 @pytest.mark.parametrize(
@@ -414,18 +414,16 @@ def test_fetched_bytes_count_like_bytes_of_the_request_body(site: Server) -> Non
     budget = ByteBudget(25, lambda: refusals.append(1))
 
     async def fetch_twice(limit: int) -> None:
-        of_request = Fetched(budget, limit)
-        fetched.set(of_request)
-        try:
+        with budget.claim():
             for _ in range(2):
-                await fetcher(site).fetch(url(site, "/a.png"))
+                await fetcher(site, max_total_bytes=limit).fetch(url(site, "/a.png"))
             assert budget.held == 20
-        finally:
-            of_request.release()
 
     asyncio.run(fetch_twice(20))
     with pytest.raises(TooLarge, match="more than 19 bytes in total"):
         asyncio.run(fetch_twice(19))
-    with budget.hold(6), pytest.raises(Busy):
-        asyncio.run(fetch_twice(20))
+    with budget.claim() as other:
+        other.take(6)
+        with pytest.raises(Busy):
+            asyncio.run(fetch_twice(20))
     assert (budget.held, refusals) == (0, [1])

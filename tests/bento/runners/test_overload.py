@@ -190,7 +190,8 @@ def test_a_large_picture_that_is_late_is_not_decoded(towers: Towers, clock: Cloc
 
 def test_prepared_items_count_in_the_byte_budget(towers: Towers, runners: Runners) -> None:
     async def scene() -> None:
-        with towers.budget.hold(985):  # of 1000; a prepared item has 10
+        with towers.budget.claim() as other:
+            other.take(985)  # of 1000; a prepared item has 10
             towers.image.free.clear()
             first = asyncio.create_task(runners.embed_image(picture(4), normalize=False))
             await until(lambda: towers.image.batches)
