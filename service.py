@@ -18,12 +18,15 @@ from bento.processes.startup import Startup, read_settings, service_options
 from bento.processes.stopping import refuse_once_stopping
 from bento.processes.workers import end_worker, ending, listen_for_workers
 from bento.runners.admission import ByteBudget
+from bento.runners.pool import Pool
 from bento.runners.runners import Runners
 from bento.web.assembly import Web
 from bento.web.logs import configure_logs, log_loaded
 from rag.settings import RagSettings
 from rag.web import routes as index_routes
 from rag.web.opening import ImageSearch
+
+STORE_THREADS = 8  # a request, such as a batch of searches, gets at most half of them
 
 settings = read_settings(Settings)
 rag_settings = read_settings(RagSettings)
@@ -55,6 +58,13 @@ class VisionEncoder:
         web.start(self)
         if settings.workers == 1:
             refuse_once_stopping(unless=ending)
+        self._store = Pool(
+            "store",
+            STORE_THREADS,
+            share=STORE_THREADS // 2,
+            max_seconds=settings.max_queue_ms / 1000,
+            rejected=web.metrics.rejected.labels("store").inc,
+        )
         self._startup = Startup(self._load)
 
     def _load(self) -> Loaded:
@@ -64,7 +74,9 @@ class VisionEncoder:
         )
         embedding = EmbeddingHandler(encoder, runners, settings)
         observer = web.metrics.store(rag_settings.image_search_collection)
-        search = ImageSearch.open(rag_settings, encoder, runners, embedding.image_bytes, observer)
+        search = ImageSearch.open(
+            rag_settings, encoder, runners, embedding.image_bytes, observer, self._store.run
+        )
         state = StateHandler(encoder, runners, settings, collection=search.collection)
         url = listening_url(settings.host, settings.port)
         log_loaded({**state.summary, "store": rag_settings.store, "url": url})
@@ -75,6 +87,7 @@ class VisionEncoder:
     def close(self) -> None:
         if self._startup.done:
             self.loaded.runners.close()
+            self._store.close()
             self.loaded.search.close()
 
     def __is_ready__(self) -> bool:

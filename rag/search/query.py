@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
 from typing import Final, Protocol
 
 import numpy as np
@@ -14,6 +13,7 @@ from bento.contract.filters import Filter, all_of, both, match_any, none_of, ten
 from bento.contract.images import DEFAULT_DAO_ID
 from bento.contract.search import Examples, ImageExample, SearchRequest
 from rag.pictures.index import PictureIndex
+from rag.search.work import Work
 from rag.store.interface import Vector
 
 NEGATIVE_WEIGHT: Final = 0.5  # of a negative example; a positive one weighs 1
@@ -69,12 +69,14 @@ class Vectors:
         pictures: PictureIndex,
         embedder: Embedder,
         fetch: Fetch,
+        work: Work,
         collection: str,
         dao_id: str,
     ) -> None:
         self._pictures = pictures
         self._embedder = embedder
         self._fetch = fetch
+        self._work = work
         self._collection = collection
         self._dao_id = dao_id
 
@@ -92,10 +94,8 @@ class Vectors:
     async def _image(self, example: ImageExample) -> Vector:
         if example.id is None:
             return await self._embedder.embed_image(await self._fetch(example), normalize=True)
-        record = await asyncio.to_thread(
-            partial(
-                self._pictures.record, example.id, self._dao_id, self._collection, with_vector=True
-            )
+        record = await self._work(
+            self._pictures.record, example.id, self._dao_id, self._collection, with_vector=True
         )
         assert record.vector is not None  # noqa: S101 (with_vector=True returns one)
         return record.vector

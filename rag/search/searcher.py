@@ -25,6 +25,7 @@ from rag.search.diversity import diverse
 from rag.search.groups import Look, fill, group
 from rag.search.limits import DEFAULT_LIMITS, Limits
 from rag.search.query import Embedder, Fetch, Vectors, filter_of, query_vector
+from rag.search.work import Work, on_a_thread
 from rag.settings import RagSettings
 from rag.store.interface import Match
 
@@ -32,8 +33,8 @@ from rag.store.interface import Match
 class Searcher:
     """Searches the pictures of a store.
 
-    `embedder` embeds the examples, and `fetch` returns the bytes of an example's file. Answers name
-    `model`.
+    `embedder` embeds the examples, `fetch` returns the bytes of an example's file, and `work` runs
+    the calls of the store. Answers name `model`.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Searcher:
         fetch: Fetch,
         settings: RagSettings,
         model: str,
+        work: Work = on_a_thread,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self._pictures = pictures
@@ -51,6 +53,7 @@ class Searcher:
         self._collection = settings.image_search_collection
         self._top_k = settings.image_search_default_top_k
         self._model = model
+        self._work = work
         self._limits = limits
 
     async def search(self, request: SearchRequest) -> SearchResponse:
@@ -59,11 +62,11 @@ class Searcher:
         wanted = filter_of(request)
         limit = _page_size(request, request.top_k or self._top_k, self._limits)
         tenant = request.dao_id or DEFAULT_DAO_ID
-        vectors = Vectors(self._pictures, self._embedder, self._fetch, name, tenant)
+        vectors = Vectors(self._pictures, self._embedder, self._fetch, self._work, name, tenant)
         query = await query_vector(request, vectors)
-        held = await asyncio.to_thread(self._pictures.open, name)
+        held = await self._work(self._pictures.open, name)
         look = Look(held, query, wanted, request.score_threshold, self._limits)
-        hits, following = await asyncio.to_thread(_find, look, request, limit)
+        hits, following = await self._work(_find, look, request, limit)
         return SearchResponse(
             hits=hits,
             count=len(hits),

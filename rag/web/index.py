@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 
 from bento.contract.embedding import ImageGiven
@@ -21,6 +20,7 @@ from bento.contract.images import (
 from bento.contract.limits import MAX_LISTED
 from rag.pictures.index import Picture, PictureIndex, point_id
 from rag.search.query import Embedder
+from rag.search.work import Work
 from rag.settings import RagSettings
 from rag.web.thumbnails import Thumbnails
 
@@ -28,8 +28,9 @@ from rag.web.thumbnails import Thumbnails
 class Index:
     """Answer the index routes.
 
-    `image_bytes` returns the bytes that a request contains or points to. The methods raise a
-    `RagError`, and the errors of `embedder` and `image_bytes`.
+    `image_bytes` returns the bytes that a request contains or points to. `work` runs the calls of
+    the store. The methods raise a `RagError`, and the errors of `embedder`, `image_bytes` and
+    `work`.
     """
 
     def __init__(
@@ -39,12 +40,14 @@ class Index:
         image_bytes: Callable[[ImageGiven], Awaitable[bytes]],
         thumbnails: Thumbnails,
         settings: RagSettings,
+        work: Work,
     ) -> None:
         self._pictures = pictures
         self._embedder = embedder
         self._image_bytes = image_bytes
         self._thumbnails = thumbnails
         self._collection = settings.image_search_collection
+        self._work = work
 
     async def index(self, request: IndexRequest) -> IndexResponse:
         collection = request.collection or self._collection
@@ -56,16 +59,16 @@ class Index:
             request.metadata,
             request.duplicates,
         )
-        (outcome,) = await asyncio.to_thread(
+        (outcome,) = await self._work(
             self._pictures.refresh, [picture], collection, staged=request.staged
         )
         if outcome is None:
             vector = await self._embedder.embed_image(picture.data, normalize=True)
-            await asyncio.to_thread(
+            await self._work(
                 self._pictures.add, [picture], [vector], collection, staged=request.staged
             )
             outcome = "indexed"
-        await asyncio.to_thread(self._thumbnails.keep, picture, collection)
+        await self._work(self._thumbnails.keep, picture, collection)
         return IndexResponse(
             id=request.id, dao_id=request.dao_id, collection=collection, outcome=outcome
         )
@@ -74,17 +77,15 @@ class Index:
         self, image_id: str, dao_id: str, collection: str | None, *, staged: bool
     ) -> DeleteResponse:
         name = collection or self._collection
-        deleted = await asyncio.to_thread(
-            self._pictures.delete, image_id, dao_id, name, staged=staged
-        )
+        deleted = await self._work(self._pictures.delete, image_id, dao_id, name, staged=staged)
         if deleted and not staged:
-            await asyncio.to_thread(self._thumbnails.forget, name, point_id(dao_id, image_id))
+            await self._work(self._thumbnails.forget, name, point_id(dao_id, image_id))
         return DeleteResponse(id=image_id, dao_id=dao_id, deleted=deleted)
 
     async def update(
         self, image_id: str, dao_id: str, collection: str | None, request: UpdateRequest
     ) -> UpdateResponse:
-        updated = await asyncio.to_thread(
+        updated = await self._work(
             self._pictures.update,
             image_id,
             dao_id,
@@ -105,7 +106,7 @@ class Index:
     ) -> ListResponse:
         if not 1 <= limit <= MAX_LISTED:
             raise InvalidSearch(f"limit is {limit}; it must be 1 to {MAX_LISTED}")
-        images, following = await asyncio.to_thread(
+        images, following = await self._work(
             self._pictures.page,
             collection,
             generation=generation,
@@ -116,13 +117,13 @@ class Index:
         return ListResponse(images=images, next=following)
 
     async def stats(self, collection: str) -> StatsResponse:
-        return await asyncio.to_thread(self._pictures.stats, collection)
+        return await self._work(self._pictures.stats, collection)
 
     async def publish(self, collection: str) -> PublishResponse:
-        return await asyncio.to_thread(self._pictures.publish, collection)
+        return await self._work(self._pictures.publish, collection)
 
     async def drop(self, collection: str, generation: str) -> DropResponse:
-        dropped = await asyncio.to_thread(self._pictures.drop, collection, generation)
+        dropped = await self._work(self._pictures.drop, collection, generation)
         return DropResponse(collection=collection, generation=generation, dropped=dropped)
 
     async def thumbnail(
@@ -130,7 +131,7 @@ class Index:
     ) -> tuple[bytes, str]:
         """Return a picture's thumbnail, a JPEG file, and the content hash of the picture."""
         name = collection or self._collection
-        return await asyncio.to_thread(self._thumbnail, image_id, dao_id, name)
+        return await self._work(self._thumbnail, image_id, dao_id, name)
 
     def _thumbnail(self, image_id: str, dao_id: str, collection: str) -> tuple[bytes, str]:
         record = self._pictures.record(image_id, dao_id, collection)

@@ -18,6 +18,7 @@ from rag.pictures.identity import Described, identity_of
 from rag.pictures.index import PictureIndex
 from rag.search.query import Embedder
 from rag.search.searcher import Searcher
+from rag.search.work import Work
 from rag.settings import RagSettings
 from rag.store.interface import Store
 from rag.store.opening import open_store
@@ -83,12 +84,13 @@ class ImageSearch:
         embedder: Embedder,
         image_bytes: Callable[[ImageGiven], Awaitable[bytes]],
         observer: StoreObserver,
+        work: Work,
     ) -> ImageSearch:
         """Open the store and the encoder's collection, if search is turned on.
 
         `image_bytes` returns the bytes that a request contains or points to. `observer` receives
-        the state of the store. If the collection is unusable, only log it, because embedding still
-        works. Raises `StoreLocked` and `StoreUnavailable`.
+        the state of the store, and `work` runs its calls. If the collection is unusable, only log
+        it, because embedding still works. Raises `StoreLocked` and `StoreUnavailable`.
         """
         if not settings.qdrant_enabled:
             return cls(None, None)
@@ -101,9 +103,9 @@ class ImageSearch:
             logger.warning("search is degraded: %s", error)
         max_bytes = encoder.image_limits["max_bytes"]
         thumbnails = Thumbnails(settings.thumbnails_path, encoder.decode, max_bytes=max_bytes)
-        index = Index(pictures, embedder, image_bytes, thumbnails, settings)
+        index = Index(pictures, embedder, image_bytes, thumbnails, settings, work)
         model = f"{encoder.model_name}/{encoder.pretrained}"
-        searcher = Searcher(pictures, embedder, image_bytes, settings, model)
+        searcher = Searcher(pictures, embedder, image_bytes, settings, model, work)
         closed = Event()
         folder = None if settings.qdrant_host else settings.qdrant_path
         given = (pictures, collection, folder, observer, closed)

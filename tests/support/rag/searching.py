@@ -80,7 +80,7 @@ def find(index: PictureIndex, *, limits: Limits = DEFAULT_LIMITS, **fields: Any)
     settings = RagSettings(
         _env_file=None, image_search_collection="pictures", image_search_default_top_k=5
     )
-    searcher = Searcher(index, FakeEmbedder(), fetch, settings, "fake/random", limits)
+    searcher = Searcher(index, FakeEmbedder(), fetch, settings, "fake/random", limits=limits)
     return asyncio.run(searcher.search(request))
 
 
