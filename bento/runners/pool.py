@@ -8,6 +8,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -132,8 +133,7 @@ class Pool:
             self._ahead += job.cost
             if job.claim:
                 job.claim.keep()
-            running = asyncio.get_running_loop().run_in_executor(self._executor, self._timed, job)
-            running.add_done_callback(partial(self._ended, request, job))
+            self._executor.submit(self._call, request, job, asyncio.get_running_loop())
 
     def _take(self, request: Hashable) -> _Job | None:
         """Remove the next wanted call of a request, and put the request behind the others."""
@@ -150,28 +150,38 @@ class Pool:
             self._waiting[request] = jobs
         return found
 
-    def _timed(self, job: _Job) -> tuple[Any, float]:
-        started = self._clock()
-        return job.call(), self._clock() - started
+    def _call(self, request: Hashable, job: _Job, loop: asyncio.AbstractEventLoop) -> None:
+        result, error, started = None, None, self._clock()
+        try:
+            result = job.call()
+        except BaseException as caught:  # noqa: BLE001 - the caller of `run` gets it
+            error = caught
+        seconds = self._clock() - started
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(self._ended, request, job, seconds, result, error)
 
-    def _ended(self, request: Hashable, job: _Job, done: asyncio.Future[tuple[Any, float]]) -> None:
+    def _ended(
+        self,
+        request: Hashable,
+        job: _Job,
+        seconds: float,
+        result: Any,
+        error: BaseException | None,
+    ) -> None:
         self._free += 1
         self._running[request] -= 1
         if not self._running[request]:
             del self._running[request]
         self._ahead -= job.cost
+        pace = seconds / job.cost
+        self._seconds += (_WEIGHT if self._seconds else 1) * (pace - self._seconds)
         if job.claim:
             job.claim.drop()
-        error = done.exception()
-        if error is None:
-            result, seconds = done.result()
-            pace = seconds / job.cost
-            self._seconds += (_WEIGHT if self._seconds else 1) * (pace - self._seconds)
         if not job.answer.done():
-            if error is not None:
-                job.answer.set_exception(error)
-            else:
+            if error is None:
                 job.answer.set_result(result)
+            else:
+                job.answer.set_exception(error)
         self._start()
 
 
