@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Final
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 _HOST: Final = re.compile(r"[\w.-]+|\[[\da-fA-F:.]+\]")
@@ -52,6 +53,12 @@ class RagSettings(BaseSettings):
         Path(".data/thumbnails"),
         description="Folder for the thumbnails that the search page shows.",
     )
+    files_paths: str = Field(
+        "",
+        description="Folders below which the service may read pictures' files, separated by "
+        "commas: a picture without a preview gets it from its `image_path`. If it is not set, the "
+        "service reads no such file, and makes previews from uploads only.",
+    )
     image_search_collection: str = Field(
         "daarion_images",
         pattern=r"^[A-Za-z0-9_-]{1,64}$",
@@ -63,6 +70,18 @@ class RagSettings(BaseSettings):
         le=1000,
         description="Number of hits to return when a search does not set `top_k`.",
     )
+
+    @field_validator("files_paths")
+    @classmethod
+    def _check_folders(cls, given: str) -> str:
+        if not all(folder.startswith("/") for folder in given.split(",") if given):
+            raise ValueError("must be absolute paths of folders, separated by commas")
+        return given
+
+    @property
+    def files_folders(self) -> list[Path]:
+        """The folders of FILES_PATHS."""
+        return [Path(os.path.normpath(name)) for name in self.files_paths.split(",") if name]
 
     @property
     def key(self) -> str:
