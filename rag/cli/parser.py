@@ -6,10 +6,11 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, NoReturn
 
 from pydantic import TypeAdapter, ValidationError
 
+from bento.contract.base import printable
 from bento.contract.errors import VisionError, describe
 from bento.contract.images import DEFAULT_DAO_ID, DaoId
 from rag.cli import commands
@@ -69,9 +70,16 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return _parser().parse_args(arguments)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Escapes wrong arguments in its message: the shell may have made them from file names."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))
+
+
 def _parser() -> argparse.ArgumentParser:
     settings = RagSettings()
-    shared = argparse.ArgumentParser(add_help=False)
+    shared = _Parser(add_help=False)
     shared.add_argument(
         "--local",
         action="store_true",
@@ -83,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
         default=settings.image_search_collection,
         help="the collection (IMAGE_SEARCH_COLLECTION; default: %(default)s)",
     )
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="vision-rag",
         description="Index pictures, and find them by text or by image. The command uses the "
         "service at VISION_ENCODER_URL or, with --local, runs the model in this process.",
