@@ -18,7 +18,7 @@ from rag.cli.errors import word
 from rag.cli.output import fail, warn
 from rag.indexing.backends import Backend, RemoteBackend
 from rag.settings import RagSettings
-from router_client import VisionEncoderClient
+from router_client import ClientSettings, VisionEncoderClient
 
 _EPILOG: Final = (
     "Exit status: 0 success; 1 failure; 2 wrong usage; 3 success, except for files that could not "
@@ -33,7 +33,12 @@ def open_backend(local: bool) -> Backend:
 
         return open_local()
     # The client does not retry: commands retry themselves, so that Ctrl-C stops them at once.
-    return RemoteBackend(VisionEncoderClient(max_retries=0))
+    client = VisionEncoderClient(max_retries=0)
+    settings = ClientSettings()
+    if "vision_encoder_url" in settings.from_env_file and not settings.is_default:
+        # The folder may come from a stranger, whose server would receive the pictures.
+        warn(word("address").format(settings.vision_encoder_url, os.path.abspath(".env")))
+    return RemoteBackend(client)
 
 
 def main(

@@ -26,6 +26,7 @@ Code = Literal[
     "incomplete_reindex",
     "link_loop",
     "lost_file",
+    "mixed_sources",
     "no_pictures",
     "no_query",
     "no_standard_input",
