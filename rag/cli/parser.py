@@ -37,7 +37,7 @@ def open_backend(local: bool) -> Backend:
     settings = ClientSettings()
     if "vision_encoder_url" in settings.from_env_file and not settings.is_default:
         # The folder may come from a stranger, whose server would receive the pictures.
-        warn(word("address").format(settings.vision_encoder_url, os.path.abspath(".env")))
+        warn(word("address").format(client.base_url, os.path.abspath(".env")))
     return RemoteBackend(client)
 
 
