@@ -161,11 +161,8 @@ def test_a_list_of_failures_replaces_a_link_but_not_the_file_that_it_leads_to(
     assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == []
 
 
-def test_a_list_of_failures_can_go_to_a_device(run_local: Run, folder: Path) -> None:
+def test_a_list_of_failures_can_go_to_an_open_file(run_local: Run, folder: Path) -> None:
     (folder / "broken.png").write_text("broken")
-    status, _, err = run_local("index", folder, "--failures", "/dev/null")
-    assert (status, err.endswith("full list: /dev/null\n")) == (3, True)
-    assert Path("/dev/null").is_char_device()
     reading, writing = os.pipe()
     assert run_local("index", folder, "--failures", f"/dev/fd/{writing}")[0] == 3
     os.close(writing)

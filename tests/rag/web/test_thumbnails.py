@@ -113,7 +113,8 @@ def test_a_preview_is_made_from_the_file_only_below_the_allowed_folders(
     inside, outside = previews.files / "in.png", tmp_path / "out.png"
     inside.write_bytes(b"picture")
     outside.write_bytes(b"picture")
-    assert not previews.has(b"picture", outside)
+    (tmp_path / "link.png").symlink_to(inside)
+    assert not previews.has(b"picture", outside, tmp_path / "link.png")
     assert not previews.has(b"picture", "in.png", previews.files, "/nowhere", "\0", "\ud800")
     assert previews.has(b"picture", outside, inside)
     assert previews.has(b"picture")  # kept since then
@@ -173,15 +174,40 @@ def test_a_path_that_was_replaced_after_its_check_leads_nowhere(
     assert read_below(*checked, 100) is None
 
 
+@pytest.mark.parametrize("kind", ["link", "fifo", "large"])
+def test_a_file_that_is_replaced_just_before_it_is_opened_is_not_read(
+    previews: Previews, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    file = previews.files / "a.png"
+    file.write_bytes(b"picture")
+    (tmp_path / "a.png").write_bytes(b"secret")
+    look = os.stat
+
+    def look_then_replace(path: Any, **options: Any) -> os.stat_result:
+        status = look(path, **options)
+        file.unlink()
+        if kind == "link":
+            file.symlink_to(tmp_path / "a.png")
+        elif kind == "fifo":
+            os.mkfifo(file)
+        else:
+            file.write_bytes(b"x" * 101)
+        return status
+
+    with monkeypatch.context() as patch:
+        patch.setattr("rag.web.files.os.stat", look_then_replace)
+        assert read_below(previews.files, file, 100) is None
+
+
 def test_only_regular_files_of_an_allowed_size_are_read(previews: Previews) -> None:
     os.mkfifo(previews.files / "fifo.png")
     (previews.files / "folder.png").mkdir()
     (previews.files / "large.png").write_bytes(b"x" * 101)
     (previews.files / "limit.png").write_bytes(b"x" * 100)
-    for name, size in (("fifo", 0), ("folder", 0), ("large", 0), ("limit", 100)):
+    for name, data in (("fifo", None), ("folder", None), ("large", None), ("limit", b"x" * 100)):
         checked = real_path(str(previews.files / f"{name}.png"), [previews.files])
         assert checked
-        assert len(read_below(*checked, 100) or b"") == size
+        assert read_below(*checked, 100) == data
     open_files = os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else []
     read_below(previews.files, previews.files / "limit.png", 100)
     if open_files:
