@@ -63,8 +63,10 @@ class AsyncVisionEncoderClient:
     """Call a running service from asyncio code. A client belongs to one event loop.
 
     `base_url`, `timeout` and `api_key` default to VISION_ENCODER_URL, VISION_ENCODER_TIMEOUT and
-    API_KEY. `timeout` is in seconds and bounds a call with all its attempts. If the service is
-    busy, starting or unreachable, the client makes up to `max_retries` retries, if that is safe.
+    API_KEY. If only one of address and key comes from a `.env` file, the client raises
+    `InvalidInput`, because a stranger's file could redirect the key. `timeout` is in seconds and
+    bounds a call with all its attempts. If the service is busy, starting or unreachable, the client
+    makes up to `max_retries` retries, if that is safe.
 
     Embeddings are float32 arrays if numpy is installed, otherwise lists. They are L2-normalised
     unless `normalize` is false. Other answers are the models of `bento.contract`. A call that
