@@ -44,6 +44,7 @@ class BatchQueue(Generic[Item, Result]):
     Args:
         name: the name of the tower, for messages and threads.
         run: computes a batch, and returns one result per item in the same order.
+        run_part: computes a per-core batch; by default `run`.
         limits: the bounds of a batch.
         observer: receives the events of the queue.
         size: returns the cost of an item, in any unit.
@@ -53,7 +54,7 @@ class BatchQueue(Generic[Item, Result]):
         fatal: says whether an exception means that the device is lost.
         on_death: called with the reason if a thread fails or hangs. All items then fail with
             `NotReady`.
-        enter: called first in each thread, with the number of threads that share the tower.
+        enter: called first in each thread.
         timing: the clock, and when a batch hangs.
     """
 
@@ -64,18 +65,20 @@ class BatchQueue(Generic[Item, Result]):
         limits: Limits,
         observer: QueueObserver,
         *,
+        run_part: Callable[[list[Item]], Sequence[Result]] | None = None,
         size: Callable[[Item], int] = lambda _: 1,
         warm_up: Callable[[], Iterable[tuple[int, int, float]]] = lambda: (),
         exhausted: Callable[[Exception], bool] = lambda _: False,
         fatal: Callable[[Exception], bool] = lambda _: False,
         on_death: Callable[[str], None] = lambda _: None,
-        enter: Callable[[int], None] = lambda _: None,
+        enter: Callable[[], None] = lambda: None,
         timing: Timing = TIMING,
     ) -> None:
         self.name = name
         self.pace = Pace()
         self.limits = limits
         self._run = run
+        self._run_part = run_part or run
         self._observer = observer
         self._size = size
         self._warm_up = warm_up
@@ -112,23 +115,31 @@ class BatchQueue(Generic[Item, Result]):
         self._ready.result()
 
     def submit(self, item: Item, *, deadline: float = math.inf) -> Future[Result]:
-        """Queue an item, and return the future of its result.
+        """Queue an item, as `submit_all` does."""
+        return self.submit_all([item], deadline=deadline)[0]
 
-        To drop the item, cancel the future before its batch starts. If the item is predicted to
-        miss `deadline`, in seconds of the clock, the queue sheds it: the future fails with `Busy`.
+    def submit_all(
+        self, items: Sequence[Item], *, deadline: float = math.inf
+    ) -> list[Future[Result]]:
+        """Queue items at the same time, and return the futures of their results.
+
+        To drop an item, cancel its future before its batch starts. If an item is predicted to miss
+        `deadline`, in seconds of the clock, the queue sheds it: its future fails with `Busy`.
 
         Raises `NotReady` if the queue died, and `RuntimeError` after `close`.
         """
-        size, queued = self._size(item), self._timing.clock()
-        entry: Entry[Item, Result] = Entry(item, size, Future(), queued, deadline)
+        queued = self._timing.clock()
+        entries: list[Entry[Item, Result]] = [
+            Entry(item, self._size(item), Future(), queued, deadline) for item in items
+        ]
         with self._lock:
             if self._death is not None:
                 raise NotReady(self._death)
             if self._closing:
                 raise RuntimeError(f"the {self.name} runner is closed")
-            self._waiting.append(entry)
+            self._waiting += entries
             self._wake()
-        return entry.future
+        return [entry.future for entry in entries]
 
     def predicted_seconds(self, count: int) -> float:
         """Return how many seconds an item takes that comes after `count` others.
@@ -175,7 +186,7 @@ class BatchQueue(Generic[Item, Result]):
 
     def _run_lane(self, lane: Lane[Item, Result]) -> None:
         try:
-            self._enter(lane.shares)
+            self._enter()
             if lane is self._whole:
                 for count, size, seconds in self._warm_up():
                     self._learn(count, size, seconds, lane)
@@ -287,12 +298,13 @@ class BatchQueue(Generic[Item, Result]):
     def _answer(self, lane: Lane[Item, Result]) -> None:
         """Run the batch of a lane. A failed batch is halved until the faulty item is alone."""
         clock = self._timing.clock
+        run = self._run if lane is self._whole else self._run_part
         for part in (parts := Halving(lane.batch)):
             started, size = clock(), sum(entry.size for entry in part)
             predicted = self.pace.seconds(size * lane.shares)
             lane.spent, lane.allowed = 0.0, max(self._timing.stuck, _STUCK_TIMES * predicted)
             try:
-                results = self._run([entry.item for entry in part])
+                results = run([entry.item for entry in part])
                 answers = list(zip(part, results, strict=True))
             except Exception as error:
                 lane.allowed = math.inf
