@@ -15,7 +15,8 @@ from bento.contract.errors import Busy, NotReady
 from bento.encoder.cpus import AllCores, compute_on, give_way
 from bento.encoder.embeddings import Embeddings
 from bento.runners.admission import ByteBudget
-from bento.runners.batching import BatchQueue, missed_deadline
+from bento.runners.batching import BatchQueue
+from bento.runners.lane import missed_deadline
 from bento.runners.observer import Observer
 from bento.runners.policy import Limits
 from bento.runners.pool import Pool
