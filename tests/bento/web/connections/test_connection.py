@@ -26,6 +26,8 @@ from bento.web.metrics import Metrics
 from bento.web.middleware import RequestMiddleware
 from tests.support.serving import free_port
 
+pytestmark = pytest.mark.service
+
 SHORT = 0.15  # seconds: the limit under test
 LONG = 10.0  # seconds: all other limits
 
