@@ -91,6 +91,7 @@ class Web:
             RequestMiddleware,
             access=Access(settings),
             max_body_bytes=settings.max_request_bytes,
+            max_items=settings.max_request_items,
             max_requests=settings.max_requests,
             budget=budget,
             metrics=self.metrics,

@@ -61,6 +61,7 @@ class Served:
             Starlette(routes=routes),
             access=Access(Settings()),
             max_body_bytes=500,
+            max_items=10,
             max_requests=3,
             budget=self.budget,
             metrics=self.metrics,
