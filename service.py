@@ -24,7 +24,7 @@ from bento.web.assembly import Web
 from bento.web.logs import configure_logs, log_loaded
 from rag.settings import RagSettings
 from rag.web import routes as index_routes
-from rag.web.opening import ImageSearch
+from rag.web.opening import ImageSearch, Threads
 
 STORE_THREADS = 8  # a request, such as a batch of searches, gets at most half of them
 
@@ -33,6 +33,12 @@ rag_settings = read_settings(RagSettings)
 rag_settings.check_workers(settings.workers)
 web = Web(settings, index_routes.HANDLERS)
 budget = ByteBudget(settings.max_queue_bytes, web.metrics.rejected.labels("bytes").inc)
+
+
+def pool(name: str, threads: int, share: int | None = None) -> Pool:
+    """Return a pool whose calls wait at most MAX_QUEUE_MS, and whose rejections are counted."""
+    seconds, rejected = settings.max_queue_ms / 1000, web.metrics.rejected.labels(name).inc
+    return Pool(name, threads, share=share, max_seconds=seconds, rejected=rejected)
 
 
 @dataclass(frozen=True)
@@ -58,13 +64,8 @@ class VisionEncoder:
         web.start(self)
         if settings.workers == 1:
             refuse_once_stopping(unless=ending)
-        self._store = Pool(
-            "store",
-            STORE_THREADS,
-            share=STORE_THREADS // 2,
-            max_seconds=settings.max_queue_ms / 1000,
-            rejected=web.metrics.rejected.labels("store").inc,
-        )
+        self._store = pool("store", STORE_THREADS, share=STORE_THREADS // 2)
+        self._thumbnails = pool("thumbnails", 2)
         self._startup = Startup(self._load)
 
     def _load(self) -> Loaded:
@@ -74,8 +75,9 @@ class VisionEncoder:
         )
         embedding = EmbeddingHandler(encoder, runners, settings)
         observer = web.metrics.store(rag_settings.image_search_collection)
+        threads = Threads(self._store.run, self._thumbnails.run, large=runners.large.run)
         search = ImageSearch.open(
-            rag_settings, encoder, runners, embedding.image_bytes, observer, self._store.run
+            rag_settings, encoder, runners, embedding.image_bytes, observer, threads
         )
         state = StateHandler(encoder, runners, settings, collection=search.collection)
         url = listening_url(settings.host, settings.port)
@@ -88,6 +90,7 @@ class VisionEncoder:
         if self._startup.done:
             self.loaded.runners.close()
             self._store.close()
+            self._thumbnails.close()
             self.loaded.search.close()
 
     def __is_ready__(self) -> bool:

@@ -30,6 +30,12 @@ You can also set them in a file named `.env` in the working directory;
 empty variable counts as unset. `MODEL_NAME`, `MODEL_PRETRAINED` and `DEVICE` may have the prefix
 `VISION_`.
 
+A client, the router or `vision-rag` sends a key only to an address from the same source: set
+`VISION_ENCODER_URL` and `API_KEY` both in the environment or both in `.env`, and for
+`vision-rag --local` also `QDRANT_HOST` and `QDRANT_API_KEY`. Otherwise the `.env` file of a folder
+that you got from a stranger could redirect your key. The default address and an address in your
+program go with every key. Image search and clients do not replace `${NAME}` in the file.
+
 This page is generated: `make docs`."""
 
 

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Final
 
-from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from dotenv import dotenv_values
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 _HOST: Final = re.compile(r"[\w.-]+|\[[\da-fA-F:.]+\]")
 
@@ -52,6 +60,12 @@ class RagSettings(BaseSettings):
         Path(".data/thumbnails"),
         description="Folder for the thumbnails that the search page shows.",
     )
+    files_paths: str = Field(
+        "",
+        description="Folders below which the service may read pictures' files, separated by "
+        "commas: a picture without a preview gets it from its `image_path`. If it is not set, the "
+        "service reads no such file, and makes previews from uploads only.",
+    )
     image_search_collection: str = Field(
         "daarion_images",
         pattern=r"^[A-Za-z0-9_-]{1,64}$",
@@ -63,6 +77,55 @@ class RagSettings(BaseSettings):
         le=1000,
         description="Number of hits to return when a search does not set `top_k`.",
     )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 (there are none)
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read `.env` without expanding ${NAME}: a stranger's file could send that variable."""
+        assert isinstance(dotenv_settings, DotEnvSettingsSource)  # noqa: S101 (for mypy)
+        path = dotenv_settings.env_file
+        lines = dotenv_values(str(path), interpolate=False) if path else {}
+        literal = {name.lower(): value for name, value in lines.items() if value}
+        return init_settings, env_settings, InitSettingsSource(settings_cls, literal)
+
+    @property
+    def from_env_file(self) -> set[str]:
+        """The fields whose values come from `.env`, not from the environment."""
+        return self.model_fields_set - type(self)(_env_file=None).model_fields_set
+
+    def check_sources(self) -> None:
+        """Raise `ValueError` if either QDRANT_HOST or QDRANT_API_KEY comes from `.env`.
+
+        For programs that run in any folder: the file there may come from a stranger, to whose
+        server the user's key must not go.
+        """
+        of_file = self.from_env_file & {"qdrant_host", "qdrant_api_key"}
+        if self.qdrant_host and self.key and len(of_file) == 1:
+            file, environment = os.path.abspath(".env"), "the environment"
+            host, key = (file, environment) if "qdrant_host" in of_file else (environment, file)
+            raise ValueError(
+                f"QDRANT_HOST comes from {host}, but QDRANT_API_KEY from {key}: the command does "
+                "not send a key to a server from another source, because the .env file of a "
+                "stranger could redirect it. Set both in the environment, or both in .env"
+            )
+
+    @field_validator("files_paths")
+    @classmethod
+    def _check_folders(cls, given: str) -> str:
+        if not all(folder.startswith("/") for folder in given.split(",") if given):
+            raise ValueError("must be absolute paths of folders, separated by commas")
+        return given
+
+    @property
+    def files_folders(self) -> list[Path]:
+        """The folders of FILES_PATHS."""
+        return [Path(os.path.normpath(name)) for name in self.files_paths.split(",") if name]
 
     @property
     def key(self) -> str:

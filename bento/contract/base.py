@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar
+import re
+from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from bento.contract.limits import MAX_TEXT
+
+# Control characters, which terminals obey; separators of lines and paragraphs; characters that
+# change the direction of the text after them; surrogates, which cannot be encoded.
+_UNPRINTABLE: Final = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 
 Text = Annotated[
     str,
@@ -22,6 +29,19 @@ Many = Annotated[list[T], Field(fail_fast=True)]
 def listed(value: Any) -> Any:
     """Wrap a single item in a list; return a list or None unchanged."""
     return value if value is None or isinstance(value, list) else [value]
+
+
+def printable(text: str) -> str:
+    """Return a text as one line that cannot control a terminal or the order of other text.
+
+    The characters that could are escaped as in a Python string.
+    """
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def printable_json(text: str) -> str:
+    """Return JSON with the characters escaped that `printable` escapes; its value is the same."""
+    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 class Request(BaseModel):

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from bento.contract.base import Answer, Many, Request, Text, listed
+from bento.contract.base import Answer, Many, Request, Text, listed, printable
 from bento.contract.embedding import Code, File, ImageBase64, ImageUrl, base64_of
 from bento.contract.errors import VisionError
 from bento.contract.filters import BoundedFilter
@@ -178,6 +178,5 @@ def degraded(error: VisionError, language: Language = "uk") -> SearchResponse:
 
 def explain_search_failure(problem: str, language: str = "uk") -> str:
     """Return a sentence for the user of an agent: the search failed, and why."""
-    if language == "en":
-        return f"Image search failed: {problem}"
-    return f"Пошук зображень не вдався: {problem}"
+    failed = "Image search failed" if language == "en" else "Пошук зображень не вдався"
+    return f"{failed}: {printable(problem)}"

@@ -98,6 +98,19 @@ def load_image(image: Image.Image) -> Image.Image:
         ) from None
 
 
+def load_preview(image: Image.Image, side: int) -> Image.Image:
+    """Decode an opened picture file into an image of at most `side` x `side` pixels.
+
+    Of a JPEG, only as many pixels are decoded as a sharp preview needs. Raises the errors of
+    `decode_image`.
+    """
+    scale = 2 * side / max(image.size)
+    image.draft(None, (int(image.width * scale) or 1, int(image.height * scale) or 1))  # JPEG only
+    preview = load_image(image)
+    preview.thumbnail((side, side))
+    return preview
+
+
 def _describe(error: Exception) -> str:
     return str(error) or type(error).__name__
 

@@ -20,7 +20,7 @@ from bento.encoder.cpus import AllCores, available_cpus, compute_on
 from bento.encoder.devices import choose_device
 from bento.encoder.embeddings import Embeddings, normalized
 from bento.encoder.identity import describe_preprocess, pretrained_name, weights_digest
-from bento.encoder.images import LARGE_PIXELS, decode_image, load_image, open_image
+from bento.encoder.images import LARGE_PIXELS, load_image, load_preview, open_image
 from bento.encoder.loading import load_model
 from bento.settings import Settings
 
@@ -204,12 +204,20 @@ class Encoder:
         with self._large if is_large else nullcontext():
             return self.image.prepare(load_image(opened))
 
-    def decode(self, data: bytes) -> Image.Image:
-        """Decode a picture file into an upright RGB image, within `image_limits`.
+    def is_large(self, data: bytes) -> bool:
+        """Return whether decoding a picture file takes so much memory that it must run alone.
+
+        Reads the header only. Raises the errors of `decode_image`.
+        """
+        opened = open_image(data, **self.image_limits)
+        return opened.width * opened.height > self._large_pixels
+
+    def preview(self, data: bytes, side: int) -> Image.Image:
+        """Return an upright RGB image of a picture file, at most `side` x `side` pixels.
 
         Raises the errors of `decode_image`.
         """
-        return decode_image(data, **self.image_limits)
+        return load_preview(open_image(data, **self.image_limits), side)
 
     def _preprocess_all(self, images: Sequence[Image.Image | bytes | Path]) -> list[torch.Tensor]:
         return [self.preprocess(image) for image in images]

@@ -8,21 +8,18 @@ import os
 import sys
 from codecs import BOM_UTF8
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from typing import Any, Final
 
 from pydantic import ValidationError
-from rich.markup import escape
-from rich.table import Table
 
 from bento.contract.errors import describe
 from bento.contract.filters import Filter, parse_filter
 from bento.contract.search import Examples, ImageExample, SearchRequest, image_example
 from rag.cli.errors import explain, word
-from rag.cli.output import OUT, progress, say, warn
+from rag.cli.output import progress, say, say_json, say_table, warn
 from rag.indexing.backends import Backend, hold
 from rag.indexing.duplicates import near_duplicates
-from rag.indexing.failures import Failure, IndexingError
+from rag.indexing.failures import Failure, IndexingError, write_failures
 from rag.indexing.files import read
 from rag.indexing.plan import Loss, Plan, make_plan, never, paths_of
 from rag.indexing.reindex import reindex
@@ -107,21 +104,20 @@ def search(backend: Backend, options: argparse.Namespace) -> int:
     )
     hits = backend.search(request).hits
     if options.json:
-        print(json.dumps([hit.model_dump() for hit in hits], ensure_ascii=False))
+        say_json([hit.model_dump() for hit in hits])
         return 0
     if not hits:
         say("nothing found")
         return 0
-    table = Table()
-    table.add_column("", justify="right")
-    table.add_column("score", justify="right")
-    if options.group_by:
-        table.add_column(escape(options.group_by))
-    table.add_column("picture", overflow="fold")
-    for place, hit in enumerate(hits, options.offset + 1):
-        group = [escape(str(hit.group))] if options.group_by else []
-        table.add_row(str(place), f"{hit.score:.3f}", *group, escape(hit.path or hit.id))
-    OUT.print(table)
+    grouped = bool(options.group_by)
+    say_table(
+        [
+            (place, f"{hit.score:.3f}", *([hit.group] * grouped), hit.path or hit.id)
+            for place, hit in enumerate(hits, options.offset + 1)
+        ],
+        ("", "score", *([options.group_by] * grouped), "picture"),
+        numbers=2,
+    )
     return 0
 
 
@@ -132,7 +128,7 @@ def duplicates(backend: Backend, options: argparse.Namespace) -> int:
             backend, options.collection, options.dao_id, options.threshold, report_progress
         )
     if options.json:
-        print(json.dumps([group.as_json() for group in groups], ensure_ascii=False))
+        say_json([group.as_json() for group in groups])
         return 0
     for group in groups:
         say(f"{group.score:.3f}")
@@ -167,12 +163,9 @@ def stats(backend: Backend, options: argparse.Namespace) -> int:
     """Print the statistics of a collection."""
     held = backend.stats(options.collection).model_dump()
     if options.json:
-        print(json.dumps(held, ensure_ascii=False))
-        return 0
-    table = Table(show_header=False)
-    for name, value in held.items():
-        table.add_row(name, escape(str(value)))
-    OUT.print(table)
+        say_json(held)
+    else:
+        say_table(held.items())
     return 0
 
 
@@ -281,18 +274,7 @@ def _report(failures: Sequence[Failure], file: str | None) -> int:
     if more := len(failures) - len(shown_failures):
         warn(word("more").format(more))
     if file is not None:
-        _write(failures, file)
+        write_failures(failures, file)
         if failures:
             warn(word("list").format(file))
     return FINISHED_WITH_FAILURES if failures else 0
-
-
-def _write(failures: Sequence[Failure], file: str) -> None:
-    try:
-        with open(file, "w", encoding="utf-8") as lines:
-            for failure in failures:  # as ASCII, since a path may not be UTF-8
-                lines.write(json.dumps(asdict(failure)) + "\n")
-    except OSError as error:
-        raise IndexingError(
-            f"cannot write {file}: {error.strerror} (--failures)", "failures_unwritable"
-        ) from None

@@ -22,6 +22,10 @@ WORDS: Final = {
     "details": Message("details", "подробиці"),
     "failed": Message("failed", "не оброблено"),
     "more": Message("and {} more", "і ще {}"),
+    "address": Message(
+        "the service is {} (VISION_ENCODER_URL in {})",
+        "сервіс: {} (VISION_ENCODER_URL у {})",
+    ),
     "list": Message("full list: {}", "повний перелік: {}"),
     "interrupted": Message(
         "interrupted; run the same command again to continue",
@@ -136,6 +140,12 @@ MESSAGES: Final[Mapping[str, Message]] = {
         "the file is missing or has changed: index it again, or use --drop-missing",
         "файл зник або змінився: проіндексуйте його ще раз або додайте --drop-missing",
         details=False,
+    ),
+    "mixed_sources": Message(
+        "the address and the key come from different places, so nothing was sent: set both in the "
+        "environment, or both in .env",
+        "адреса й ключ задані в різних місцях, тому нічого не надіслано: задайте обидва в "
+        "оточенні або обидва в .env",
     ),
     "model_load_error": Message(
         "the model cannot be loaded: check MODEL_NAME, MODEL_PRETRAINED and DEVICE",

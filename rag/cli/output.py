@@ -1,10 +1,15 @@
-"""Print the output of `vision-rag`: lines, errors and the progress of a run."""
+"""Print the output of `vision-rag`: lines, tables, errors and the progress of a run.
+
+Everything that the command prints goes through `printable`, because paths, payloads and errors may
+come from strangers.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final, Literal
 
 from rich.console import Console
 from rich.markup import escape
@@ -19,31 +24,55 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.progress import Progress as Bar
+from rich.table import Table
 from rich.text import Text
 
+from bento.contract.base import printable, printable_json
 from rag.cli.errors import explain, word
 from rag.indexing.bulk import Progress
 
-OUT: Final = Console()
-ERR: Final = Console(stderr=True)
+_OUT: Final = Console(emoji=False)
+_ERR: Final = Console(emoji=False, stderr=True)
 
 
 def say(line: str) -> None:
     """Print a line of the result to standard output, unwrapped."""
-    OUT.print(line, soft_wrap=True, highlight=False, markup=False)
+    _OUT.print(printable(line), soft_wrap=True, highlight=False, markup=False)
+
+
+def say_json(value: Any) -> None:
+    """Print a line of JSON to standard output."""
+    print(printable_json(json.dumps(value, ensure_ascii=False)))
+
+
+def say_table(
+    rows: Iterable[Sequence[object]], headings: Sequence[str] = (), numbers: int = 0
+) -> None:
+    """Print a table to standard output. The first `numbers` columns are aligned to the right."""
+    table = Table(show_header=bool(headings))
+    for place, heading in enumerate(headings):
+        justify: Literal["right", "left"] = "right" if place < numbers else "left"
+        table.add_column(_cell(heading), justify=justify, overflow="fold")
+    for row in rows:
+        table.add_row(*map(_cell, row))
+    _OUT.print(table)
 
 
 def warn(line: str) -> None:
     """Print a line to standard error, unwrapped."""
-    ERR.print(escape(line), soft_wrap=True)
+    _ERR.print(escape(printable(line)), soft_wrap=True)
 
 
 def fail(code: str, sentence: str) -> None:
     """Print an error in the user's language to standard error."""
     line, details = explain(code, sentence)
-    ERR.print(f"[red]{word('error')}:[/] {escape(line)}", soft_wrap=True)
+    _ERR.print(f"[red]{word('error')}:[/] {escape(printable(line))}", soft_wrap=True)
     if details:
         warn(details)
+
+
+def _cell(content: object) -> str:
+    return escape(printable(str(content)))
 
 
 class _Rate(ProgressColumn):
@@ -64,7 +93,7 @@ def progress() -> Iterator[Progress]:
         _Rate(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
-        console=ERR,
+        console=_ERR,
     )
     tasks: dict[str, TaskID] = {}
 

@@ -6,10 +6,11 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, NoReturn
 
 from pydantic import TypeAdapter, ValidationError
 
+from bento.contract.base import printable
 from bento.contract.errors import VisionError, describe
 from bento.contract.images import DEFAULT_DAO_ID, DaoId
 from rag.cli import commands
@@ -17,7 +18,7 @@ from rag.cli.errors import word
 from rag.cli.output import fail, warn
 from rag.indexing.backends import Backend, RemoteBackend
 from rag.settings import RagSettings
-from router_client import VisionEncoderClient
+from router_client import ClientSettings, VisionEncoderClient
 
 _EPILOG: Final = (
     "Exit status: 0 success; 1 failure; 2 wrong usage; 3 success, except for files that could not "
@@ -32,7 +33,12 @@ def open_backend(local: bool) -> Backend:
 
         return open_local()
     # The client does not retry: commands retry themselves, so that Ctrl-C stops them at once.
-    return RemoteBackend(VisionEncoderClient(max_retries=0))
+    client = VisionEncoderClient(max_retries=0)
+    settings = ClientSettings()
+    if "vision_encoder_url" in settings.from_env_file and not settings.is_default:
+        # The folder may come from a stranger, whose server would receive the pictures.
+        warn(word("address").format(client.base_url, os.path.abspath(".env")))
+    return RemoteBackend(client)
 
 
 def main(
@@ -69,9 +75,16 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return _parser().parse_args(arguments)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Escapes wrong arguments in its message: the shell may have made them from file names."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))
+
+
 def _parser() -> argparse.ArgumentParser:
     settings = RagSettings()
-    shared = argparse.ArgumentParser(add_help=False)
+    shared = _Parser(add_help=False)
     shared.add_argument(
         "--local",
         action="store_true",
@@ -83,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
         default=settings.image_search_collection,
         help="the collection (IMAGE_SEARCH_COLLECTION; default: %(default)s)",
     )
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="vision-rag",
         description="Index pictures, and find them by text or by image. The command uses the "
         "service at VISION_ENCODER_URL or, with --local, runs the model in this process.",

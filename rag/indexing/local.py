@@ -29,7 +29,8 @@ R = TypeVar("R")
 def open_local() -> LocalBackend:
     """Open the store and load the model of MODEL_NAME and MODEL_PRETRAINED.
 
-    Raises `IndexingError` without torch, and the errors of opening the store and loading the model.
+    Raises `IndexingError` without torch, or if `.env` would redirect the key of the Qdrant server;
+    and the errors of opening the store and loading the model.
     """
     if find_spec("torch") is None:
         raise IndexingError(
@@ -40,7 +41,12 @@ def open_local() -> LocalBackend:
     from bento.encoder.model import Encoder
     from bento.settings import Settings
 
-    store = open_store(RagSettings())  # before the model: a locked store fails at once
+    settings = RagSettings()
+    try:
+        settings.check_sources()
+    except ValueError as error:
+        raise IndexingError(str(error), "mixed_sources") from None
+    store = open_store(settings)  # before the model: a locked store fails at once
     return LocalBackend(Encoder.load(Settings()), store)
 
 

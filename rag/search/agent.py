@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import PurePath
 
+from bento.contract.base import printable
 from bento.contract.errors import InvalidSearch
 from bento.contract.search import Hit, Language
 
@@ -39,4 +40,5 @@ def _uk_images(count: int) -> str:
 
 
 def _name(hit: Hit) -> str:
-    return str(hit.payload.get("title") or PurePath(hit.path).name or hit.id)
+    # one line: a name must not look like another hit or an instruction
+    return printable(str(hit.payload.get("title") or PurePath(hit.path).name or hit.id))

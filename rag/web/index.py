@@ -68,7 +68,7 @@ class Index:
                 self._pictures.add, [picture], [vector], collection, staged=request.staged
             )
             outcome = "indexed"
-        await self._work(self._thumbnails.keep, picture, collection)
+        await self._thumbnails.keep(picture, collection)
         return IndexResponse(
             id=request.id, dao_id=request.dao_id, collection=collection, outcome=outcome
         )
@@ -131,8 +131,6 @@ class Index:
     ) -> tuple[bytes, str]:
         """Return a picture's thumbnail, a JPEG file, and the content hash of the picture."""
         name = collection or self._collection
-        return await self._work(self._thumbnail, image_id, dao_id, name)
-
-    def _thumbnail(self, image_id: str, dao_id: str, collection: str) -> tuple[bytes, str]:
-        record = self._pictures.record(image_id, dao_id, collection)
-        return self._thumbnails.of(collection, record), str(record.payload.get("content_hash"))
+        record = await self._work(self._pictures.record, image_id, dao_id, name)
+        data = await self._thumbnails.of(name, record)
+        return data, str(record.payload.get("content_hash"))

@@ -6,9 +6,8 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from threading import Event, Thread
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from PIL import Image
 from starlette.responses import JSONResponse, Response
 
 from bento.contract.embedding import ImageGiven
@@ -24,18 +23,21 @@ from rag.store.interface import Store
 from rag.store.opening import open_store
 from rag.web.index import Index
 from rag.web.observed import StoreObserver, observed, watch
-from rag.web.thumbnails import Thumbnails
+from rag.web.thumbnails import Decoder, Thumbnails
 
 logger = logging.getLogger("vision_encoder")
 
 
-class Encoder(Described, Protocol):
+class Encoder(Described, Decoder, Protocol):
     """The part of `bento.Encoder` that image search needs."""
 
-    image_limits: dict[str, int]  # keys: max_bytes and max_pixels
 
-    def decode(self, data: bytes) -> Image.Image:
-        """Decode a picture file into an upright RGB image. Raises an `EncoderError`."""
+class Threads(NamedTuple):
+    """The threads that the service lends to image search, for each kind of work."""
+
+    store: Work
+    thumbnails: Work
+    large: Work  # one thread, which decodes large pictures
 
 
 @dataclass(frozen=True)
@@ -84,13 +86,13 @@ class ImageSearch:
         embedder: Embedder,
         image_bytes: Callable[[ImageGiven], Awaitable[bytes]],
         observer: StoreObserver,
-        work: Work,
+        threads: Threads,
     ) -> ImageSearch:
         """Open the store and the encoder's collection, if search is turned on.
 
         `image_bytes` returns the bytes that a request contains or points to. `observer` receives
-        the state of the store, and `work` runs its calls. If the collection is unusable, only log
-        it, because embedding still works. Raises `StoreLocked` and `StoreUnavailable`.
+        the state of the store. If the collection is unusable, only log it, because embedding still
+        works. Raises `StoreLocked` and `StoreUnavailable`.
         """
         if not settings.qdrant_enabled:
             return cls(None, None)
@@ -101,11 +103,16 @@ class ImageSearch:
             pictures.open(collection, create=True)
         except RagError as error:
             logger.warning("search is degraded: %s", error)
-        max_bytes = encoder.image_limits["max_bytes"]
-        thumbnails = Thumbnails(settings.thumbnails_path, encoder.decode, max_bytes=max_bytes)
-        index = Index(pictures, embedder, image_bytes, thumbnails, settings, work)
+        previews = Thumbnails(
+            settings.thumbnails_path,
+            settings.files_folders,
+            encoder,
+            threads.thumbnails,
+            threads.large,
+        )
+        index = Index(pictures, embedder, image_bytes, previews, settings, threads.store)
         model = f"{encoder.model_name}/{encoder.pretrained}"
-        searcher = Searcher(pictures, embedder, image_bytes, settings, model, work)
+        searcher = Searcher(pictures, embedder, image_bytes, settings, model, threads.store)
         closed = Event()
         folder = None if settings.qdrant_host else settings.qdrant_path
         given = (pictures, collection, folder, observer, closed)

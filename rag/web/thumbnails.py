@@ -1,8 +1,8 @@
-"""Thumbnails of indexed pictures, made once and kept in a folder.
+"""Previews of indexed pictures, made once and kept in a folder.
 
-If the service can read the file of a picture, it makes the thumbnail from that file. The content
-hash must match the indexed picture: otherwise a client could index a path and see a file that it
-never had. If the service has no such file, the thumbnail is made when the picture is indexed.
+A preview is made from the upload when a picture is indexed. A picture that has none gets it later
+from its file, if that lies below FILES_PATHS. Clients choose the paths of a picture, so the content
+hash must match the indexed picture, and the error never tells what lies at a path.
 """
 
 from __future__ import annotations
@@ -10,96 +10,142 @@ from __future__ import annotations
 import io
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
-from stat import S_ISREG
-from typing import Final
+from typing import Final, Protocol
 from uuid import uuid4
 
 from PIL import Image
 
-from bento.contract.errors import ImageNotFound
+from bento.contract.errors import EncoderError, ImageNotFound
 from rag.pictures.index import Picture, point_id
+from rag.search.work import Work
 from rag.store.interface import Record
+from rag.web.files import read_below, real_path
 
 SIDE: Final = 384  # pixels, the longer side
+MAX_PATHS: Final = 8  # of a picture, where its file is looked for
 
 logger = logging.getLogger("vision_encoder")
+
+
+class Decoder(Protocol):
+    """The part of `bento.Encoder` that previews need. The methods raise an `EncoderError`."""
+
+    image_limits: dict[str, int]  # keys: max_bytes and max_pixels
+
+    def is_large(self, data: bytes) -> bool:
+        """Return whether a picture file may only be decoded while no other large one is."""
+
+    def preview(self, data: bytes, side: int) -> Image.Image:
+        """Return an upright RGB image of a picture file, at most `side` x `side` pixels."""
 
 
 class Thumbnails:
     """Make and keep a JPEG of at most 384 x 384 pixels for each picture.
 
-    The methods block and are thread-safe. `decode` turns the bytes of a picture file into an
-    upright RGB image. Files of more than `max_bytes` are not read.
+    Args:
+        folder: where they are kept.
+        files: the folders below which pictures' files may be read.
+        decoder: decodes picture files.
+        work: reads, decodes and writes.
+        large: decodes large pictures, one at a time.
     """
 
     def __init__(
-        self, folder: Path, decode: Callable[[bytes], Image.Image], *, max_bytes: int
+        self, folder: Path, files: Sequence[Path], decoder: Decoder, work: Work, large: Work
     ) -> None:
         self._folder = folder
-        self._decode = decode
-        self._max_bytes = max_bytes
+        self._files = files
+        self._decoder = decoder
+        self._work = work
+        self._large = large
 
-    def keep(self, picture: Picture, collection: str) -> None:
-        """Make the thumbnail of an indexed picture, unless it or the picture's file exists."""
+    async def keep(self, picture: Picture, collection: str) -> None:
+        """Make the preview of an indexed picture from its upload, unless it exists.
+
+        Raises `Busy`; indexing the picture again makes the preview then.
+        """
+        if not await self._work(self._keep, picture, collection, large=False):
+            await self._large(self._keep, picture, collection, large=True)
+
+    async def of(self, collection: str, record: Record) -> bytes:
+        """Return the preview of an indexed picture. Raises `ImageNotFound` or `Busy`."""
+        data = await self._work(self._find, collection, record, large=False)
+        if data is None:
+            # The file is read again, so that pictures that wait for their turn hold no memory.
+            data = await self._large(self._find, collection, record, large=True)
+        if not data:
+            raise ImageNotFound("this picture has no preview: index it again to make one")
+        return data
+
+    def forget(self, collection: str, point: str) -> None:
+        """Delete the previews of a point, including those of earlier contents. Blocks."""
+        for file in self._subfolder(collection, point).glob(f"{point}-*"):
+            file.unlink(missing_ok=True)
+
+    def _keep(self, picture: Picture, collection: str, *, large: bool) -> bool:
+        """Return False if the picture is large and `large` is not set."""
         point = point_id(picture.dao_id, picture.image_id)
         file = self._file(collection, point, picture.content_hash)
-        if file.exists():
-            return
-        self.forget(collection, point)
-        size = len(picture.data)
-        if any(_size(path) == size for path in (picture.image_path, *picture.duplicates)):
-            return
-        try:
-            self._make(file, picture.data)
-        except OSError as error:
-            logger.warning("a thumbnail could not be saved: %s", error)  # the picture is indexed
+        if not file.exists():
+            made = self._make(picture.data, file, large=large)
+            if made is None:
+                return False
+            for other in file.parent.glob(f"{point}-*"):
+                if other != file:
+                    other.unlink(missing_ok=True)
+        return True
 
-    def of(self, collection: str, record: Record) -> bytes:
-        """Return the thumbnail of an indexed picture. Raises `ImageNotFound` if it has none."""
+    def _find(self, collection: str, record: Record, *, large: bool) -> bytes | None:
+        """Return a preview, kept or made; b"" if there is none.
+
+        Returns None if the picture is large and `large` is not set.
+        """
         content_hash = str(record.payload.get("content_hash", ""))
         file = self._file(collection, record.id, content_hash)
         try:
             return file.read_bytes()
-        except FileNotFoundError:
+        except OSError:
             pass
-        paths = [record.payload.get("image_path"), *(record.payload.get("duplicates") or ())]
-        data = self._source(paths, content_hash)
-        if data is None:
-            raise ImageNotFound(
-                "this picture has no thumbnail: the indexed file is missing or has changed"
-            )
-        return self._make(file, data)
-
-    def forget(self, collection: str, point: str) -> None:
-        """Delete the thumbnails of a point, including those of earlier contents."""
-        for file in self._subfolder(collection, point).glob(f"{point}-*"):
-            file.unlink(missing_ok=True)
-
-    def _source(self, paths: Sequence[object], content_hash: str) -> bytes | None:
-        for path in paths:
-            size = _size(path)
-            if size is None or size > self._max_bytes:
-                continue
-            try:
-                data = Path(str(path)).read_bytes()
-            except OSError:
-                continue
+        for data in self._sources(record):
             if sha256(data).hexdigest() == content_hash:
-                return data
-        return None
+                return self._make(data, file, large=large)
+        return b""
 
-    def _make(self, file: Path, data: bytes) -> bytes:
-        image = self._decode(data)
-        image.thumbnail((SIDE, SIDE))
+    def _sources(self, record: Record) -> Iterator[bytes]:
+        """Yield the contents of the files at the first paths of a picture."""
+        if not self._files:
+            return
+        paths = [record.payload.get("image_path"), *(record.payload.get("duplicates") or ())]
+        found = (real_path(str(path), self._files) for path in islice(paths, MAX_PATHS))
+        for place in dict.fromkeys(place for place in found if place):
+            data = read_below(*place, self._decoder.image_limits["max_bytes"])
+            if data is not None:
+                yield data
+
+    def _make(self, data: bytes, file: Path, *, large: bool) -> bytes | None:
+        """Save the preview of a picture file; return it, or b"" if the file cannot be decoded.
+
+        Returns None if the picture is large and `large` is not set.
+        """
         buffer = io.BytesIO()
-        image.save(buffer, "JPEG", quality=82)
-        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            if not large and self._decoder.is_large(data):
+                return None
+            self._decoder.preview(data, SIDE).save(buffer, "JPEG", quality=82)
+        except EncoderError as error:  # the limits were higher when the picture was indexed
+            logger.warning("a preview could not be made: %s", error)
+            return b""
         temporary = file.with_name(f".{uuid4().hex}")
-        temporary.write_bytes(buffer.getvalue())
-        os.replace(temporary, file)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(buffer.getvalue())
+            os.replace(temporary, file)
+        except OSError as error:
+            logger.warning("a preview could not be saved: %s", error)
         return buffer.getvalue()
 
     def _file(self, collection: str, point: str, content_hash: str) -> Path:
@@ -107,14 +153,3 @@ class Thumbnails:
 
     def _subfolder(self, collection: str, point: str) -> Path:
         return self._folder / collection / point[:2]
-
-
-def _size(path: object) -> int | None:
-    """Return the size of a regular file in bytes; None if the path does not name one."""
-    if not isinstance(path, str) or not os.path.isabs(path):
-        return None
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError):
-        return None
-    return status.st_size if S_ISREG(status.st_mode) else None

@@ -58,6 +58,7 @@ def serving(folder: Path, **environment: str) -> Iterator[Server]:
                 "QDRANT_ENABLED": "true",
                 "QDRANT_PATH": str(folder / "qdrant"),
                 "THUMBNAILS_PATH": str(folder / "thumbnails"),
+                "FILES_PATHS": str(folder / "files"),
                 **environment,
             },
             stdout=output,

@@ -13,9 +13,11 @@ export function addressOf(id, daoId, suffix = "") {
   return `images/${encodeURIComponent(id)}${suffix}?${query}`;
 }
 
+/** Return the title of a picture, without characters that change the direction of other text. */
 export function titleOf({ id, path, payload }) {
   const name = (path || payload.image_path || "").split(/[\\/]/).pop();
-  return String(payload.title || payload.caption || name || id);
+  const title = String(payload.title || payload.caption || name || id);
+  return title.replace(/[\u202a-\u202e\u2066-\u2069]/g, "");
 }
 
 /** Return the title of a picture by its ID: the title that it was shown with, or the ID. */

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from bento.contract.errors import BrokenImage, EncoderError, InvalidRequest, NotAnImage, TooLarge
-from bento.encoder.images import decode_image, open_image
+from bento.encoder.images import decode_image, load_preview, open_image
 from tests.support.pictures import file_bytes, scene_image
 
 TIFF_TAGS: Final = {
@@ -182,6 +182,32 @@ def test_a_picture_with_unreadable_exif_is_decoded_without_its_orientation() -> 
     image = scene_image(2)
     decoded = decode(file_bytes(image, exif=b"Exif\0\0II*\0\xff\xff\xff\xff garbage"))
     assert difference(decoded, image) == 0
+
+
+@pytest.mark.parametrize(
+    ("format", "mode"), [("JPEG", "RGB"), ("JPEG", "L"), ("JPEG", "CMYK"), ("PNG", "RGB")]
+)
+def test_a_preview_looks_like_the_picture(format: str, mode: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    scene = scene_image(3, side=1600).crop((0, 0, 1600, 1200)).convert(mode)
+    data = file_bytes(scene, format, exif=exif)
+    opened = open_image(data, max_bytes=len(data), max_pixels=2_000_000)
+    preview = load_preview(opened, 384)
+    assert (preview.size, preview.mode) == ((288, 384), "RGB")
+    if mode != "RGB":  # otherwise the preview is the same object
+        assert opened.size == (600, 800)  # the decoder has computed a quarter of the pixels
+    whole = decode(data, max_pixels=2_000_000).resize(preview.size)
+    assert difference(preview, whole) < 2
+
+
+def test_a_preview_is_not_larger_than_the_picture_and_never_of_a_broken_one() -> None:
+    data = file_bytes(scene_image(3, side=100), "JPEG", quality=95)
+    whole = open_image(data, max_bytes=len(data), max_pixels=100_000)
+    assert load_preview(whole, 384).size == (100, 100)
+    part = open_image(data[: len(data) * 9 // 10], max_bytes=len(data), max_pixels=100_000)
+    with pytest.raises(BrokenImage):
+        load_preview(part, 384)
 
 
 def test_the_first_frame_of_an_animation_is_decoded() -> None:

@@ -273,61 +273,77 @@ def test_each_search_of_a_batch_has_its_own_answer(http: httpx.Client) -> None:
     assert http.post("/search/batch", json={"searches": [searches[0]] * 101}).status_code == 400
 
 
-def test_a_thumbnail_comes_from_the_indexed_file_or_from_the_upload(
+def kept(server: Server, dao_id: str, image_id: str) -> list[Path]:
+    """Return the files of a picture's thumbnails."""
+    return list(server.log.parent.glob(f"thumbnails/*/*/{point_id(dao_id, image_id)}*"))
+
+
+def test_a_thumbnail_comes_from_the_upload(
     http: httpx.Client, server: Server, tmp_path: Path
 ) -> None:
     file = tmp_path / "large.png"
     scene_image(40, side=900).save(file)
     url, tenant = "/images/one%2Flarge.png/thumbnail", {"dao_id": "thumbs"}
     body = {"id": "one/large.png", "dao_id": "thumbs", "image_base64": encoded(file.read_bytes())}
-    for path in (str(file), ""):
+    for path in (str(file), "large.png", ""):
         assert http.post("/images", json={**body, "image_path": path}).status_code == 200
+        file.unlink(missing_ok=True)
         answer = http.get(url, params=tenant)
         assert answer.status_code == 200
         assert answer.headers["Content-Type"] == "image/jpeg"
         assert Image.open(io.BytesIO(answer.content)).size == (384, 384)
         again = http.get(url, params=tenant, headers={"If-None-Match": answer.headers["ETag"]})
         assert (again.status_code, again.content) == (304, b"")
+        assert http.get(url).status_code == 404  # another tenant
         http.delete("/images/one%2Flarge.png", params=tenant)
         assert http.get(url, params=tenant).status_code == 404
-    kept = f"thumbnails/*/*/{point_id('thumbs', 'one/large.png')}*"
-    assert not list(server.log.parent.glob(kept))  # deleted with the picture
-    sent = {**body, "image_path": "large.png"}  # not a path that the service can open
-    assert http.post("/images", json=sent).status_code == 200
-    assert http.get(url, params=tenant).status_code == 200
-    assert http.get(url).status_code == 404  # another tenant
+        assert not kept(server, "thumbs", "one/large.png")  # deleted with the picture
 
 
-def test_a_picture_without_its_file_gets_a_thumbnail_from_a_new_upload(
-    http: httpx.Client, tmp_path: Path
+def test_a_lost_thumbnail_is_made_again_from_an_upload_or_an_allowed_file(
+    http: httpx.Client, server: Server, tmp_path: Path
 ) -> None:
-    file = tmp_path / "moved.png"
-    scene_image(43).save(file)
-    body = {"id": "moved", "dao_id": "moved", "image_base64": encoded(file.read_bytes())}
-    url, tenant = "/images/moved/thumbnail", {"dao_id": "moved"}
-    http.post("/images", json={**body, "image_path": str(file)})
-    file.unlink()  # before its thumbnail was made
-    assert http.get(url, params=tenant).status_code == 404
-    for outcome in ("updated", "unchanged"):
-        sent = http.post("/images", json={**body, "image_path": "moved.png"})
-        assert sent.json()["outcome"] == outcome
-        assert http.get(url, params=tenant).status_code == 200
+    allowed, elsewhere = server.log.parent / "files" / "a.png", tmp_path / "a.png"
+    allowed.parent.mkdir(exist_ok=True)
+    scene_image(43).save(allowed)
+    scene_image(43).save(elsewhere)
+    body = {"id": "lost", "dao_id": "lost", "image_base64": encoded(allowed.read_bytes())}
+    url, tenant = "/images/lost/thumbnail", {"dao_id": "lost"}
+    for path, status in ((elsewhere, 404), (allowed, 200)):
+        http.post("/images", json={**body, "image_path": str(path)})
+        (thumbnail,) = kept(server, "lost", "lost")
+        thumbnail.unlink()
+        assert http.get(url, params=tenant).status_code == status
+    (thumbnail,) = kept(server, "lost", "lost")
+    thumbnail.unlink()
+    sent = http.post("/images", json={**body, "image_path": str(allowed)})
+    assert sent.json()["outcome"] == "unchanged"
+    assert kept(server, "lost", "lost")
 
 
-def test_a_thumbnail_shows_only_the_indexed_picture(http: httpx.Client, tmp_path: Path) -> None:
-    secret, public = tmp_path / "secret.png", tmp_path / "public.png"
+def test_a_thumbnail_shows_only_the_indexed_picture(
+    http: httpx.Client, server: Server, tmp_path: Path
+) -> None:
+    folder = server.log.parent / "files"
+    folder.mkdir(exist_ok=True)
+    secret, public = folder / "secret.png", tmp_path / "public.png"
     scene_image(41).save(secret)
     scene_image(42).save(public)
     tenant = {"dao_id": "thief"}
     body = {"dao_id": "thief", "image_base64": encoded(public.read_bytes())}
-    for name, path in (("a", secret), ("b", tmp_path), ("c", f"{tmp_path}/x/../secret.png")):
+    for name, path in (("a", secret), ("b", folder), ("c", f"{folder}/x/../secret.png")):
         http.post("/images", json={**body, "id": name, "image_path": str(path)})
         answer = http.get(f"/images/{name}/thumbnail", params=tenant)  # made from the upload
         assert answer.status_code == 200
         shown = np.asarray(Image.open(io.BytesIO(answer.content)), np.float32)
         wanted = np.asarray(Image.open(public).convert("RGB"), np.float32)
         assert np.abs(shown - wanted).mean() < 4
-    http.post("/images", json={**body, "id": "d", "image_path": str(public)})
-    public.write_bytes(secret.read_bytes())  # no longer the indexed picture
-    gone = http.get("/images/d/thumbnail", params=tenant)
-    assert (gone.status_code, gone.json()["code"]) == (404, "image_not_found")
+    messages = set()
+    for path in (secret, folder / "missing.png", public, "/etc/passwd", "/nowhere"):
+        http.post("/images", json={**body, "id": "d", "image_path": str(path)})
+        for thumbnail in kept(server, "thief", "d"):
+            thumbnail.unlink()
+        gone = http.get("/images/d/thumbnail", params=tenant)
+        assert (gone.status_code, gone.json()["code"]) == (404, "image_not_found")
+        messages.add(gone.json()["error"])
+    assert len(messages) == 1

@@ -141,6 +141,35 @@ def test_an_unwritable_list_of_failures_is_an_error(
     assert f"details: cannot write {tmp_path}: Is a directory" in err
 
 
+def test_a_list_of_failures_replaces_a_link_but_not_the_file_that_it_leads_to(
+    run_local: Run, folder: Path, tmp_path: Path
+) -> None:
+    (folder / "broken.png").write_text("broken")
+    mine, report = tmp_path / "mine", folder / "list.jsonl"
+    mine.write_text("precious")
+    for plant in (report.symlink_to, report.hardlink_to):
+        plant(mine)
+        for _ in range(2):  # the second run replaces the list of the first one
+            assert run_local("index", folder / "broken.png", "--failures", report)[0] == 3
+            assert mine.read_text() == "precious"
+            assert not report.is_symlink()
+            assert len(report.read_text().splitlines()) == 1
+            assert report.stat().st_mode & 0o777 == 0o600
+        report.unlink()
+    report.mkdir()
+    assert run_local("index", folder / "broken.png", "--failures", report)[0] == 1
+    assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_list_of_failures_can_go_to_an_open_file(run_local: Run, folder: Path) -> None:
+    (folder / "broken.png").write_text("broken")
+    reading, writing = os.pipe()
+    assert run_local("index", folder, "--failures", f"/dev/fd/{writing}")[0] == 3
+    os.close(writing)
+    with open(reading) as report:
+        assert len(report.readlines()) == 1
+
+
 def test_a_name_that_is_not_utf_8_can_be_given(run_local: Run, folder: Path) -> None:
     run_local("index", folder)
     status, _, err = run_local("delete", os.fsdecode(b"caf\xe9.png"))

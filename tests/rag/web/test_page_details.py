@@ -28,6 +28,15 @@ def test_a_payload_is_shown_as_text_never_as_html(visit: Visit, server: Server) 
     assert visit.page.evaluate("window.wrong") is None
 
 
+def test_a_title_cannot_change_the_direction_of_other_text(visit: Visit, server: Server) -> None:
+    index(server, "page_bidi", 1, metadata={"title": "\u202egnp.\u2066exe"})
+    visit.open("page_bidi", "&q=a+circle")
+    visit.cards.first.click()
+    title = visit.page.locator("#details h2")
+    expect(title).to_have_text("gnp.exe")
+    assert title.evaluate("title => title.textContent") == "gnp.exe"
+
+
 @pytest.mark.parametrize("width", [1280, 360])
 def test_the_dialog_of_a_long_payload_opens_at_its_top(
     visit: Visit, server: Server, width: int
