@@ -16,6 +16,7 @@ MAX_TOP_K: Final = 1000  # hits on one page
 MAX_DEPTH: Final = 10_000  # hits on all pages of a search
 MAX_EXAMPLES: Final = 20  # texts and images of one search
 MAX_SEARCHES: Final = 100  # searches in one `/search/batch` request
+MAX_PAGE_BYTES: Final = 8_000_000  # payloads on one page, and of all searches of a batch
 MAX_LISTED: Final = 1000  # pictures on one page of a listing
 
 # Limits of a filter.

@@ -48,7 +48,7 @@ from rag.store.checks import (
 from rag.store.edge.filters import edge_filter
 from rag.store.edge.folders import MIN_FREE_BYTES, check_room
 from rag.store.interface import KEYWORD_FIELDS, Match, ModelIdentity, Payload, Point, Record, Vector
-from rag.store.ranking import lowered, ranked
+from rag.store.ranking import lowered, ranked, selected
 
 logger = logging.getLogger("vision_encoder")
 
@@ -114,12 +114,18 @@ class EdgeCollection:
             self._wrote(shard, len(held))
         return len(held)
 
-    def retrieve(self, ids: Sequence[str], *, with_vectors: bool = False) -> dict[str, Record]:
+    def retrieve(
+        self,
+        ids: Sequence[str],
+        *,
+        with_vectors: bool = False,
+        fields: Sequence[str] | None = None,
+    ) -> dict[str, Record]:
         """Return the points that exist, under the ids as the caller wrote them."""
         canonical = {id: check_id(id) for id in ids}
         with self._open_shard() as shard:
             records = shard.retrieve(
-                list(canonical.values()), with_payload=True, with_vector=with_vectors
+                list(canonical.values()), with_payload=selected(fields), with_vector=with_vectors
             )
         found = {record.id: record for record in map(_record, records)}
         return {id: found[uuid] for id, uuid in canonical.items() if uuid in found}
@@ -144,6 +150,7 @@ class EdgeCollection:
         filter: Filter | None = None,
         score_threshold: float | None = None,
         with_vectors: bool = False,
+        fields: Sequence[str] | None = None,
     ) -> list[Match]:
         """Return the `top_k` most similar points after the first `offset`, best first."""
         check_query(top_k, offset, score_threshold)
@@ -156,7 +163,7 @@ class EdgeCollection:
                 query=Query.Nearest(unit.tolist()),
                 filter=edge_filter(filter),
                 score_threshold=lowered(score_threshold),
-                with_payload=whole,
+                with_payload=selected(fields) if whole else False,
                 with_vector=whole and with_vectors,
                 params=_rescored(start + limit),
             )
@@ -164,7 +171,8 @@ class EdgeCollection:
                 points = shard.query(request)
             return [Match(str(p.id), p.score, p.payload or {}, _vector(p)) for p in points]
 
-        return ranked(ask, partial(self.retrieve, with_vectors=with_vectors), top_k, offset)
+        fetch = partial(self.retrieve, with_vectors=with_vectors, fields=fields)
+        return ranked(ask, fetch, top_k, offset)
 
     def scroll(
         self, *, filter: Filter | None = None, limit: int = 1000, start: str | None = None
