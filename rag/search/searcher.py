@@ -148,7 +148,8 @@ def _find_groups(
     following = end if len(groups) > end else None
     if page.is_full:  # the page ends before the group that does not fit, unless it is the first
         last = list(wanted).index(found[done][0])
-        following = start + max(1, last)
+        next_group = start + max(1, last)
+        following = next_group if next_group < len(groups) else None
         if last:
             found = [one for one in found[:done] if one[0] != found[done][0]]
     return [_hit(complete[m.id], value) for value, m in found if m.id in complete], following

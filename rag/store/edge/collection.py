@@ -35,7 +35,7 @@ from qdrant_edge import (
 )
 from qdrant_edge import Point as EdgePoint
 
-from bento.contract.errors import StoreLocked, StoreUnavailable
+from bento.contract.errors import InvalidSearch, StoreLocked, StoreUnavailable
 from bento.contract.filters import TENANT_FIELD, Filter
 from rag.store.checks import (
     check_id,
@@ -45,7 +45,7 @@ from rag.store.checks import (
     check_scroll,
     check_vector,
 )
-from rag.store.edge.filters import edge_filter
+from rag.store.edge.filters import condition_count, edge_filter
 from rag.store.edge.folders import MIN_FREE_BYTES, check_room
 from rag.store.interface import KEYWORD_FIELDS, Match, ModelIdentity, Payload, Point, Record, Vector
 from rag.store.ranking import lowered, ranked, selected
@@ -62,6 +62,9 @@ FLUSH_SECONDS: Final = 1.0
 # dimensions). So the engine rescores, with float32, three times the wanted number of points plus
 # this number. Smaller collections are searched exactly. Decision 0007 has the recall of others.
 CANDIDATES: Final = 1000
+# How many conditions times points a query may check, and how many conditions it may always have.
+MAX_CHECKS: Final = 1_500_000
+FEW_CONDITIONS: Final = 10
 
 
 @dataclass
@@ -155,6 +158,7 @@ class EdgeCollection:
         """Return the `top_k` most similar points after the first `offset`, best first."""
         check_query(top_k, offset, score_threshold)
         unit = check_vector(vector, self.identity.dimension, "the query vector")
+        self._check_cost(filter)
 
         def ask(limit: int, start: int, whole: bool) -> list[Match]:
             request = QueryRequest(
@@ -213,6 +217,25 @@ class EdgeCollection:
                         shard.flush()
                     finally:
                         shard.close()
+
+    def _check_cost(self, filter: Filter | None) -> None:
+        """Raise `InvalidSearch` for a filter that would block the whole process for seconds.
+
+        The engine checks up to all conditions on each point, about a million a second, and holds
+        Python's lock meanwhile.
+        """
+        conditions = condition_count(filter)
+        if conditions <= FEW_CONDITIONS:
+            return
+        with self._open_shard() as shard:
+            points = shard.info().points_count
+        if conditions * points > MAX_CHECKS:
+            raise InvalidSearch(
+                f"the filter has {conditions} conditions, too many for a collection of {points:,} "
+                "pictures in the embedded store: at most "
+                f"{max(FEW_CONDITIONS, MAX_CHECKS // points)} are allowed. Use fewer, such as one "
+                "condition with `any`"
+            )
 
     @contextmanager
     def _open_shard(self, *, grows: bool = False) -> Iterator[EdgeShard]:
