@@ -16,7 +16,7 @@ from bento.handlers.state import StateHandler
 from bento.processes.listening import listening_url
 from bento.processes.startup import Startup, read_settings, service_options
 from bento.processes.stopping import refuse_once_stopping
-from bento.processes.workers import end_worker, ending, listen_for_workers
+from bento.processes.workers import end_with_supervisor, end_worker, ending, supervise
 from bento.runners.admission import ByteBudget
 from bento.runners.pool import Pool
 from bento.runners.runners import Runners
@@ -27,7 +27,6 @@ from rag.web import routes as index_routes
 from rag.web.opening import ImageSearch, Threads
 
 STORE_THREADS = 8  # a request, such as a batch of searches, gets at most half of them
-
 settings = read_settings(Settings)
 rag_settings = read_settings(RagSettings)
 rag_settings.check_workers(settings.workers)
@@ -57,11 +56,12 @@ class VisionEncoder:
     """Computes CLIP embeddings of texts and images, and searches pictures by them."""
 
     settings, metrics = settings, web.metrics
-    listen = bentoml.on_deployment(listen_for_workers)
+    supervise = bentoml.on_deployment(supervise)
     log = bentoml.on_deployment(partial(configure_logs, settings.log_format))
 
     def __init__(self) -> None:
         web.start(self)
+        end_with_supervisor()
         if settings.workers == 1:
             refuse_once_stopping(unless=ending)
         self._store = pool("store", STORE_THREADS, share=STORE_THREADS // 2)

@@ -83,6 +83,12 @@ class Settings(BaseSettings):
         "is 429. It also bounds the number of concurrent requests: one for each 8 ms, but at least "
         "64. A request that finds an empty queue is never shed.",
     )
+    max_connections: int = Field(
+        1000,
+        ge=10,
+        description="Maximum number of open connections of a worker. One more closes the one "
+        "that has been idle for the longest time; if none is idle, it is answered 429.",
+    )
     max_queue_bytes: int = Field(
         256_000_000,
         ge=1,

@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         help="YAML file with the routing rules (default: router_client/router/router-config.yml)",
     )
     options = parser.parse_args(arguments)
-    if not all(find_spec(name) for name in ("starlette", "uvicorn")):
+    if not all(find_spec(name) for name in ("httptools", "starlette", "uvicorn")):
         return _fail(
             "starlette and uvicorn are not installed: pip install 'vision-encoder[router]'"
         )
@@ -62,6 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
     import uvicorn
 
     from router_client.router.app import create_router
+    from router_client.router.connection import RouterConnection
 
     # After its graceful shutdown uvicorn raises SIGTERM again. Exit with 0 then.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -70,6 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
         host=options.host,
         port=options.port,
         access_log=False,
+        http=RouterConnection,
         timeout_graceful_shutdown=30,
     )
     return 0

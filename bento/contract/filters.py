@@ -27,7 +27,7 @@ from pydantic import (
 )
 
 from bento.contract.base import Request
-from bento.contract.limits import MAX_CONDITIONS, MAX_NESTING, MAX_VALUES
+from bento.contract.limits import MAX_CONDITIONS, MAX_FILTER_VALUES, MAX_NESTING, MAX_VALUES
 
 TENANT_FIELD: Final = "dao_id"  # the payload field that Qdrant indexes as the tenant
 
@@ -261,8 +261,8 @@ class Filter(Part):
 
 
 def _bounded(given: Any) -> Any:
-    """Reject a filter with too many levels or conditions before pydantic parses it."""
-    count, level = 0, [given]
+    """Reject a filter with too many levels, conditions or values before pydantic parses it."""
+    count, values, level = 0, 0, [given]
     for _ in range(MAX_NESTING):
         inner: list[Any] = []
         for part in level:
@@ -272,6 +272,11 @@ def _bounded(given: Any) -> Any:
         count += len(inner)
         if count > MAX_CONDITIONS:
             raise ValueError(f"the filter has more than {MAX_CONDITIONS} conditions, the limit")
+        matches = [part["match"] for part in inner if isinstance(part, Mapping) and "match" in part]
+        lists = [one for match in matches if isinstance(match, Mapping) for one in match.values()]
+        values += sum(len(one) for one in lists if isinstance(one, list))
+        if values > MAX_FILTER_VALUES:
+            raise ValueError(f"the filter has more than {MAX_FILTER_VALUES:,} values, the limit")
         level = [part for part in inner if isinstance(part, Mapping) and part.keys() & {*_CLAUSES}]
     if level:
         raise ValueError(f"the filter is nested deeper than {MAX_NESTING} levels, the limit")

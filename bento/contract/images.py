@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Annotated, Any, Final, Literal
 
@@ -9,7 +10,7 @@ from pydantic import AfterValidator, Field, StringConstraints
 
 from bento.contract.base import Answer, Many, Request
 from bento.contract.embedding import ImageSource
-from bento.contract.limits import MAX_ID, MAX_PATH, MAX_PLACES, MAX_TENANT
+from bento.contract.limits import MAX_ID, MAX_METADATA_BYTES, MAX_PATH, MAX_PLACES, MAX_TENANT
 
 DEFAULT_DAO_ID: Final = "default"  # tenant of a picture that names none
 CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # Unicode's category Cc
@@ -43,6 +44,18 @@ CollectionName = Annotated[
 ]
 
 
+def _small(metadata: dict[str, Any]) -> dict[str, Any]:
+    count = len(json.dumps(metadata, ensure_ascii=False).encode(errors="replace"))
+    if count > MAX_METADATA_BYTES:
+        raise ValueError(
+            f"the metadata has {count:,} bytes as JSON; at most {MAX_METADATA_BYTES:,} are allowed"
+        )
+    return metadata
+
+
+Metadata = Annotated[dict[str, Any], AfterValidator(_small)]
+
+
 class IndexRequest(ImageSource):
     """A picture to index, with its metadata."""
 
@@ -52,8 +65,9 @@ class IndexRequest(ImageSource):
     duplicates: Many[Place] = Field(
         default_factory=list, max_length=MAX_PLACES, description="Other paths of the same picture."
     )
-    metadata: dict[str, Any] = Field(
-        default_factory=dict, description="Any JSON object, such as title, category and tags."
+    metadata: Metadata = Field(
+        default_factory=dict,
+        description="Any JSON object of at most 64 KB, such as title, category and tags.",
     )
     collection: CollectionName = None
     staged: bool = Field(False, description="Whether to index into the staged version.")
@@ -77,7 +91,7 @@ class UpdateRequest(Request):
     paths: Many[Place] | None = Field(
         None, max_length=MAX_PLACES, description="All paths: `image_path` first, then `duplicates`."
     )
-    metadata: dict[str, Any] | None = Field(None, description="Replaces all metadata.")
+    metadata: Metadata | None = Field(None, description="Replaces all metadata.")
 
 
 class UpdateResponse(Answer):

@@ -27,7 +27,8 @@ class Parameter:
 class Route:
     """A route of the service.
 
-    `body` is the model of a JSON body, `form` that of a multipart form. `answer` is the model of
+    `body` is the model of a JSON body, `form` that of a multipart form. A JSON body may have
+    `values` values, and `item_values` more for each of MAX_REQUEST_ITEMS. `answer` is the model of
     a JSON answer, or the media type of any other answer; it is empty for a redirect. `client` is
     the client method that calls the route. If `corpus` is true, the parity corpus must use it.
     """
@@ -39,6 +40,8 @@ class Route:
     answer: type[BaseModel] | str
     body: type[BaseModel] | None = None
     form: type[BaseModel] | None = None
+    values: int = 100
+    item_values: int = 0
     parameters: tuple[Parameter, ...] = ()
     example: Any = None  # a JSON body, or the fields of a form
     more: str = ""  # further sentences for the documentation

@@ -34,7 +34,13 @@ from bento.contract.images import (
     UpdateRequest,
     UpdateResponse,
 )
-from bento.contract.limits import MAX_LISTED
+from bento.contract.limits import (
+    MAX_BATCH_VALUES,
+    MAX_LISTED,
+    MAX_METADATA_BYTES,
+    MAX_PLACES,
+    MAX_SEARCH_VALUES,
+)
 from bento.contract.openai import OpenAIEmbeddingsRequest, OpenAIEmbeddingsResponse
 from bento.contract.route import Parameter, Route
 from bento.contract.search import (
@@ -73,6 +79,7 @@ _EMBEDDING: Final = (
         "Embed several texts.",
         EmbeddingsResponse,
         body=TextsRequest,
+        item_values=1,
         example={"texts": ["a red circle", "a blue square"]},
         more=f"{_NPY} `(n, dimension)`.",
         client="embed_texts",
@@ -118,6 +125,7 @@ _EMBEDDING: Final = (
         "Embed texts and images with OpenAI's API.",
         OpenAIEmbeddingsResponse,
         body=OpenAIEmbeddingsRequest,
+        item_values=10,
         example={"model": "ViT-L-14", "input": ["a red circle"]},
         more="Errors have OpenAI's shape, `{error: {message, type, param, code}}`.",
     ),
@@ -128,6 +136,7 @@ _EMBEDDING: Final = (
         "Rank texts by how well they describe an image.",
         RankResponse,
         body=RankRequest,
+        item_values=1,
         example={"image": {"image_base64": _PIXEL}, "texts": ["a photo of a cat", "a red dot"]},
         client="rank",
     ),
@@ -140,6 +149,7 @@ _SEARCH: Final = (
         "Find pictures by texts, images or both, best first.",
         SearchResponse,
         body=SearchRequest,
+        values=MAX_SEARCH_VALUES,
         example={"text": "a red circle", "top_k": 3},
         more="The query is the weighted sum of the texts and images, minus `negative`. If search "
         "is unavailable, `success` is false and `error` says why.",
@@ -161,6 +171,7 @@ _SEARCH: Final = (
         "Run several searches in one call.",
         ManySearchesResponse,
         body=ManySearchesRequest,
+        values=MAX_BATCH_VALUES,
         example={"searches": [{"text": "a red circle"}, {"text": "a blue square"}]},
         more="If one search fails, the others are still answered.",
         client="search_many",
@@ -172,6 +183,7 @@ _SEARCH: Final = (
         "Index a picture with its metadata, or replace the picture with the same id.",
         IndexResponse,
         body=IndexRequest,
+        values=MAX_PLACES + MAX_METADATA_BYTES // 2,
         example={"id": "42", "image_base64": _PIXEL, "metadata": {"title": "A dot"}},
         client="index_image",
     ),
@@ -182,6 +194,7 @@ _SEARCH: Final = (
         "Replace the paths or the metadata of a picture.",
         UpdateResponse,
         body=UpdateRequest,
+        values=MAX_PLACES + MAX_METADATA_BYTES // 2,
         parameters=(_ID, _DAO_ID, _COLLECTION),
         example={"metadata": {"title": "A red dot"}},
         client="update_image",

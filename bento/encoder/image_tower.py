@@ -51,7 +51,11 @@ class ImageTower:
 
     @property
     def lanes(self) -> int:
-        """Return how many batches to compute at the same time: 1 on a GPU or if compiled."""
+        """Return how many batches to compute at the same time.
+
+        One per core of a CPU, because cores that share a large batch wait for each other after
+        every layer; 1 on a GPU or if compiled.
+        """
         return self._threads if self._device == "cpu" and self._compiled is None else 1
 
     def use(self, module: Any, dtype: str) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -15,7 +16,7 @@ from PIL import Image
 
 from bento.contract.errors import EncoderError, ModelLoadError
 from bento.contract.halving import Halving
-from bento.encoder.cpus import available_cpus, compute_on
+from bento.encoder.cpus import AllCores, available_cpus, compute_on
 from bento.encoder.devices import choose_device
 from bento.encoder.embeddings import Embeddings, normalized
 from bento.encoder.identity import describe_preprocess, pretrained_name, weights_digest
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 
+_NICE: Final = 2  # the niceness of the thread that computes on all cores of a CPU
 _CORE_BATCH: Final = 8  # images in a per-core batch: more images do not make it faster
 
 
@@ -48,40 +50,29 @@ class Encoder:
         logit_scale: the factor from cosine to logit in zero-shot classification.
         image_limits: the limits of a picture file, `max_bytes` and `max_pixels`.
         text, image: the towers.
+        all_cores: the thread that computes on all cores.
     """
 
     def __init__(
         self,
-        model: Any,
-        preprocess: Any,
-        tokenizer: Any,
+        parts: Callable[[], tuple[Any, Any, Any]],
         settings: Settings,
         device: str,
         *,
         cpus: int | None = None,
         large_pixels: int = LARGE_PIXELS,
     ) -> None:
-        """Build an encoder from an OpenCLIP model, which is changed in place, on the device.
+        """Build an encoder on the device from `parts`: OpenCLIP's model, preprocessing, tokenizer.
 
-        This sets the number of torch's threads for the whole process. `cpus` is how many CPUs all
-        workers may use, by default those that are available. Pictures with more than
-        `large_pixels` are decoded one at a time.
+        This changes the model in place, and sets the number of torch's threads for the whole
+        process. `cpus` is how many CPUs all workers may use, by default those that are available.
+        Pictures with more than `large_pixels` are decoded one at a time.
 
-        Raises `ModelLoadError` if the model cannot be served.
+        Raises `ModelLoadError` if the model cannot be served, and what `parts` raises.
         """
-        import torch
-
-        from bento.encoder.image_tower import ImageTower
-        from bento.encoder.kernels.attention import replace_attention
-        from bento.encoder.precision import settle_dtype
-        from bento.encoder.text_tower import TextTower
-
         self.device = device
         self.model_name = settings.model_name
         self.pretrained = pretrained_name(settings)
-        model.text_decoder = None  # CoCa's decoder, which writes captions
-        self.weights_digest = weights_digest(model, settings.model_name)
-        self.preprocess_description = describe_preprocess(preprocess)
         self._max_batch_size = settings.max_batch_size
         self.image_limits = {
             "max_bytes": settings.max_image_bytes,
@@ -89,14 +80,31 @@ class Encoder:
         }
         self._cpus = max(1, (cpus or available_cpus()) // settings.workers)
         self._large_pixels = large_pixels
-        torch.set_num_threads(self._cpus)
         # each thread computes on one core
         self._cores = ThreadPoolExecutor(self._cpus, "core", compute_on, (1,))
-        self._whole = threading.Lock()  # held while a batch uses the whole device
+        self.all_cores = AllCores(self._cpus, nice=_NICE if device == "cpu" else 0)
         self._large = threading.Lock()  # held while a large picture is decoded
+        self.all_cores.run(self._build, parts, settings)
+
+    def _build(self, parts: Callable[[], tuple[Any, Any, Any]], settings: Settings) -> None:
+        """Load the model, and prepare it for this device. Computes on all cores."""
+        model, preprocess, tokenizer = parts()  # imports OpenCLIP without what it does not need
+        import torch
+
+        from bento.encoder.image_tower import ImageTower
+        from bento.encoder.kernels.activation import fold_quick_gelu
+        from bento.encoder.kernels.attention import replace_attention
+        from bento.encoder.precision import settle_dtype
+        from bento.encoder.text_tower import TextTower
+
+        device = self.device
+        model.text_decoder = None  # CoCa's decoder, which writes captions
+        self.weights_digest = weights_digest(model, settings.model_name)
+        self.preprocess_description = describe_preprocess(preprocess)
         torch.backends.cudnn.allow_tf32 = False  # keeps float32 exact on a GPU
         model.to(device).eval().requires_grad_(False)
         replace_attention(model)
+        fold_quick_gelu(model)
         self.logit_scale = float(model.logit_scale.exp())
         visual, model.visual = model.visual, torch.nn.Identity()
         self.image = ImageTower(visual, preprocess, device, settings.max_batch_size)
@@ -120,8 +128,8 @@ class Encoder:
         or if torch does not see the device.
         """
         device = choose_device(settings.device)
-        parts = load_model(settings)
-        return cls(*parts, settings, device, cpus=cpus, large_pixels=large_pixels)
+        load = partial(load_model, settings)
+        return cls(load, settings, device, cpus=cpus, large_pixels=large_pixels)
 
     @property
     def model(self) -> str:
@@ -150,12 +158,12 @@ class Encoder:
         if isinstance(texts, str):
             raise TypeError("texts is one string; pass a list of strings")
         n = self._max_batch_size
-        with self._whole:
-            compute_on(self._cpus)
-            rows = [
-                self.text.embed([self.text.prepare(text) for text in texts[i : i + n]])
-                for i in range(0, len(texts), n)
-            ]
+        rows = [
+            self.all_cores.run(
+                self.text.embed, [self.text.prepare(one) for one in texts[i : i + n]]
+            )
+            for i in range(0, len(texts), n)
+        ]
         return self._stack(rows, normalize)
 
     def encode_images(
@@ -219,9 +227,7 @@ class Encoder:
         if 1 < self.image.lanes <= len(items):
             parts = self._cores.map(self._embed_in_memory, _parts(items, self.image.lanes))
             return [rows for part in parts for rows in part]
-        with self._whole:
-            compute_on(self._cpus)
-            return self._embed_in_memory(items)
+        return self.all_cores.run(self._embed_in_memory, items)
 
     def _embed_in_memory(self, items: Sequence[torch.Tensor]) -> list[Embeddings]:
         """Embed a batch, in halves if it is too large for the device's memory."""

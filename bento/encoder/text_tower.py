@@ -46,7 +46,6 @@ class TextTower:
         self._stream = stream_on(device, priority=-1)  # texts come before images
         self._forward_tokens = _FORWARD_TOKENS[device.partition(":")[0]]
         self._sizes = sizes(max_batch_size)
-        self.lanes = torch.get_num_threads() if device == "cpu" else 1
         if self.cuts:
             read_one_token(_text_parts(model).transformer)
         self.use(model, "float32")

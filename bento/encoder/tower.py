@@ -18,14 +18,6 @@ class Tower(Protocol):
     module: Any
     dtype: str
 
-    @property
-    def lanes(self) -> int:
-        """Return how many batches to compute at the same time: one per core of a CPU, one on a GPU.
-
-        Per-core batches are faster, because cores that share a batch wait for each other after
-        every layer.
-        """
-
     def use(self, module: Any, dtype: str) -> None:
         """Replace the module of the tower. The weights of the new one have this dtype."""
 

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from typing import Final, Generic, TypeVar
 
-from bento.contract.errors import Busy, NotReady
+from bento.contract.errors import NotReady
 from bento.contract.halving import Halving
-from bento.runners.lane import Entry, Lane
+from bento.runners.lane import Entry, Lane, missed_deadline
 from bento.runners.observer import QueueObserver
 from bento.runners.pace import DECAY, Pace
 from bento.runners.policy import (
@@ -39,11 +39,12 @@ class BatchQueue(Generic[Item, Result]):
 
     No item waits for a batch to fill: a free thread takes the waiting items, within the limits, and
     runs them. So batches grow with the load. `policy` decides which items a batch takes. One thread
-    runs batches on the whole tower. With several lanes, each has a thread for per-core batches.
+    runs batches on the whole tower. Several lanes have a thread each, for per-core batches.
 
     Args:
         name: the name of the tower, for messages and threads.
         run: computes a batch, and returns one result per item in the same order.
+        run_part: the same for a per-core batch; by default `run`.
         limits: the bounds of a batch.
         observer: receives the events of the queue.
         size: returns the cost of an item, in any unit.
@@ -53,7 +54,7 @@ class BatchQueue(Generic[Item, Result]):
         fatal: says whether an exception means that the device is lost.
         on_death: called with the reason if a thread fails or hangs. All items then fail with
             `NotReady`.
-        enter: called first in each thread, with the number of threads that share the tower.
+        enter: called first in each thread.
         timing: the clock, and when a batch hangs.
     """
 
@@ -64,18 +65,20 @@ class BatchQueue(Generic[Item, Result]):
         limits: Limits,
         observer: QueueObserver,
         *,
+        run_part: Callable[[list[Item]], Sequence[Result]] | None = None,
         size: Callable[[Item], int] = lambda _: 1,
         warm_up: Callable[[], Iterable[tuple[int, int, float]]] = lambda: (),
         exhausted: Callable[[Exception], bool] = lambda _: False,
         fatal: Callable[[Exception], bool] = lambda _: False,
         on_death: Callable[[str], None] = lambda _: None,
-        enter: Callable[[int], None] = lambda _: None,
+        enter: Callable[[], None] = lambda: None,
         timing: Timing = TIMING,
     ) -> None:
         self.name = name
         self.pace = Pace()
         self.limits = limits
         self._run = run
+        self._run_part = run_part or run
         self._observer = observer
         self._size = size
         self._warm_up = warm_up
@@ -111,24 +114,31 @@ class BatchQueue(Generic[Item, Result]):
         """Wait until the warm-up ends. Raises what the warm-up or `enter` raised."""
         self._ready.result()
 
-    def submit(self, item: Item, *, deadline: float = math.inf) -> Future[Result]:
-        """Queue an item, and return the future of its result.
+    def submit(self, item: Item, **options: float) -> Future[Result]:
+        """Queue an item, as `submit_all` does."""
+        return self.submit_all([item], **options)[0]
 
-        To drop the item, cancel the future before its batch starts. If the item is predicted to
-        miss `deadline`, in seconds of the clock, the queue sheds it: the future fails with `Busy`.
+    def submit_all(
+        self, items: Sequence[Item], *, deadline: float = math.inf
+    ) -> list[Future[Result]]:
+        """Queue items at the same time, and return the futures of their results.
+
+        To drop an item, cancel its future before its batch starts. If an item is predicted to miss
+        `deadline`, in seconds of the clock, the queue sheds it: its future fails with `Busy`.
 
         Raises `NotReady` if the queue died, and `RuntimeError` after `close`.
         """
-        size, queued = self._size(item), self._timing.clock()
-        entry: Entry[Item, Result] = Entry(item, size, Future(), queued, deadline)
+        now, size = self._timing.clock(), self._size
+        entries: list[Entry[Item, Result]]
+        entries = [Entry(item, size(item), Future(), now, deadline) for item in items]
         with self._lock:
             if self._death is not None:
                 raise NotReady(self._death)
             if self._closing:
                 raise RuntimeError(f"the {self.name} runner is closed")
-            self._waiting.append(entry)
+            self._waiting += entries
             self._wake()
-        return entry.future
+        return [entry.future for entry in entries]
 
     def predicted_seconds(self, count: int) -> float:
         """Return how many seconds an item takes that comes after `count` others.
@@ -175,7 +185,7 @@ class BatchQueue(Generic[Item, Result]):
 
     def _run_lane(self, lane: Lane[Item, Result]) -> None:
         try:
-            self._enter(lane.shares)
+            self._enter()
             if lane is self._whole:
                 for count, size, seconds in self._warm_up():
                     self._learn(count, size, seconds, lane)
@@ -218,7 +228,7 @@ class BatchQueue(Generic[Item, Result]):
         with self._lock:
             answered, lane.batch = len(lane.batch), []
             while self.alive:
-                if lane.index in self._ready_lanes():
+                if lane in self._ready_lanes():
                     lane.batch = self._take(lane, answered)
                 self._wake()  # another lane may take the items that are left
                 if lane.batch:
@@ -229,13 +239,14 @@ class BatchQueue(Generic[Item, Result]):
                 answered = 0
             return False
 
-    def _ready_lanes(self) -> list[int]:
-        return ready_lanes([bool(lane.batch) for lane in self._lanes], len(self._waiting))
+    def _ready_lanes(self) -> list[Lane[Item, Result]]:
+        busy = [bool(lane.batch) for lane in self._lanes]
+        return [self._lanes[i] for i in ready_lanes(busy, len(self._waiting))]
 
     def _wake(self) -> None:
         """Wake a lane that may take a batch."""
-        for index in self._ready_lanes()[:1]:
-            self._lanes[index].turn.notify()
+        for lane in self._ready_lanes()[:1]:
+            lane.turn.notify()
 
     def _wake_all(self) -> None:
         for lane in self._lanes:
@@ -255,26 +266,25 @@ class BatchQueue(Generic[Item, Result]):
         batch: list[Entry[Item, Result]] = []
         while self._waiting and len(batch) < count:
             entry = self._waiting.popleft()
-            if not entry.future.set_running_or_notify_cancel():
+            if entry.future.set_running_or_notify_cancel():
+                self._observer.waited(self._timing.clock() - entry.queued)
+                batch.append(entry)
+            else:
                 self._observer.dropped()
-                continue
-            self._observer.waited(self._timing.clock() - entry.queued)
-            batch.append(entry)
         return batch
 
     def _shed_late(self) -> None:
         """Shed the items that would miss their deadline even in the next batch."""
         answered = self._timing.clock() + self._batch_seconds(len(self._waiting))
         late, in_time = split_late(self._waiting, answered)
-        if not late:
-            return
-        self._waiting = deque(in_time)
+        if late:
+            self._waiting = deque(in_time)
         for entry in late:
-            if not entry.future.set_running_or_notify_cancel():
+            if entry.future.set_running_or_notify_cancel():
+                self._observer.late()
+                entry.future.set_exception(missed_deadline(self.name))
+            else:
                 self._observer.dropped()
-                continue
-            self._observer.late()
-            entry.future.set_exception(missed_deadline(self.name))
 
     def _batch_seconds(self, count: int) -> float:
         """Return the predicted duration of the next batch if `count` items wait, in seconds."""
@@ -287,12 +297,13 @@ class BatchQueue(Generic[Item, Result]):
     def _answer(self, lane: Lane[Item, Result]) -> None:
         """Run the batch of a lane. A failed batch is halved until the faulty item is alone."""
         clock = self._timing.clock
+        run = self._run if lane is self._whole else self._run_part
         for part in (parts := Halving(lane.batch)):
             started, size = clock(), sum(entry.size for entry in part)
             predicted = self.pace.seconds(size * lane.shares)
             lane.spent, lane.allowed = 0.0, max(self._timing.stuck, _STUCK_TIMES * predicted)
             try:
-                results = self._run([entry.item for entry in part])
+                results = run([entry.item for entry in part])
                 answers = list(zip(part, results, strict=True))
             except Exception as error:
                 lane.allowed = math.inf
@@ -333,13 +344,5 @@ class BatchQueue(Generic[Item, Result]):
         logger.warning(
             "the device ran out of memory on a batch of %d in the %s queue: "
             "the limit is %d for the next %.0f s",
-            count,
-            self.name,
-            self._shrunk,
-            _SHRUNK_SECONDS,
+            *(count, self.name, self._shrunk, _SHRUNK_SECONDS),
         )
-
-
-def missed_deadline(tower: str) -> Busy:
-    """Return the error of an item that the queue sheds."""
-    return Busy(f"the {tower} queue cannot answer within MAX_QUEUE_MS: try again later")

@@ -8,6 +8,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from bento.contract.errors import Busy
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -36,3 +38,8 @@ class Lane(Generic[Item, Result]):
         self.batch: list[Entry[Item, Result]] = []
         self.spent = 0.0
         self.allowed = math.inf
+
+
+def missed_deadline(tower: str) -> Busy:
+    """Return the error of an item that the queue sheds."""
+    return Busy(f"the {tower} queue cannot answer within MAX_QUEUE_MS: try again later")

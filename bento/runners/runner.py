@@ -6,16 +6,17 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from bento.contract.errors import Busy, NotReady
-from bento.encoder.cpus import compute_on, give_way
+from bento.encoder.cpus import AllCores, compute_on, give_way
 from bento.encoder.embeddings import Embeddings
 from bento.runners.admission import ByteBudget
-from bento.runners.batching import BatchQueue, missed_deadline
+from bento.runners.batching import BatchQueue
+from bento.runners.lane import missed_deadline
 from bento.runners.observer import Observer
 from bento.runners.policy import Limits
 from bento.runners.pool import Pool
@@ -48,6 +49,7 @@ class Shared:
     large: Pool  # one thread, for large pictures
     on_death: Callable[[str], None]
     timing: Timing
+    all_cores: AllCores | None  # None on a GPU, where each queue computes on its own thread
 
 
 class Runner:
@@ -59,7 +61,14 @@ class Runner:
     """
 
     def __init__(
-        self, name: str, tower: Tower, shared: Shared, limits: Limits, *, nice: int = 0
+        self,
+        name: str,
+        tower: Tower,
+        shared: Shared,
+        limits: Limits,
+        *,
+        nice: int = 0,
+        chunk: int = 1,
     ) -> None:
         from bento.encoder.tower import device_lost, out_of_memory
 
@@ -71,13 +80,15 @@ class Runner:
         self._shared = shared
         self.metrics = shared.metrics.tower(name)
         self._accepted = 0  # items that are accepted and not yet answered
+        self._chunk = chunk
         self._window = 2 * limits.count  # the most items of one request that are prepared or queued
         self._item_bytes = int(tower.probe()[0].nbytes)
         self.queue: BatchQueue[torch.Tensor, Embeddings] = BatchQueue(
             name,
-            self._run,
+            self._run_whole,
             limits,
             self.metrics,
+            run_part=self._run_part,
             size=tower.size,
             warm_up=self._warm_up,
             exhausted=out_of_memory,
@@ -94,7 +105,10 @@ class Runner:
         the preparation.
         """
         with self._accept(1) as deadline:
-            return await self._embed(preparation, deadline)
+            (row,) = await self._embed([preparation], deadline)
+        if isinstance(row, BaseException):
+            raise row
+        return row
 
     async def embed_all(
         self, preparations: Sequence[Preparation]
@@ -108,14 +122,17 @@ class Runner:
         """
         if not preparations:
             return []  # admission control never rejects an empty request
-        window = asyncio.Semaphore(self._window)
+        window = asyncio.Semaphore(self._window // self._chunk)
 
-        async def embed(preparation: Preparation) -> Embeddings:
+        async def embed(start: int) -> list[Embeddings | BaseException]:
             async with window:
-                return await self._embed(preparation, deadline)
+                chunk = preparations[start : start + self._chunk]
+                return await self._embed(chunk, deadline)
 
         with self._accept(min(len(preparations), self._window)) as deadline:
-            return await asyncio.gather(*map(embed, preparations), return_exceptions=True)
+            starts = range(0, len(preparations), self._chunk)
+            chunks = await asyncio.gather(*map(embed, starts))
+        return [row for chunk in chunks for row in chunk]
 
     async def look(self) -> NotReady | None:
         """Return why the tower is unhealthy, or `None` if it is healthy.
@@ -173,37 +190,63 @@ class Runner:
         self._accepted += count
         self.metrics.accepted(self._accepted)
 
-    async def _embed(self, preparation: Preparation, deadline: float) -> Embeddings:
+    async def _embed(
+        self, preparations: Sequence[Preparation], deadline: float
+    ) -> list[Embeddings | BaseException]:
+        """Prepare items on one thread, and return the embedding of each, or its error."""
         shared = self._shared
-        prepared = await shared.threads.run(self._prepare, preparation, deadline)
-        if callable(prepared):  # one large picture is decoded at a time, so it costs all cores
-            prepared = await shared.large.run(self._prepare, prepared, deadline, shared.cpus)
-        return await asyncio.wrap_future(self.queue.submit(prepared, deadline=deadline))
+        prepared = await shared.threads.run(self._prepare_all, preparations, deadline)
+        for i, item in enumerate(prepared):
+            if callable(item):  # one large picture is decoded at a time, so it costs all cores
+                prepared[i] = await shared.large.run(self._prepare, item, deadline, shared.cpus)
+        items = [item for item in prepared if not (isinstance(item, Exception) or callable(item))]
+        futures = map(asyncio.wrap_future, self.queue.submit_all(items, deadline=deadline))
+        rows = iter(await asyncio.gather(*futures, return_exceptions=True))
+        return [item if isinstance(item, Exception) else next(rows) for item in prepared]
 
-    def _prepare(self, step: Callable[[], Prepared], deadline: float, cores: int = 1) -> Prepared:
-        """Run one step of a preparation, which costs this many cores.
+    def _prepare_all(
+        self, preparations: Sequence[Preparation], deadline: float
+    ) -> list[torch.Tensor | Work | Exception]:
+        return [self._prepare(preparation, deadline) for preparation in preparations]
+
+    def _prepare(
+        self, step: Callable[[], Prepared], deadline: float, cores: int = 1
+    ) -> Prepared | Exception:
+        """Run one step of a preparation, which costs this many cores. Return its error, if any.
 
         Only the step that returns the item counts as preparation time. Reading the header of a
-        large picture before takes hardly any.
-
-        Raises `Busy` if the deadline has passed.
+        large picture before takes hardly any. If the deadline has passed, the error is `Busy`.
         """
         clock = self._shared.timing.clock
         started = clock()
         if started > deadline:
             self.metrics.late()
-            raise missed_deadline(self.name)
-        item = step()
+            return missed_deadline(self.name)
+        try:
+            item = step()
+        except Exception as error:  # noqa: BLE001 - the caller of `embed` gets it
+            return error
         if not callable(item):
             seconds = clock() - started
             self.prepare_seconds += 0.1 * (seconds * cores - self.prepare_seconds)
             self.metrics.decoded(seconds)
         return item
 
-    def _enter(self, nice: int, shares: int) -> None:
-        """Set the priority of the calling thread of the queue, and its number of cores."""
+    def _enter(self, nice: int) -> None:
+        """Set the priority of the calling thread of the queue, and let it compute on one core."""
         give_way(nice)
-        compute_on(self._shared.cpus if shares == 1 else 1)
+        compute_on(1)
+
+    def _run_whole(self, items: list[torch.Tensor]) -> list[Embeddings]:
+        """Compute a batch on the whole device."""
+        all_cores = self._shared.all_cores
+        return all_cores.run(self._run, items) if all_cores else self._run(items)
+
+    def _run_part(self, items: list[torch.Tensor]) -> list[Embeddings]:
+        """Compute a batch on one core of a CPU."""
+        all_cores = self._shared.all_cores
+        with all_cores.beside() if all_cores else nullcontext():
+            return self._run(items)
 
     def _run(self, items: list[torch.Tensor]) -> list[Embeddings]:
         embeddings = self._tower.embed(items)
@@ -218,7 +261,7 @@ class Runner:
         clock = self._shared.timing.clock
         for items in self._tower.warm_batches():
             try:
-                self._tower.embed(items)  # compiles, records, allocates, starts threads
+                self._run_whole(items)  # compiles, records, allocates, starts threads
             except Exception as error:
                 if not self._out_of_memory(error):
                     raise
@@ -230,5 +273,5 @@ class Runner:
                 )
                 continue
             started = clock()
-            self._tower.embed(items)
+            self._run_whole(items)
             yield len(items), sum(map(self._tower.size, items)), clock() - started

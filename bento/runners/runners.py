@@ -32,8 +32,8 @@ logger = logging.getLogger("vision_encoder")
 
 # The longest that an image batch may take, so that later items do not wait long.
 IMAGE_BATCH_SECONDS: Final = 0.5
-# The niceness of the towers' threads on a CPU: HTTP and decoding first, then texts, then images.
-TEXT_NICE: Final = 2
+# The niceness of per-core batches of images: HTTP and decoding go first, then what computes on all
+# cores, which has 2.
 IMAGE_NICE: Final = 5
 
 
@@ -74,17 +74,18 @@ class Runners:
         # one thread per CPU, and each computes on one core
         self._threads = Pool("prepare", cpus, enter=partial(compute_on, 1))
         self.large = Pool("prepare-large", 1, enter=partial(compute_on, 1))
-        shared = Shared(
-            settings, budget, metrics, self._threads, cpus, self.large, on_death, timing
-        )
         count = settings.max_batch_size
         on_cpu = encoder.device == "cpu"
+        all_cores = encoder.all_cores if on_cpu else None
+        shared = Shared(
+            settings, budget, metrics, self._threads, cpus, self.large, on_death, timing, all_cores
+        )
         self.text = Runner(
             "text",
             encoder.text,
             shared,
-            Limits(count, lanes=encoder.text.lanes),
-            nice=TEXT_NICE if on_cpu else 0,
+            Limits(count),
+            chunk=count,  # tokenizing takes so little that one thread does it for a whole batch
         )
         self.text.queue.wait_until_warm()  # so that the warm-ups do not run at the same time
         self.image = Runner(

@@ -47,6 +47,7 @@ class Web:
     def __init__(self, settings: Settings, handlers: Mapping[str, Handler]) -> None:
         self._settings = settings
         Connection.keep_alive_seconds = settings.keep_alive_seconds
+        Connection.max_connections = settings.max_connections
         self.metrics = Metrics(workers=settings.workers)
         self._responder = Responder(self.metrics)
         self.app = _mounted({**endpoints.HANDLERS, **handlers}, self._responder)
@@ -90,6 +91,7 @@ class Web:
             RequestMiddleware,
             access=Access(settings),
             max_body_bytes=settings.max_request_bytes,
+            max_items=settings.max_request_items,
             max_requests=settings.max_requests,
             budget=budget,
             metrics=self.metrics,

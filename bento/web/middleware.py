@@ -25,6 +25,7 @@ from bento.contract.errors import (
 )
 from bento.contract.routes import ROUTES
 from bento.web.access import Access
+from bento.web.bodies import Body, body_of
 from bento.web.errors import error_response, shaped
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class RequestMiddleware:
         *,
         access: Access,
         max_body_bytes: int,
+        max_items: int,
         max_requests: int,
         budget: ByteBudget,
         metrics: Metrics,
@@ -68,6 +70,7 @@ class RequestMiddleware:
         self.app = app
         self.access = access
         self.max_body_bytes = max_body_bytes
+        self.max_items = max_items
         self.max_requests = max_requests
         self.budget = budget
         self.metrics = metrics
@@ -88,7 +91,8 @@ class RequestMiddleware:
     async def _handle(self, scope: Scope, receive: Receive, send: Send, claim: Claim) -> None:
         headers = Headers(scope=scope)
         exchange = _Exchange(
-            scope, headers, receive, send, self.max_body_bytes, claim, self.body_seconds
+            *(scope, headers, receive, send, self.max_body_bytes, claim, self.body_seconds),
+            body_of(scope["method"], scope["path"], self.max_items),
         )
         self._under_way += 1
         try:
@@ -169,6 +173,7 @@ class _Exchange:
         max_bytes: int,
         claim: Claim,
         body_seconds: float,
+        body: Body | None,
     ) -> None:
         self.scope = scope
         self.status = 0
@@ -179,6 +184,7 @@ class _Exchange:
         self._max_bytes = max_bytes
         self._claim = claim
         self._body_seconds = body_seconds
+        self._body = body  # None if the route takes no JSON
         self._body_due = asyncio.get_running_loop().time() + body_seconds
         self._received = 0  # bytes of the body
         self._rejection: EncoderError | None = None
@@ -211,7 +217,7 @@ class _Exchange:
             return {"type": "http.disconnect"}
         try:
             message = await self._receive_in_time()
-            self._hold(len(message.get("body", b"")))
+            self._hold(message)
         except EncoderError as rejection:
             self._rejection = rejection
             raise
@@ -278,11 +284,17 @@ class _Exchange:
                 "time"
             ) from None
 
-    def _hold(self, received: int) -> None:
+    def _hold(self, message: Message) -> None:
         """Add received bytes to the budget. Raises `TooLarge` or `Busy`."""
-        self._received += received
+        piece = message.get("body", b"")
+        self._received += len(piece)
         self._check_size(self._received)
-        self._claim.take(received)
+        self._claim.take(len(piece))
+        if self._body:
+            self._body.add(piece)
+            if not message.get("more_body", False):
+                self._body.check()
+                self._body = None  # its pieces
 
     def _check_size(self, count: int) -> None:
         if count > self._max_bytes:

@@ -24,7 +24,8 @@ from bento.contract.images import (
     PublishResponse,
     StatsResponse,
 )
-from bento.contract.limits import MAX_LISTED
+from bento.contract.limits import MAX_LISTED, MAX_PAGE_BYTES
+from rag.pictures.sizes import PageSize
 from rag.store.checks import check_payload, missing
 from rag.store.interface import Collection, ModelIdentity, Payload, Point, Record, Store, Vector
 
@@ -190,12 +191,22 @@ class PictureIndex:
     ) -> tuple[list[IndexedImage], str | None]:
         """List pictures, whichever model embedded them, and return the next page's `start`.
 
-        `generation` names the version to list; None means the published one.
+        `generation` names the version to list; None means the published one. A page has fewer than
+        `limit` pictures if their payloads would exceed `MAX_PAGE_BYTES`.
         """
         held = self._generation(collection, generation)
         tenants = None if dao_id is None else tenant(dao_id)
-        records, following = held.scroll(filter=tenants, limit=limit, start=start)
-        return [_image(record) for record in records], following
+        images: list[IndexedImage] = []
+        size = PageSize(MAX_PAGE_BYTES)
+        while True:
+            step = size.step(limit - len(images))
+            records, start = held.scroll(filter=tenants, limit=step, start=start)
+            for record in records:
+                if not size.fits(record.payload):
+                    return images, record.id
+                images.append(_image(record))
+            if start is None or len(images) == limit:
+                return images, start
 
     def stats(self, collection: str) -> StatsResponse:
         """Count the pictures of a collection, whichever model filled it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,7 @@ class Look:
         *,
         besides: Filter | None = None,
         with_vectors: bool = False,
+        fields: Sequence[str] | None = None,
     ) -> list[Match]:
         return self.held.query(
             self.query,
@@ -48,6 +49,7 @@ class Look:
             filter=both(self.wanted, besides),
             score_threshold=self.threshold,
             with_vectors=with_vectors,
+            fields=fields,
         )
 
 
@@ -55,8 +57,8 @@ def group(look: Look, field: str, count: int) -> tuple[Groups, bool]:
     """Return the groups of the first `count` values, and whether all matches were seen.
 
     A picture whose field is a list belongs to the group of each item; without the field, to no
-    group. Beyond the `depth` best matches, this looks only at pictures with a value
-    that it has not found yet.
+    group. The matches have no other fields. Beyond the `depth` best matches, this looks only at
+    pictures with a value that it has not found yet.
     """
     limits = look.limits
     groups: Groups = {}
@@ -64,7 +66,7 @@ def group(look: Look, field: str, count: int) -> tuple[Groups, bool]:
     known: set[Value] = set()
     besides, start = None, 0
     for _ in range(limits.depth // limits.chunk + limits.further):
-        matches = look(limits.chunk, start, besides=besides)
+        matches = look(limits.chunk, start, besides=besides, fields=[field])
         for match in matches:
             for value in _values(match.payload, field) if match.id not in seen else ():
                 if value not in known and (value in groups or len(groups) < count):
@@ -95,7 +97,7 @@ def fill(look: Look, field: str, groups: Groups, size: int) -> None:
         most = limits.depth // size
         asked, lacking = lacking[:most], lacking[most:]
         limit = max(limits.chunk, size * len(asked))  # enough to complete at least one group
-        matches = look(limit, besides=any_of(*_any(field, asked)))
+        matches = look(limit, besides=any_of(*_any(field, asked)), fields=[field])
         found: Groups = {value: [] for value in asked}
         for match in matches:
             for value in _values(match.payload, field):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -24,6 +25,7 @@ from rag.search.agent import format_image_search_results_for_agent
 from rag.search.diversity import diverse
 from rag.search.groups import Look, fill, group
 from rag.search.limits import DEFAULT_LIMITS, Limits
+from rag.search.pages import Page
 from rag.search.query import Embedder, Fetch, Vectors, filter_of, query_vector
 from rag.search.work import Work, on_a_thread
 from rag.settings import RagSettings
@@ -58,14 +60,17 @@ class Searcher:
 
     async def search(self, request: SearchRequest) -> SearchResponse:
         """Answer a search. Raises `RagError`, and the errors of `embedder` and `fetch`."""
+        return await self._search(request, self._limits)
+
+    async def _search(self, request: SearchRequest, limits: Limits) -> SearchResponse:
         name = request.collection or self._collection
         wanted = filter_of(request)
-        limit = _page_size(request, request.top_k or self._top_k, self._limits)
+        limit = _page_size(request, request.top_k or self._top_k, limits)
         tenant = request.dao_id or DEFAULT_DAO_ID
         vectors = Vectors(self._pictures, self._embedder, self._fetch, self._work, name, tenant)
         query = await query_vector(request, vectors)
         held = await self._work(self._pictures.open, name)
-        look = Look(held, query, wanted, request.score_threshold, self._limits)
+        look = Look(held, query, wanted, request.score_threshold, limits)
         hits, following = await self._work(_find, look, request, limit)
         return SearchResponse(
             hits=hits,
@@ -77,10 +82,14 @@ class Searcher:
 
     async def search_many(self, request: ManySearchesRequest) -> ManySearchesResponse:
         """Run all searches concurrently. A search that fails is answered with its error."""
-        results = await asyncio.gather(*(self._one_of_many(body) for body in request.searches))
+        page_bytes = self._limits.page_bytes // len(request.searches)
+        limits = replace(self._limits, page_bytes=page_bytes)
+        results = await asyncio.gather(
+            *(self._one_of_many(body, limits) for body in request.searches)
+        )
         return ManySearchesResponse(results=list(results))
 
-    async def _one_of_many(self, body: dict[str, Any]) -> SearchResponse:
+    async def _one_of_many(self, body: dict[str, Any], limits: Limits) -> SearchResponse:
         try:
             request = SearchRequest.model_validate(body)
         except ValidationError as error:
@@ -88,7 +97,7 @@ class Searcher:
             wanted: Language = language if language in ("uk", "en") else "uk"
             return degraded(InvalidSearch(describe(error)), wanted)
         try:
-            return await self.search(request)
+            return await self._search(request, limits)
         except ServiceError as error:
             return degraded(error, request.language)
 
@@ -109,20 +118,41 @@ def _page_size(request: SearchRequest, top_k: int, limits: Limits) -> int:
 
 def _find(look: Look, request: SearchRequest, top_k: int) -> tuple[list[Hit], int | None]:
     """Return the hits of one page, and the offset of the next page, if any."""
-    start, end, depth = request.offset, request.offset + top_k, look.limits.depth
     if request.group_by is not None:
-        groups, whole = group(look, request.group_by, min(end + 1, depth))
-        page = dict(list(groups.items())[start:end])
-        if not whole:
-            fill(look, request.group_by, page, request.group_size)
-        hits = [_hit(m, value) for value, ms in page.items() for m in ms[: request.group_size]]
-        return hits, end if len(groups) > end else None
-    if request.diversity is not None:
-        candidates = look(look.limits.candidates, with_vectors=True)
-        matches = diverse(candidates, request.diversity, end + 1)[start:]
+        return _find_groups(look, request, request.group_by, top_k)
+    start, depth, page = request.offset, look.limits.depth, Page(look)
+    end = start + top_k
+    if request.diversity is None:
+        page.best(min(top_k + 1, depth - start), start)
     else:
-        matches = look(min(top_k + 1, depth - start), start)
-    return [_hit(match) for match in matches[:top_k]], end if len(matches) > top_k else None
+        candidates = look(look.limits.candidates, with_vectors=True, fields=[])
+        page.complete(diverse(candidates, request.diversity, end + 1)[start:])
+    hits = [_hit(match) for match in page.matches[:top_k]]
+    if page.is_full:
+        return hits, start + len(hits)
+    return hits, end if len(page.matches) > top_k else None
+
+
+def _find_groups(
+    look: Look, request: SearchRequest, field: str, top_k: int
+) -> tuple[list[Hit], int | None]:
+    start, end = request.offset, request.offset + top_k
+    groups, whole = group(look, field, min(end + 1, look.limits.depth))
+    wanted = dict(list(groups.items())[start:end])
+    if not whole:
+        fill(look, field, wanted, request.group_size)
+    found = [(v, match) for v, ms in wanted.items() for match in ms[: request.group_size]]
+    page = Page(look)
+    done = page.complete([match for _, match in found])
+    complete = {match.id: match for match in page.matches}
+    following = end if len(groups) > end else None
+    if page.is_full:  # the page ends before the group that does not fit, unless it is the first
+        last = list(wanted).index(found[done][0])
+        next_group = start + max(1, last)
+        following = next_group if next_group < len(groups) else None
+        if last:
+            found = [one for one in found[:done] if one[0] != found[done][0]]
+    return [_hit(complete[m.id], value) for value, m in found if m.id in complete], following
 
 
 def _hit(match: Match, group: Value | None = None) -> Hit:

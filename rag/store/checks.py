@@ -13,7 +13,7 @@ from uuid import UUID
 import numpy as np
 
 from bento.contract.errors import CollectionMismatch, CollectionNotFound, InvalidSearch
-from bento.contract.limits import MAX_DEPTH
+from bento.contract.limits import MAX_DEPTH, MAX_PAYLOAD_BYTES
 from rag.store.interface import ModelIdentity, Payload, Point, Vector
 
 # The limit on nested objects and lists in a payload. The embedded engine writes about 127 levels,
@@ -155,7 +155,8 @@ def check_payload(payload: Payload, id: str) -> Payload:
     """Return a payload after a round trip through JSON. Raises `InvalidSearch` if that fails."""
     try:
         text = json.dumps(payload, allow_nan=False, ensure_ascii=False)
-        text.encode()  # fails for a lone surrogate
+        if (count := len(text.encode())) > MAX_PAYLOAD_BYTES:  # fails for a lone surrogate
+            raise ValueError(f"it has {count:,} bytes; at most {MAX_PAYLOAD_BYTES:,} are allowed")
         plain: Payload = json.loads(text, parse_int=_int64)
         if (levels := _levels(plain)) > MAX_LEVELS:
             raise ValueError(f"it is nested {levels} levels deep, more than {MAX_LEVELS}")

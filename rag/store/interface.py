@@ -89,8 +89,17 @@ class Collection(Protocol):
         Vectors do not change. All payloads are checked before any is written.
         """
 
-    def retrieve(self, ids: Sequence[str], *, with_vectors: bool = False) -> dict[str, Record]:
-        """Return the points that exist, under the ids as the caller wrote them."""
+    def retrieve(
+        self,
+        ids: Sequence[str],
+        *,
+        with_vectors: bool = False,
+        fields: Sequence[str] | None = None,
+    ) -> dict[str, Record]:
+        """Return the points that exist, under the ids as the caller wrote them.
+
+        Their payloads have all fields, or only `fields`.
+        """
 
     def delete(self, ids: Sequence[str]) -> int:
         """Delete points by id, and return the number of those that existed."""
@@ -104,10 +113,12 @@ class Collection(Protocol):
         filter: Filter | None = None,
         score_threshold: float | None = None,
         with_vectors: bool = False,
+        fields: Sequence[str] | None = None,
     ) -> list[Match]:
         """Return the `top_k` most similar points after the first `offset`, best first.
 
-        They pass `filter`, and their scores are at least `score_threshold`. Equal scores are in
+        They pass `filter`, and their scores are at least `score_threshold`. Their payloads have all
+        fields, or only `fields`. Equal scores are in
         the order of ids, except that the engine chooses among those at place `MAX_DEPTH`. Raises
         `InvalidSearch` for an unusable vector, `top_k`, `offset` or threshold.
         """

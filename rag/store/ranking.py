@@ -21,6 +21,11 @@ def lowered(score_threshold: float | None) -> float | None:
     return None if score_threshold is None else score_threshold - ROUNDING
 
 
+def selected(fields: Sequence[str] | None) -> bool | list[str]:
+    """Return which payload fields to ask an engine for: all, none or some."""
+    return True if fields is None else list(fields) or False
+
+
 def ranked(ask: Ask, fetch: Fetch, top_k: int, offset: int) -> list[Match]:
     """Return a page of an engine's matches, best first, equal scores in the order of ids.
 

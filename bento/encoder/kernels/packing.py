@@ -12,19 +12,29 @@ from bento.encoder.kernels.attention import LastBlock
 
 
 class PackedLinear(nn.Module):
-    """Computes the same as `nn.Linear`, optionally followed by `nn.GELU`.
+    """Computes the same as `nn.Linear`, optionally followed by `nn.GELU` or `nn.SiLU`.
 
     `nn.Linear` packs its weights in every call. This layer packs them once, as `torch.compile` does
-    for frozen weights. The fused GELU saves writing the product to memory and reading it again.
+    for frozen weights. The fused activation saves writing the product to memory and reading it
+    again.
     """
 
     def __init__(
-        self, weight: torch.Tensor, bias: torch.Tensor | None, gelu: nn.GELU | None = None
+        self,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        activation: nn.GELU | nn.SiLU | None = None,
     ) -> None:
         super().__init__()
         self.bias = bias
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach())
-        self._then = ("gelu", gelu.approximate) if gelu else ("none", "")
+        match activation:
+            case nn.GELU():
+                self._then = ("gelu", activation.approximate)
+            case nn.SiLU():
+                self._then = ("swish", "")
+            case None:
+                self._then = ("none", "")
 
     def forward(self, x: torch.Tensor) -> Any:
         name, algorithm = self._then
@@ -57,7 +67,7 @@ def pack_weights(module: nn.Module) -> None:
         if isinstance(part, VisionTransformer) and _embeds_patches(part.conv1):
             part.conv1 = PackedPatches(part.conv1)
         elif isinstance(part, ResidualAttentionBlock | LastBlock):
-            if type(part.mlp.gelu) is nn.GELU and _is_packable(part.mlp.c_fc):
+            if type(part.mlp.gelu) in (nn.GELU, nn.SiLU) and _is_packable(part.mlp.c_fc):
                 layer = part.mlp.c_fc
                 part.mlp.c_fc = PackedLinear(layer.weight, layer.bias, part.mlp.gelu)
                 part.mlp.gelu = nn.Identity()

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-_ALWAYS: Final = (
+ALWAYS: Final = (
     # Pages have a policy of their own. Nothing else may run scripts, load files or be framed.
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"cross-origin-resource-policy", b"same-origin"),
@@ -29,7 +29,7 @@ class SecurityHeaders:
             if message["type"] == "http.response.start":
                 kept = [one for one in message.get("headers", ()) if one[0] not in _NEVER]
                 given = {name for name, _ in kept}
-                more = [one for one in _ALWAYS if one[0] not in given]
+                more = [one for one in ALWAYS if one[0] not in given]
                 message = {**message, "headers": kept + more}
             await send(message)
 

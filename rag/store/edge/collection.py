@@ -35,7 +35,7 @@ from qdrant_edge import (
 )
 from qdrant_edge import Point as EdgePoint
 
-from bento.contract.errors import StoreLocked, StoreUnavailable
+from bento.contract.errors import InvalidSearch, StoreLocked, StoreUnavailable
 from bento.contract.filters import TENANT_FIELD, Filter
 from rag.store.checks import (
     check_id,
@@ -45,10 +45,10 @@ from rag.store.checks import (
     check_scroll,
     check_vector,
 )
-from rag.store.edge.filters import edge_filter
+from rag.store.edge.filters import condition_count, edge_filter
 from rag.store.edge.folders import MIN_FREE_BYTES, check_room
 from rag.store.interface import KEYWORD_FIELDS, Match, ModelIdentity, Payload, Point, Record, Vector
-from rag.store.ranking import lowered, ranked
+from rag.store.ranking import lowered, ranked, selected
 
 logger = logging.getLogger("vision_encoder")
 
@@ -62,6 +62,9 @@ FLUSH_SECONDS: Final = 1.0
 # dimensions). So the engine rescores, with float32, three times the wanted number of points plus
 # this number. Smaller collections are searched exactly. Decision 0007 has the recall of others.
 CANDIDATES: Final = 1000
+# How many conditions times points a query may check, and how many conditions it may always have.
+MAX_CHECKS: Final = 1_500_000
+FEW_CONDITIONS: Final = 10
 
 
 @dataclass
@@ -114,12 +117,18 @@ class EdgeCollection:
             self._wrote(shard, len(held))
         return len(held)
 
-    def retrieve(self, ids: Sequence[str], *, with_vectors: bool = False) -> dict[str, Record]:
+    def retrieve(
+        self,
+        ids: Sequence[str],
+        *,
+        with_vectors: bool = False,
+        fields: Sequence[str] | None = None,
+    ) -> dict[str, Record]:
         """Return the points that exist, under the ids as the caller wrote them."""
         canonical = {id: check_id(id) for id in ids}
         with self._open_shard() as shard:
             records = shard.retrieve(
-                list(canonical.values()), with_payload=True, with_vector=with_vectors
+                list(canonical.values()), with_payload=selected(fields), with_vector=with_vectors
             )
         found = {record.id: record for record in map(_record, records)}
         return {id: found[uuid] for id, uuid in canonical.items() if uuid in found}
@@ -144,10 +153,12 @@ class EdgeCollection:
         filter: Filter | None = None,
         score_threshold: float | None = None,
         with_vectors: bool = False,
+        fields: Sequence[str] | None = None,
     ) -> list[Match]:
         """Return the `top_k` most similar points after the first `offset`, best first."""
         check_query(top_k, offset, score_threshold)
         unit = check_vector(vector, self.identity.dimension, "the query vector")
+        self._check_cost(filter)
 
         def ask(limit: int, start: int, whole: bool) -> list[Match]:
             request = QueryRequest(
@@ -156,7 +167,7 @@ class EdgeCollection:
                 query=Query.Nearest(unit.tolist()),
                 filter=edge_filter(filter),
                 score_threshold=lowered(score_threshold),
-                with_payload=whole,
+                with_payload=selected(fields) if whole else False,
                 with_vector=whole and with_vectors,
                 params=_rescored(start + limit),
             )
@@ -164,7 +175,8 @@ class EdgeCollection:
                 points = shard.query(request)
             return [Match(str(p.id), p.score, p.payload or {}, _vector(p)) for p in points]
 
-        return ranked(ask, partial(self.retrieve, with_vectors=with_vectors), top_k, offset)
+        fetch = partial(self.retrieve, with_vectors=with_vectors, fields=fields)
+        return ranked(ask, fetch, top_k, offset)
 
     def scroll(
         self, *, filter: Filter | None = None, limit: int = 1000, start: str | None = None
@@ -205,6 +217,25 @@ class EdgeCollection:
                         shard.flush()
                     finally:
                         shard.close()
+
+    def _check_cost(self, filter: Filter | None) -> None:
+        """Raise `InvalidSearch` for a filter that would block the whole process for seconds.
+
+        The engine checks up to all conditions on each point, about a million a second, and holds
+        Python's lock meanwhile.
+        """
+        conditions = condition_count(filter)
+        if conditions <= FEW_CONDITIONS:
+            return
+        with self._open_shard() as shard:
+            points = shard.info().points_count
+        if conditions * points > MAX_CHECKS:
+            raise InvalidSearch(
+                f"the filter has {conditions} conditions, too many for a collection of {points:,} "
+                "pictures in the embedded store: at most "
+                f"{max(FEW_CONDITIONS, MAX_CHECKS // points)} are allowed. Use fewer, such as one "
+                "condition with `any`"
+            )
 
     @contextmanager
     def _open_shard(self, *, grows: bool = False) -> Iterator[EdgeShard]:

@@ -20,6 +20,14 @@ from bento.contract.filters import (
 )
 
 
+def condition_count(filter: Filter | None) -> int:
+    """Return how many conditions a filter has, with nested ones."""
+    if filter is None:
+        return 0
+    parts = [*filter.must, *filter.should, *filter.must_not]
+    return sum(condition_count(part) if isinstance(part, Filter) else 1 for part in parts)
+
+
 def edge_filter(filter: Filter | None) -> Any:
     """Return the filter of `qdrant_edge` that selects the same points."""
     if filter is None:

@@ -19,7 +19,7 @@ from rag.store.checks import (
     check_vector,
 )
 from rag.store.interface import Match, ModelIdentity, Payload, Point, Record, Vector
-from rag.store.ranking import lowered, ranked
+from rag.store.ranking import lowered, ranked, selected
 from rag.store.server.calls import Calls
 from rag.store.server.filters import server_filter
 
@@ -72,13 +72,19 @@ class ServerCollection:
             self._overwrite({id: checked[id] for id in chunk})
         return len(held)
 
-    def retrieve(self, ids: Sequence[str], *, with_vectors: bool = False) -> dict[str, Record]:
+    def retrieve(
+        self,
+        ids: Sequence[str],
+        *,
+        with_vectors: bool = False,
+        fields: Sequence[str] | None = None,
+    ) -> dict[str, Record]:
         """Return the points that exist, under the ids as the caller wrote them."""
         canonical = {id: check_id(id) for id in ids}
         found = {
             record.id: record
             for chunk in _chunks(set(canonical.values()))
-            for record in self._retrieve(chunk, payloads=True, vectors=with_vectors)
+            for record in self._retrieve(chunk, payloads=selected(fields), vectors=with_vectors)
         }
         return {id: found[uuid] for id, uuid in canonical.items() if uuid in found}
 
@@ -102,6 +108,7 @@ class ServerCollection:
         filter: Filter | None = None,
         score_threshold: float | None = None,
         with_vectors: bool = False,
+        fields: Sequence[str] | None = None,
     ) -> list[Match]:
         """Return the `top_k` most similar points after the first `offset`, best first."""
         check_query(top_k, offset, score_threshold)
@@ -117,13 +124,14 @@ class ServerCollection:
                     offset=start,
                     score_threshold=lowered(score_threshold),
                     search_params=RESCORED,
-                    with_payload=whole,
+                    with_payload=selected(fields) if whole else False,
                     with_vectors=whole and with_vectors,
                 )
             )
             return [Match(str(p.id), p.score, p.payload or {}, _vector(p)) for p in response.points]
 
-        return ranked(ask, partial(self.retrieve, with_vectors=with_vectors), top_k, offset)
+        fetch = partial(self.retrieve, with_vectors=with_vectors, fields=fields)
+        return ranked(ask, fetch, top_k, offset)
 
     def scroll(
         self, *, filter: Filter | None = None, limit: int = 1000, start: str | None = None
@@ -164,7 +172,7 @@ class ServerCollection:
         self._calls(lambda client: client.batch_update_points(self._there, operations, wait=True))
 
     def _retrieve(
-        self, ids: list[str], *, payloads: bool = False, vectors: bool = False
+        self, ids: list[str], *, payloads: bool | list[str] = False, vectors: bool = False
     ) -> list[Record]:
         found = self._calls(
             lambda client: client.retrieve(

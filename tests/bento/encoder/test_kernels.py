@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from open_clip.transformer import QuickGELU, ResidualAttentionBlock, VisionTransformer
 from PIL import Image
 
 from bento.encoder.kernels.attention import LastBlock
@@ -31,11 +31,12 @@ needs_onednn = pytest.mark.skipif(not HAS_ONEDNN, reason="needs a torch with one
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("gelu", [None, "none", "tanh"])
-def test_a_packed_layer_computes_the_same_as_its_original(bias: bool, gelu: str | None) -> None:
+@pytest.mark.parametrize(
+    "behind", [None, torch.nn.GELU("none"), torch.nn.GELU("tanh"), torch.nn.SiLU()], ids=str
+)
+def test_a_packed_layer_computes_the_same_as_its_original(bias: bool, behind: Any) -> None:
     torch.manual_seed(1)
     layer = torch.nn.Linear(48, 96, bias=bias).bfloat16()
-    behind = torch.nn.GELU(gelu) if gelu else None
     for shape in ((1, 48), (1, 7, 48), (3, 50, 48)):
         x = torch.randn(shape).bfloat16()
         with torch.inference_mode():
@@ -43,6 +44,18 @@ def test_a_packed_layer_computes_the_same_as_its_original(bias: bool, gelu: str 
             wanted = behind(wanted) if behind else wanted
         assert got.dtype == torch.bfloat16
         torch.testing.assert_close(got, wanted, rtol=2**-7, atol=2**-7)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_quick_gelu_becomes_silu(tmp_path: Path, dtype: str) -> None:
+    encoder = Model(ARCHITECTURES["clip_quickgelu"], tmp_path).encoder(dtype=dtype)
+    layers = [*encoder.text.module.modules(), *encoder.image.module.modules()]
+    kinds = [type(layer) for layer in layers]
+    assert QuickGELU not in kinds
+    # a CPU with the instructions for it fuses SiLU into packed products
+    fused = [layer for layer in layers if getattr(layer, "_then", ("",))[0] == "swish"]
+    assert kinds.count(torch.nn.SiLU) + len(fused) == 4
+    assert not fused or dtype == "bfloat16"
 
 
 @needs_onednn

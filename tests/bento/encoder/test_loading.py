@@ -124,3 +124,27 @@ def test_a_checkpoint_in_another_dtype_is_converted(tmp_path: Path) -> None:
     np.testing.assert_allclose(
         encoder.encode_texts(["a red cat"]), by_hand.texts(["a red cat"]), atol=1e-5
     )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux, for /proc/self/task")
+def test_only_one_thread_has_an_openmp_team() -> None:
+    code = f"""
+import os, threading
+from concurrent.futures import ThreadPoolExecutor
+from PIL import Image
+from bento import Encoder, Settings
+def threads_of_libraries():
+    python = {{str(thread.native_id) for thread in threading.enumerate()}}
+    return len(set(os.listdir("/proc/self/task")) - python)
+before = threads_of_libraries()  # of NumPy's OpenBLAS
+encoder = Encoder.load(Settings(model_name={BUNDLED!r}, device="cpu"), cpus=2)
+print(threads_of_libraries() - before)
+image = Image.linear_gradient("L").convert("RGB")
+with ThreadPoolExecutor(3) as threads:
+    texts = [threads.submit(encoder.encode_texts, ["red"] * 40) for _ in range(6)]
+    images = [threads.submit(encoder.encode_images, [image] * n) for n in (1, 20, 1)]
+    assert sum(len(each.result()) for each in texts + images) == 262
+    print(threads_of_libraries() - before)
+"""
+    # MKL and the rest of torch each have a runtime, and a team of 2 has 1 thread of its own
+    assert run_code(code) == "2\n2\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 
 from bento.runners.batching import BatchQueue
 
@@ -40,16 +41,12 @@ class Lanes:
     """A tower with several lanes that blocks each batch until `finish`."""
 
     def __init__(self) -> None:
-        self.running: list[tuple[int, list[int]]] = []  # the shares of the thread, and its items
-        self._own = threading.local()
+        self.running: list[tuple[int, list[int]]] = []  # the shares of the tower, and the items
         self._stopped = False
         self._changed = threading.Condition()
 
-    def enter(self, shares: int) -> None:
-        self._own.shares = shares
-
-    def run(self, items: list[int]) -> list[int]:
-        batch = (self._own.shares, list(items))
+    def run(self, items: list[int], shares: int = 1) -> list[int]:
+        batch = (shares, list(items))
         with self._changed:
             self.running.append(batch)
             self._changed.notify_all()
@@ -57,6 +54,9 @@ class Lanes:
         if items[0] < 0:
             raise ThreadEnd("over")
         return [2 * item for item in items]
+
+    def part(self, shares: int) -> Callable[[list[int]], list[int]]:
+        return partial(self.run, shares=shares)
 
     def expect(self, *batches: tuple[int, list[int]]) -> None:
         """Wait until exactly these batches run."""

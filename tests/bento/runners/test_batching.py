@@ -319,7 +319,7 @@ def test_the_watchdog_allows_many_times_the_predicted_time(
 
 
 def test_a_queue_does_not_start_if_enter_fails(make: Make) -> None:
-    def enter(shares: int) -> None:
+    def enter() -> None:
         raise PermissionError
 
     queue = make(enter=enter)

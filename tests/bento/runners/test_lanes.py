@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import Future, wait
+from functools import partial
 
 import pytest
 
@@ -17,7 +18,7 @@ from tests.bento.runners.fakes import Clock, Lanes, Make, Reports
 @pytest.fixture
 def two(make: Make, lanes: Lanes) -> BatchQueue[int, int]:
     """Return a queue with two lanes whose batches hang after 10 s."""
-    queue = make(Limits(100, lanes=2), run=lanes.run, enter=lanes.enter, stuck=10.0)
+    queue = make(Limits(100, lanes=2), run=lanes.run, run_part=lanes.part(2), stuck=10.0)
     queue.wait_until_warm()
     return queue
 
@@ -75,7 +76,7 @@ def test_as_many_items_as_lanes_run_on_all_lanes(lanes: Lanes, two: BatchQueue[i
 def test_lanes_take_equal_shares_of_a_closed_loop(
     lanes: Lanes, make: Make, limits: Limits, waiting: int, batches: list[int]
 ) -> None:
-    queue = make(limits, run=lanes.run, enter=lanes.enter)
+    queue = make(limits, run=lanes.run, run_part=lanes.part(limits.lanes))
     first = queue.submit(1000)
     lanes.expect((1, [1000]))
     numbers = iter(range(waiting))
@@ -95,13 +96,14 @@ def test_lanes_take_equal_shares_of_a_closed_loop(
 def test_the_pace_counts_a_per_core_batch_once_per_lane(
     make: Make, lanes: Lanes, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def run(items: list[int]) -> list[int]:
-        results = lanes.run(items)
+    def run(items: list[int], shares: int = 1) -> list[int]:
+        results = lanes.run(items, shares)
         clock.now += 0.5 * len(items)
         return results
 
     limits = Limits(100, seconds=5.0, lanes=2)
-    queue = make(limits, run=run, enter=lanes.enter, warm_up=lambda: [(1, 1, 0.25)])
+    part = partial(run, shares=2)
+    queue = make(limits, run=run, run_part=part, warm_up=lambda: [(1, 1, 0.25)])
     queue.wait_until_warm()
     assert queue.count_limit() == 10  # an item takes 0.25 s on the whole tower, 0.5 s on a lane
     first = queue.submit(0)
@@ -143,7 +145,7 @@ def test_closing_drains_all_lanes(lanes: Lanes, two: BatchQueue[int, int]) -> No
 
 def test_all_lanes_end_if_one_dies(lanes: Lanes, make: Make) -> None:
     reasons: list[str] = []
-    queue = make(Limits(1, lanes=2), run=lanes.run, enter=lanes.enter, on_death=reasons.append)
+    queue = make(Limits(1, lanes=2), run=lanes.run, run_part=lanes.part(2), on_death=reasons.append)
     first = queue.submit(1)
     lanes.expect((1, [1]))
     futures = [queue.submit(i) for i in (-2, 3, 4, 5)]
@@ -183,7 +185,7 @@ def test_a_lane_hangs_later_than_the_whole_tower(
     lanes: Lanes, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     warm = [(1, 1, 10.0)]  # an item hangs after 200 s on the whole tower, 400 s on one of two lanes
-    queue = make(Limits(4, lanes=2), run=lanes.run, enter=lanes.enter, warm_up=lambda: warm)
+    queue = make(Limits(4, lanes=2), run=lanes.run, run_part=lanes.part(2), warm_up=lambda: warm)
     first = queue.submit(1)
     lanes.expect((1, [1]))
     monkeypatch.setattr(queue.pace, "observe", lambda size, seconds: None)

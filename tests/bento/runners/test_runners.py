@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from bento.contract.errors import EncoderError, NotAnImage
+from bento.encoder.cpus import AllCores
 from bento.runners.runners import Runners
 from tests.bento.runners.towers import Towers, picture, until
 from tests.support.pictures import file_bytes, scene_image
@@ -131,40 +132,42 @@ def test_image_batches_have_few_sizes_on_a_cpu(towers: Towers) -> None:
     assert towers.text.batches == [1, 11]
 
 
-@pytest.mark.parametrize("kind", ["image", "text"])
-def test_a_single_item_computes_on_all_cores_and_per_core_batches_on_one(
-    towers: Towers, kind: str
+def test_whole_batches_of_both_towers_share_a_thread_and_per_core_batches_have_one_core(
+    towers: Towers,
 ) -> None:
     before = torch.get_num_threads()
-    tower, other = getattr(towers, kind), towers.text if kind == "image" else towers.image
-    tower.lanes = 3
+    towers.all_cores = AllCores(3)
+    towers.image.lanes = 3
     runners = towers.runners(cpus=3)
 
-    async def embed(kind: str) -> None:
-        if kind == "image":
-            await runners.embed_image(picture(4), normalize=False)
-        else:
-            await runners.embed_text("a", normalize=False)
-
     async def scene() -> None:
-        tower.free.clear()
-        tasks = [asyncio.create_task(embed(kind))]
-        await until(lambda: tower.batches)
-        tasks += [asyncio.create_task(embed(kind)) for _ in range(4)]
-        await until(lambda: len(getattr(runners, kind).queue) == 4)
-        tower.free.set()
-        await asyncio.gather(*tasks)
-        await embed("text" if kind == "image" else "image")
+        await runners.embed_text("a", normalize=False)
+        towers.image.free.clear()
+        images = [asyncio.create_task(runners.embed_image(picture(4), normalize=False))]
+        await until(lambda: towers.image.batches)
+        images += [
+            asyncio.create_task(runners.embed_image(picture(4), normalize=False)) for _ in range(4)
+        ]
+        await until(lambda: len(runners.image.queue) == 4)
+        towers.image.free.set()
+        await asyncio.gather(*images)
 
     try:
         asyncio.run(scene())
     finally:
         runners.close()
         torch.set_num_threads(before)
-    assert sum(tower.batches) == 5
-    assert {count for name, count in tower.cores if name == f"runner-{kind}"} == {3, 1}
-    assert {count for name, count in tower.cores if name.startswith("prepare")} == {1}
-    assert {count for name, count in other.cores if name.startswith("runner")} == {3}
+    assert sum(towers.image.batches) == 5
+    computed = {cores for cores in towers.image.cores if not cores[0].startswith("prepare")}
+    assert computed == {("all-cores", 3), ("runner-image", 1)}
+    assert ("all-cores", 3) in towers.text.cores
+    prepared = towers.image.cores | towers.text.cores
+    assert {count for name, count in prepared if name.startswith("prepare")} == {1}
+
+
+def test_the_texts_of_a_request_are_one_batch(towers: Towers, runners: Runners) -> None:
+    asyncio.run(runners.embed_texts(["a"] * 8, normalize=False))
+    assert towers.text.batches == [8]
 
 
 def test_the_metrics_record_each_stage(towers: Towers, runners: Runners) -> None:

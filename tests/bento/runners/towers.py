@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from bento.runners.admission import ByteBudget
 from bento.runners.runners import Runners
 from bento.web.metrics import Metrics
 from tests.support.pictures import file_bytes
+
+T = TypeVar("T")
 
 
 class Tower:
@@ -57,6 +60,16 @@ class Tower:
         return np.array([[3.0 * int(n[0]), 4.0 * int(n[0])] for n in items], np.float32)
 
 
+class Here:
+    """Runs calls in the calling thread, so that one tower can wait while the other computes."""
+
+    def run(self, call: Callable[..., T], *args: Any) -> T:
+        return call(*args)
+
+    def beside(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
 class Towers:
     """An encoder of two fake towers, with the metrics and the byte budget of its runners."""
 
@@ -64,6 +77,7 @@ class Towers:
         self.text, self.image = Tower(), Tower()
         self.model_name, self.pretrained = "local-dir:model", "local"
         self.device = "cpu"
+        self.all_cores: Any = Here()
         self.embedding_dim = 2
         self.image_limits = {"max_bytes": 10**6, "max_pixels": 10**8}
         self.deaths: list[str] = []

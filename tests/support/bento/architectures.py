@@ -140,10 +140,9 @@ class Model(Reference):
 
     def encoder(self, **settings: Any) -> Encoder:
         """Return an encoder with a copy of this model. The encoder takes its model apart."""
+        tokenizer = self._tokenizer(context_length=CONTEXT)
         return Encoder(
-            copy.deepcopy(self.model),
-            self.preprocess,
-            self._tokenizer(context_length=CONTEXT),
+            lambda: (copy.deepcopy(self.model), self.preprocess, tokenizer),
             # 1000 workers leave one thread to each; small models are not faster with more
             Settings(device="cpu", workers=1000, **{"dtype": "float32", **settings}),
             "cpu",

@@ -58,6 +58,7 @@ def test_an_answer_counts_in_the_budget_until_the_client_has_read_it() -> None:
         Response(BODY),
         access=Access(Settings()),
         max_body_bytes=500,
+        max_items=10,
         max_requests=3,
         budget=budget,
         metrics=Metrics(workers=1),

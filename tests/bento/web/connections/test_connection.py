@@ -26,6 +26,8 @@ from bento.web.metrics import Metrics
 from bento.web.middleware import RequestMiddleware
 from tests.support.serving import free_port
 
+pytestmark = pytest.mark.service
+
 SHORT = 0.15  # seconds: the limit under test
 LONG = 10.0  # seconds: all other limits
 
@@ -59,6 +61,7 @@ class Served:
             Starlette(routes=routes),
             access=Access(Settings()),
             max_body_bytes=500,
+            max_items=10,
             max_requests=3,
             budget=self.budget,
             metrics=self.metrics,
