@@ -42,7 +42,7 @@ image-run: export API_KEY := $(call setting,API_KEY)
 image-run: export UI_PUBLIC := $(call setting,UI_PUBLIC)
 collection: export QDRANT_API_KEY := $(call setting,QDRANT_API_KEY)
 
-.PHONY: help install demo serve test test-fast nightly loadtest soak overload fidelity lint docs audit bento image image-run image-test fetch-weights gpu-check collection release-notes check-port check-driver
+.PHONY: help install demo serve test test-fast nightly loadtest soak attack overload fidelity lint docs audit bento image image-run image-test fetch-weights gpu-check collection release-notes check-port check-driver
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 15
@@ -91,6 +91,9 @@ loadtest: install ## load the service for a minute: pass or fail (PROFILE, SHAPE
 
 soak: install ## send mixed traffic for 20 minutes (MINUTES) and fail if memory, files or threads leak
 	$(BIN)/python -m benchmarks.soak --model shapes --minutes $(or $(MINUTES),20)
+
+attack: install ## attack the service, and check what it costs in memory and time (20 minutes)
+	$(BIN)/python -m benchmarks.attack
 
 overload: install ## send four times what the service can do for 60 s
 	$(BIN)/python -m benchmarks.serving --only overload

@@ -1,0 +1,1 @@
+"""Attack the service, and measure what it costs others."""
