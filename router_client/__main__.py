@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from bento.contract.errors import VisionEncoderError, describe
+from router_client.client.settings import ClientSettings
 from router_client.router.providers import build_provider_registry
 from router_client.router.rules import RULES_FILE, RulesError, load_rules
 
@@ -20,8 +21,8 @@ GET  /health     answers 200 while the router runs
 GET  /providers  lists the providers with their rules and the health of the vision encoder
 
 VISION_ENCODER_URL is the address of the vision encoder (default: http://127.0.0.1:8001).
-The router does not authenticate its callers, and it reads any file that payload.image_path names.
-Make sure that only your agents can reach it.
+ROUTER_API_KEY is the key that callers must send as a bearer token (default: none is required). The
+router reads any file that payload.image_path names. Make sure that only your agents can reach it.
 """
 
 
@@ -53,6 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
     try:
         providers = build_provider_registry()
+        key = ClientSettings().router_api_key
         rules = load_rules(options.config, providers)
     except (RulesError, VisionEncoderError) as error:
         return _fail(str(error))
@@ -67,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
     # After its graceful shutdown uvicorn raises SIGTERM again. Exit with 0 then.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     uvicorn.run(
-        create_router(rules, providers),
+        create_router(rules, providers, key.get_secret_value() if key else ""),
         host=options.host,
         port=options.port,
         access_log=False,

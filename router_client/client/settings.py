@@ -58,6 +58,13 @@ class ClientSettings(BaseSettings):
         default: str = type(self).model_fields["vision_encoder_url"].default
         return self.vision_encoder_url.rstrip("/") == default
 
+    router_api_key: SecretStr | None = Field(
+        None,
+        min_length=1,
+        description="API key that the reference router requires on every route except `/health`, "
+        "as a bearer token. It differs from `API_KEY`, which the router sends to the service.",
+    )
+
     @field_validator("vision_encoder_url")
     @classmethod
     def _is_http(cls, url: str) -> str:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from hmac import compare_digest
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -25,14 +26,19 @@ LARGE_BYTES: Final = 1_000_000
 LARGE_AT_ONCE: Final = 2
 
 
-def create_router(rules: Sequence[Rule], providers: Mapping[str, Provider]) -> Starlette:
+def create_router(
+    rules: Sequence[Rule], providers: Mapping[str, Provider], api_key: str = ""
+) -> Starlette:
     """Return an app that passes each request to the provider that the rules choose.
 
-    `providers` maps ids to providers. The app closes them when it shuts down.
+    `providers` maps ids to providers. The app closes them when it shuts down. If there is an
+    `api_key`, every route but `/health` requires it.
     """
     large = asyncio.Semaphore(LARGE_AT_ONCE)
 
     async def route(request: Request) -> Response:
+        if api_key and not _has_key(request, api_key):
+            return _unauthorized()
         async with AsyncExitStack() as stack:
             try:
                 body = await _body(request, large, stack)
@@ -54,7 +60,9 @@ def create_router(rules: Sequence[Rule], providers: Mapping[str, Provider]) -> S
     async def health(_: Request) -> Response:
         return JSONResponse({"status": "healthy", "providers": sorted(providers)})
 
-    async def list_providers(_: Request) -> Response:
+    async def list_providers(request: Request) -> Response:
+        if api_key and not _has_key(request, api_key):
+            return _unauthorized()
         problems = await asyncio.gather(*(provider.health() for provider in providers.values()))
         listed = [
             {
@@ -104,6 +112,19 @@ async def _body(request: Request, large: asyncio.Semaphore, stack: AsyncExitStac
             await stack.enter_async_context(large)
             acquired = True
     return bytes(body)
+
+
+def _has_key(request: Request, api_key: str) -> bool:
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    return scheme.lower() == "bearer" and compare_digest(given.strip().encode(), api_key.encode())
+
+
+def _unauthorized() -> Response:
+    response = _error(
+        401, "the router's API key is missing or wrong: send it as Authorization: Bearer KEY"
+    )
+    response.headers["WWW-Authenticate"] = "Bearer"
+    return response
 
 
 def _answer(response: RouterResponse) -> Response:

@@ -25,6 +25,7 @@ def routed(
     handler: Handler,
     send: Callable[[httpx.AsyncClient], Any],
     rules: Path = RULES_FILE,
+    api_key: str = "",
 ) -> httpx.Response:
     """Send one request to a router whose service is `handler`."""
     transport = httpx.MockTransport(handler)
@@ -32,7 +33,7 @@ def routed(
         "vision_encoder": VisionEncoderProvider("vision_encoder", URL, 1, transport=transport),
         "vision_rag": VisionRagProvider("vision_rag", URL, 1, transport=transport),
     }
-    app = create_router(load_rules(rules, providers), providers)
+    app = create_router(load_rules(rules, providers), providers, api_key)
 
     async def ask() -> httpx.Response:
         transport = httpx.ASGITransport(app)
@@ -119,3 +120,26 @@ def test_custom_rules_choose_the_provider(tmp_path: Path) -> None:
     chosen = route(Script(ok()), rules, **request, agent="helios").json()
     assert (chosen["ok"], chosen["metadata"]["rule"]) == (True, "all")
     assert route(Script(), rules, **request).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [("", 401), ("Bearer k", 401), ("Bearer key2", 401), ("Basic key", 401), ("bearer key", 200)],
+)
+def test_a_router_with_a_key_requires_it_except_for_its_health(sent: str, status: int) -> None:
+    headers = {"Authorization": sent} if sent else {}
+
+    async def ask(client: httpx.AsyncClient) -> list[httpx.Response]:
+        return [
+            await client.post("/route", json=EMBED, headers=headers),
+            await client.get("/providers", headers=headers),
+            await client.get("/health"),
+        ]
+
+    script = Script(*[ok()] * 3)
+    answers: Any = routed(script, ask, api_key="key")
+    assert [answer.status_code for answer in answers] == [status, status, 200]
+    if status == 401:
+        assert not script.requests
+        assert answers[0].headers["WWW-Authenticate"] == "Bearer"
+        assert "API key is missing or wrong" in answers[0].json()["error"]
