@@ -28,7 +28,8 @@ class Route:
     """A route of the service.
 
     `body` is the model of a JSON body, `form` that of a multipart form. A JSON body may have
-    `values` values, and `item_values` more for each of MAX_REQUEST_ITEMS. `answer` is the model of
+    `values` values, and `item_values` more for each of MAX_REQUEST_ITEMS; it may have `bytes` bytes
+    if that is less than MAX_REQUEST_BYTES. `answer` is the model of
     a JSON answer, or the media type of any other answer; it is empty for a redirect. `client` is
     the client method that calls the route. If `corpus` is true, the parity corpus must use it.
     """
@@ -42,6 +43,7 @@ class Route:
     form: type[BaseModel] | None = None
     values: int = 100
     item_values: int = 0
+    bytes: int | None = None
     parameters: tuple[Parameter, ...] = ()
     example: Any = None  # a JSON body, or the fields of a form
     more: str = ""  # further sentences for the documentation

@@ -40,6 +40,7 @@ from bento.contract.limits import (
     MAX_METADATA_BYTES,
     MAX_PLACES,
     MAX_SEARCH_VALUES,
+    MAX_TEXT,
 )
 from bento.contract.openai import OpenAIEmbeddingsRequest, OpenAIEmbeddingsResponse
 from bento.contract.route import Parameter, Route
@@ -68,6 +69,7 @@ _EMBEDDING: Final = (
         "Embed a text.",
         EmbeddingResponse,
         body=TextRequest,
+        bytes=12 * MAX_TEXT + 1000,  # a character can take 12 bytes, as in \\ud83d\\ude00
         example={"text": "a red circle"},
         more=f"{_NPY} `(dimension,)`.",
         client="embed_text",

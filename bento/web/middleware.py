@@ -293,10 +293,12 @@ class _Exchange:
         if self._body:
             self._body.add(piece)
             if not message.get("more_body", False):
-                self._body.check()
                 self._body = None  # its pieces
 
     def _check_size(self, count: int) -> None:
+        most = self._body.max_bytes if self._body else None
+        if most is not None and count > most:
+            raise TooLarge(f"the request body exceeds the limit of this route, {most:,} bytes")
         if count > self._max_bytes:
             raise TooLarge(
                 f"the request body exceeds the limit of {self._max_bytes:,} bytes "

@@ -20,7 +20,7 @@ from bento.contract.limits import (
     MAX_VALUES,
 )
 from bento.contract.search import SearchRequest
-from bento.web.bodies import Body, body_of
+from bento.web.bodies import Body, _Exact, body_of
 
 ITEMS = 1000
 
@@ -34,10 +34,9 @@ JSON = st.recursive(
 def accepts(body: bytes, most: int, pieces: int = 1) -> bool:
     checked = Body(most)
     size = max(1, -(-len(body) // pieces))
-    for start in range(0, len(body), size):
-        checked.add(body[start : start + size])
     try:
-        checked.check()
+        for start in range(0, len(body), size):
+            checked.add(body[start : start + size])
     except TooLarge:
         return False
     return True
@@ -77,10 +76,27 @@ def test_a_string_that_never_ends_is_checked_in_linear_time() -> None:
 
 
 def test_the_error_names_the_limit() -> None:
-    body = Body(1000)
-    body.add(b"[" * 1001)
     with pytest.raises(TooLarge, match="more than 1,000 values, the limit of this route"):
-        body.check()
+        Body(1000).add(b"[" * 1001)
+
+
+@given(JSON, st.integers(1, 40))
+def test_pieces_are_counted_like_the_whole_body(parsed: Any, size: int) -> None:
+    body = json.dumps(parsed).encode()
+    whole, pieces = _Exact(), _Exact()
+    whole.add(body)
+    for start in range(0, len(body), size):
+        pieces.add(body[start : start + size])
+    assert pieces.marks == whole.marks <= 2 * values(parsed)
+    assert whole.marks >= (values(parsed) - 1) // 2
+
+
+def test_a_body_is_rejected_before_it_is_complete() -> None:
+    body = Body(100)
+    body.add(b'{"texts":["' + b"," * 1000)
+    body.add(b'",' + b"1," * 50)
+    with pytest.raises(TooLarge):
+        body.add(b"1," * 60)
 
 
 def search(**more: Any) -> dict[str, Any]:
@@ -120,7 +136,6 @@ def test_the_largest_requests_are_accepted(method: str, path: str, body: Any) ->
     checked = body_of(method, path, ITEMS)
     assert checked
     checked.add(json.dumps(body).encode())
-    checked.check()
 
 
 def test_only_routes_with_a_json_body_have_one() -> None:
