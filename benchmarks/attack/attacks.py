@@ -140,7 +140,7 @@ def unread(attacker: Attacker) -> None:
     )
     with ExitStack() as stack:
         for n in range(200):
-            begin = request if n % 4 else head + texts
+            begin = request if n % 20 else head + texts
             with suppress(OSError):
                 stack.enter_context(attacker.connect(begin))
         time.sleep(3 * _HELD)
