@@ -78,8 +78,9 @@ test: install ## run the tests that every change needs (MARK=unit, service or br
 test-fast: install ## run the unit tests, in under a minute
 	$(PYTEST) -q -m unit
 
-nightly: install ## run the slow tests, then the soak
+nightly: install ## run the slow tests, the attacks, then the soak
 	$(BIN)/python -m pytest -m slow
+	$(MAKE) attack
 	$(MAKE) soak
 
 # HOST in the environment may be the service's setting, an address to listen on.
