@@ -17,6 +17,10 @@ MEASURES: Final = {
         "HTTP at 1 to 64 clients, against the model alone and a hand-written service",
     ),
     "overload": ("`make overload`", "four times the load that the service can answer"),
+    "attack": (
+        "`make attack`",
+        "what a hostile client costs in memory and in others' time",
+    ),
     "isolation": (
         "`python -m benchmarks.isolation`",
         "a text client alone, and beside 16 image clients",

@@ -21,6 +21,7 @@ from benchmarks.support.servers import free_port, running
 pytestmark = pytest.mark.service
 
 BENCHMARKS = (
+    "attack",
     "batching",
     "client",
     "forward",
