@@ -21,7 +21,7 @@ from benchmarks.support.servers import free_port, running
 pytestmark = pytest.mark.service
 
 BENCHMARKS = (
-    "attack",
+    "attack.__main__",
     "batching",
     "client",
     "forward",
@@ -159,5 +159,5 @@ def test_every_benchmark_explains_itself(name: str, capsys: pytest.CaptureFixtur
         benchmark.main(["--help"])
     assert left.value.code == 0
     shown = capsys.readouterr().out
-    assert f"python -m benchmarks.{name}" in shown
+    assert f"python -m benchmarks.{name.removesuffix('.__main__')}" in shown
     assert "--quick" in shown
