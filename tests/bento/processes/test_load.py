@@ -127,7 +127,9 @@ def test_idle_slow_and_vanished_clients_delay_no_other_client(loaded: Server) ->
 
 def test_sigterm_under_load_answers_accepted_requests_and_refuses_the_rest(tmp_path: Path) -> None:
     picture = file_bytes(scene_image(1), "JPEG")
-    with serving(tmp_path, QDRANT_ENABLED="false", **broken(tmp_path, SLOW)) as server:
+    # images wait for slow texts, and must not be shed
+    environment = {"QDRANT_ENABLED": "false", "MAX_QUEUE_MS": "60000", **broken(tmp_path, SLOW)}
+    with serving(tmp_path, **environment) as server:
         outcomes = asyncio.run(stop_under_load(server, picture))
         assert psutil.Process(server.pid).wait(60) == 0
         lines = [json.loads(x) for x in server.log.read_text().splitlines() if x.startswith("{")]

@@ -26,7 +26,7 @@ def test_a_websocket_is_closed() -> None:
         sent.append(message)
 
     options: dict[str, Any] = {"budget": None, "metrics": None}
-    options |= {"max_body_bytes": 1, "max_requests": 1}
+    options |= {"max_body_bytes": 1, "max_items": 1, "max_requests": 1}
     middleware = RequestMiddleware(app, access=Access(Settings()), **options)
     asyncio.run(middleware({"type": "websocket"}, None, gather))  # type: ignore[arg-type]
     assert sent == [{"type": "websocket.close"}]

@@ -106,7 +106,7 @@ def open_upload(server: Server, length: int, sent: int = 1) -> socket.socket:
         "POST /embed/image HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
         f"Content-Length: {length}\r\n\r\n"
     )
-    connection.sendall(head.encode() + b"{" * sent)
+    connection.sendall(head.encode() + b'"' + b"a" * (sent - 1))
     return connection
 
 

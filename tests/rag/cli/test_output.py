@@ -13,6 +13,7 @@ import pytest
 
 from bento.contract.base import printable, printable_json
 from bento.contract.errors import VisionError
+from rag.cli import output
 from rag.cli.output import say_json
 from rag.cli.parser import main
 from rag.indexing.backends import Backend
@@ -85,7 +86,11 @@ def test_no_command_prints_control_characters(run_local: Run, folder: Path) -> N
         assert "owned" in out + err, command
 
 
-def test_a_table_shows_one_row_for_each_hit(run_local: Run, folder: Path) -> None:
+def test_a_table_shows_one_row_for_each_hit(
+    run_local: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output._OUT, "_width", 300)  # no cell needs two lines
+    monkeypatch.setattr(output._OUT, "_height", 50)
     run_local("index", folder, folder / "m.jsonl")
     lines = run_local("search", "a", "--group-by", "kind")[1].splitlines()
     assert len(lines) == 3 + 1 + 1  # the heading, one group and the frame

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
@@ -54,6 +55,12 @@ class FakeThreads:
         return call(*args, **options)
 
 
+def run(call: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine in a thread, because Playwright's loop may run in this one."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, call).result()
+
+
 class Previews:
     """Thumbnails with fakes, below a folder of files that may be read."""
 
@@ -70,7 +77,7 @@ class Previews:
     def keep(self, data: bytes, *paths: object) -> None:
         path, *others = map(str, paths or ("",))
         picture = Picture("a", data, path, "dao", {}, others)
-        asyncio.run(self.thumbnails.keep(picture, "c"))
+        run(self.thumbnails.keep(picture, "c"))
 
     def of(self, data: bytes, *paths: object) -> bytes:
         payload = {
@@ -78,7 +85,7 @@ class Previews:
             "duplicates": [str(path) for path in paths[1:]],
             "content_hash": sha256(data).hexdigest(),
         }
-        return asyncio.run(self.thumbnails.of("c", Record(point_id("dao", "a"), payload)))
+        return run(self.thumbnails.of("c", Record(point_id("dao", "a"), payload)))
 
     def has(self, data: bytes, *paths: object) -> bool:
         try:
